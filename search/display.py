@@ -1,0 +1,86 @@
+"""What a person sees while a search runs: a live table on a terminal, a line for each trial's end elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.record import RUNNING, TrialRecord
+from search.report import Overview, comparison_line, counts_line, seconds_text, tokens_text, trials_table
+
+ROWS = 12
+
+
+class Display:
+    """Shows a search's progress from `overview()`, and is told of each trial's events. Use as a context manager."""
+
+    def __init__(self, overview: Callable[[], Overview], *, console: Console):
+        self._overview = overview
+        self._console = console
+        self._started = time.monotonic()
+        self._ended_before = sum(r.has_ended for r in overview().records)
+        self._live = (
+            Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def on_event(self, kind: str, record: TrialRecord) -> None:
+        if self._live is not None or kind != "ended":
+            return
+        overview = self._overview()
+        value = record.measured(overview.metric)
+        parts = [
+            f"trial {record.number}{f' ({record.preset})' if record.preset else ''}",
+            f"{record.outcome} at {tokens_text(record.rung or record.tokens)} tokens",
+            f"{overview.metric} {value:.4f}" if value is not None else "no measurement",
+            f"{record.tokens_per_second:,.0f} tok/s" if record.tokens_per_second else "",
+            record.reason if record.outcome not in ("stopped", "finished") else "",
+            f"[{sum(r.has_ended for r in overview.records)}/{overview.num_trials}, {seconds_text(time.monotonic() - self._started)}]",
+        ]
+        self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> Group:
+        overview = self._overview()
+        running = [r for r in overview.records if r.outcome == RUNNING]
+        ended = [r for r in overview.ranked() if r.outcome != RUNNING]
+        speed = sum(r.tokens_per_second or 0 for r in running)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(overview.name, style="bold"),
+            ProgressBar(total=overview.num_trials, completed=sum(r.has_ended for r in overview.records), width=24),
+            Text(counts_line(overview.counts, overview.num_trials)),
+        )
+        times = f"{seconds_text(time.monotonic() - self._started)} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
+        shown = running + ended[: max(3, ROWS - len(running))]
+        wide = self._console.width >= 150
+        hidden = len(overview.records) - len(shown)
+        return Group(
+            head,
+            Text(times, style="dim"),
+            Text(comparison_line(overview)),
+            trials_table(overview, shown, num_parameters=99 if wide else 0),
+            Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
+        )
+
+    def _time_left(self, overview: Overview) -> str:
+        ended = sum(r.has_ended for r in overview.records) - self._ended_before
+        if ended < 3:
+            return "time left not known yet"
+        left = overview.num_trials - ended - self._ended_before
+        return f"about {seconds_text((time.monotonic() - self._started) / ended * left)} left"

@@ -1,0 +1,175 @@
+"""The small arithmetic of rules, bounds, conditions and derived values: parsed into a checked tree, never eval'd.
+
+Python's own parser reads the text (so precedence and chained comparisons are what everyone knows) and only the node
+types below survive. Length, depth, exponents and the size of numbers are bounded, so no expression can stall a search.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_LENGTH = 400
+MAX_DEPTH = 30
+MAX_EXPONENT = 64
+MAX_MAGNITUDE = 1e30
+
+_BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARE = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+_UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
+FUNCTIONS = {
+    "min": min,
+    "max": max,
+    "abs": abs,
+    "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "log2": math.log2,
+    "sqrt": math.sqrt,
+}
+
+
+class ExpressionError(ValueError):
+    """Text that is no expression, or an expression that has no value for these parameters."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression: `names` are the parameters it reads, `evaluate` gives its value."""
+
+    text: str
+    names: frozenset[str]
+    _tree: ast.expr
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """The value for these parameters. Raises ExpressionError for a missing name, a wrong type or a division by zero."""
+        try:
+            return _evaluate(self._tree, values)
+        except ExpressionError as error:
+            raise ExpressionError(f"{self.text}: {error}") from None
+        except ZeroDivisionError:
+            raise ExpressionError(f"{self.text}: division by zero") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ExpressionError(f"{self.text}: {error}") from None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_expression(text: str) -> Expression:
+    """Parse `text`. Raises ExpressionError, saying which part is not allowed."""
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"longer than {MAX_LENGTH} characters")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ExpressionError(f"{text!r} is not an expression: {error.msg}") from None
+    except (ValueError, MemoryError, RecursionError):
+        raise ExpressionError(f"{text!r} is not an expression") from None
+    names: set[str] = set()
+    _check(tree, names, 0)
+    return Expression(text.strip(), frozenset(names), tree)
+
+
+def _check(node: ast.AST, names: set[str], depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise ExpressionError(f"nested more than {MAX_DEPTH} deep")
+    children: list[ast.AST]
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str()):
+            children = []
+        case ast.Name():
+            names.add(node.id)
+            children = []
+        case ast.BinOp() if type(node.op) in _BINARY:
+            children = [node.left, node.right]
+        case ast.UnaryOp() if type(node.op) in _UNARY:
+            children = [node.operand]
+        case ast.BoolOp():
+            children = list(node.values)
+        case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
+            children = [node.left, *node.comparators]
+        case ast.IfExp():
+            children = [node.test, node.body, node.orelse]
+        case ast.List() | ast.Tuple():
+            children = list(node.elts)
+        case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
+            children = list(node.args)
+        case ast.Call(func=ast.Name(id=name)):
+            raise ExpressionError(f"no function {name!r}; there are {', '.join(sorted(FUNCTIONS))}")
+        case _:
+            raise ExpressionError(
+                f"{ast.unparse(node)!r} is not allowed here; use arithmetic, comparisons, and/or/not, if/else"
+            )
+    for child in children:
+        _check(child, names, depth + 1)
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant():
+            return node.value
+        case ast.Name():
+            if node.id not in values:
+                raise ExpressionError(f"{node.id} has no value")
+            return values[node.id]
+        case ast.BinOp():
+            return _arithmetic(type(node.op), _evaluate(node.left, values), _evaluate(node.right, values))
+        case ast.UnaryOp():
+            return _UNARY[type(node.op)](_evaluate(node.operand, values))
+        case ast.BoolOp():
+            is_and = isinstance(node.op, ast.And)
+            result: Any = is_and
+            for part in node.values:
+                result = _evaluate(part, values)
+                if bool(result) != is_and:
+                    break
+            return result
+        case ast.Compare():
+            left = _evaluate(node.left, values)
+            for op, comparator in zip(node.ops, node.comparators, strict=True):
+                right = _evaluate(comparator, values)
+                if not _COMPARE[type(op)](left, right):
+                    return False
+                left = right
+            return True
+        case ast.IfExp():
+            return _evaluate(node.body if _evaluate(node.test, values) else node.orelse, values)
+        case ast.List() | ast.Tuple():
+            return [_evaluate(item, values) for item in node.elts]
+        case ast.Call():
+            return FUNCTIONS[node.func.id](*(_evaluate(arg, values) for arg in node.args))  # type: ignore[attr-defined]
+    raise AssertionError(f"unchecked node {ast.dump(node)}")
+
+
+def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
+    for side in (left, right):
+        if isinstance(side, (str, list)):
+            raise ExpressionError(f"arithmetic on {side!r}")
+    if op is ast.Pow and abs(right) > MAX_EXPONENT:
+        raise ExpressionError(f"exponent {right} is beyond {MAX_EXPONENT}")
+    result = _BINARY[op](left, right)
+    if isinstance(result, complex) or abs(result) > MAX_MAGNITUDE:
+        raise ExpressionError(f"the result of {op.__name__.lower()} is beyond {MAX_MAGNITUDE:g}")
+    return result

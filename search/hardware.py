@@ -1,0 +1,75 @@
+"""What there is to run on, and how it is divided among trials."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+MAX_CPU_TRIALS = 8  # on a machine without GPUs more trials at once would each be slow to learn from
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at once, and what each gets."""
+
+    num_slots: int
+    cpus_per_trial: float
+    gpus_per_trial: float
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a trial has its device to itself, so that its speed can be compared."""
+        return self.gpus_per_trial == 0 or self.gpus_per_trial >= 1
+
+    @property
+    def num_threads(self) -> int:
+        return max(1, int(self.cpus_per_trial))
+
+    def __str__(self) -> str:
+        device = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else f"{self.cpus_per_trial:g} CPU core"
+        plural = "s" if (self.gpus_per_trial or self.cpus_per_trial) != 1 else ""
+        return f"{self.num_slots} trial{'s' if self.num_slots > 1 else ''} at a time, {device}{plural} each"
+
+
+def divide(
+    num_cpus: float, num_gpus: float, *, gpus_per_trial: float | None = None, parallel: int | None = None
+) -> Slots:
+    """Divide a machine or cluster: one GPU a trial where there are GPUs, else the cores among the trials.
+
+    Raises ValueError for a share that the hardware does not have.
+    """
+    if gpus_per_trial is not None and gpus_per_trial < 0:
+        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
+    if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
+        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
+    if gpus_per_trial is not None and gpus_per_trial > num_gpus:
+        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}, but there are {num_gpus:g} GPUs")
+    if parallel is not None and parallel < 1:
+        raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
+    num_cpus = max(1.0, num_cpus)
+    share = (1.0 if num_gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
+    if share:
+        num_slots = max(1, int(num_gpus / share + 1e-9))
+        num_slots = min(num_slots, parallel or num_slots)
+        return Slots(
+            num_slots,
+            max(1.0, float(int(num_cpus / num_slots))) if num_cpus >= num_slots else num_cpus / num_slots,
+            share,
+        )
+    num_slots = min(parallel or MAX_CPU_TRIALS, int(num_cpus))
+    return Slots(num_slots, float(int(num_cpus / num_slots)), 0.0)
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity
+        return os.cpu_count() or 1
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use here."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,223 @@
+"""From a command's options to a running search: everything is checked before anything is written, then Ray starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from rich.console import Console
+
+from search import hardware
+from search.display import Display
+from search.feasibility import Assessment, assess
+from search.grammar import BudgetSpec
+from search.loading import load_space
+from search.report import Overview, comparison_line, counts_line, finite, is_number
+from search.space import Space, extremes, rungs_of
+from search.storage import StudyFolder
+from search.study import Study, StudySettings
+from search.trial import trial_request
+from trainer.config import TrainConfig
+from trainer.data import open_corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `tinysearch run` was asked to do."""
+
+    space: Path
+    name: str | None = None
+    runs: Path = Path("runs")
+    budget: str | None = None
+    trials: str | None = None  # "40", or "+10" for ten more
+    seed: int = 0
+    goals: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    data: tuple[Path, ...] = ()
+    token_dtype: str = "uint16"
+    gpus_per_trial: float | None = None
+    parallel: int | None = None
+    address: str | None = None
+
+    @property
+    def study_name(self) -> str:
+        """The study's name: the space's, with the budget's where one was named."""
+        return self.name or "-".join(filter(None, [self.space.stem, self.budget]))
+
+
+def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
+    """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
+    space = load_space(options.space).narrowed(goals=options.goals, assignments=options.assignments)
+    budget = space.budget(options.budget)
+    return space, budget, assess(space, budget)
+
+
+def run_search(options: RunOptions, console: Console) -> Overview:
+    """Start or continue the study and run it to its end.
+
+    Returns its overview; an overview that is not complete was interrupted. Raises SpaceError, StudyError, ValueError
+    (also the trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
+    """
+    space, budget, assessment = prepare_space(options)
+    folder = StudyFolder(options.runs.absolute(), options.study_name)
+    folder.check_writable()
+    existing = folder.load() if folder.exists else None
+    num_trials = number_of_trials(options.trials, existing and len(existing.get_trials(deepcopy=False)))
+
+    num_gpus = 0 if options.address else hardware.num_gpus()
+    if not options.address:  # refused before anything is written; a cluster's size is known only once connected
+        hardware.divide(
+            hardware.num_cores(), num_gpus, gpus_per_trial=options.gpus_per_trial, parallel=options.parallel
+        )
+    run = {"token_dtype": options.token_dtype, "eval_tokens": budget.eval_tokens}
+    if "precision" not in space.parameters:
+        run["precision"] = "bf16" if num_gpus else "fp32"
+    console.print(
+        f"reading the text: {', '.join(map(str, options.data)) or 'the standard library of this Python'}", style="dim"
+    )
+    settings = StudySettings(
+        space=space,
+        budget=budget,
+        budget_name=options.budget or "",
+        seed=options.seed,
+        goals=options.goals,
+        assignments=options.assignments,
+        run=run,
+        corpus=_corpus(space, options),
+    )
+
+    # From here on the study is written. Ray is imported only now: it takes seconds.
+    from search.tune import ray_cluster, run_trials
+
+    if existing is not None:
+        Study.check_same(existing, settings)
+    with folder.lock():
+        if existing is None:
+            (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
+            study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
+        else:
+            study = Study(folder.load(), settings, trials=num_trials)
+        for preset, why in study.skipped_presets.items():
+            console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
+        if not study.is_complete:
+            with ray_cluster(
+                address=options.address,
+                gpus_per_trial=options.gpus_per_trial,
+                parallel=options.parallel,
+                num_cpus=hardware.num_cores(),
+                num_gpus=num_gpus,
+            ) as slots:
+                console.print(
+                    f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; {assessment.share:.0%} of the space may be launched"
+                )
+                requests = _Requests(study, folder, slots)
+                with Display(lambda: Overview.of(study), console=console) as display:
+                    run_trials(study, slots, requests.request, _Pruning(display, folder))
+        return Overview.of(study)
+
+
+def number_of_trials(asked: str | None, existing: int | None) -> int | None:
+    """How many trials in total: `N`, or `+N` beyond those that exist; None where nothing was asked. Raises ValueError."""
+    if asked is None:
+        return None
+    try:
+        number = int(asked)
+    except ValueError:
+        raise ValueError(f"--trials {asked}: give a number, or +N for N more") from None
+    total = number + (existing or 0) if asked.startswith("+") else number
+    if number < 1:
+        raise ValueError(f"--trials {asked} is no search; give at least 1")
+    if existing and total < existing:
+        raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
+    return total
+
+
+def summary(overview: Overview) -> list[str]:
+    """The closing sentences of a search."""
+    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview)]
+    if not overview.is_complete:
+        lines.append("interrupted; the same command goes on from here")
+    return lines
+
+
+def _corpus(space: Space, options: RunOptions) -> dict[str, Any]:
+    """Read and cache the text for every vocabulary that the space may ask for."""
+    paths = tuple(str(path.absolute()) for path in options.data)
+    vocabulary = space.parameters.get("vocab_size")
+    sizes = (
+        vocabulary.choices
+        if vocabulary is not None and vocabulary.choices
+        else (space.train_config(space.complete({}), rungs=(1,)).model.vocab_size,)
+    )
+    longest = space.parameters.get("seq_len")
+    digests, about = [], ""
+    for size in sizes:
+        corpus = open_corpus(paths, vocab_size=int(size), token_dtype=options.token_dtype)
+        if longest is not None:
+            corpus.require(int(extremes(space, longest)[1] if longest.is_range else max(longest.choices)))
+        digests.append(corpus.digest)
+        about = about or corpus.about
+    return {"paths": list(paths), "digest": "+".join(digests), "about": about}
+
+
+def best_document(stored: optuna.Study) -> dict[str, Any] | None:
+    """The best finished trial for reuse: parameters, measurements, and under `train` what the trainer takes.
+
+    None where no trial has finished its budget.
+    """
+    overview, settings = Overview.stored(stored), StudySettings.from_attrs(stored.user_attrs)
+    best, reference = overview.best, overview.reference
+    if best is None:
+        return None
+    compared = {}
+    if reference is not None and is_number(theirs := reference.measured(overview.metric, best.rung)):
+        compared = {"reference": {"preset": reference.preset, overview.metric: theirs, "tokens": best.rung}}
+    return {
+        "study": overview.name,
+        "trial": best.number,
+        "preset": best.preset or None,
+        "family": settings.space.family,
+        "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
+        **compared,
+        "parameters": best.values,
+        "train": train_config(settings, best.values).to_dict(),
+    }
+
+
+def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads: int | None = None) -> TrainConfig:
+    """What the trainer takes for a configuration of this study."""
+    return settings.space.train_config(
+        values,
+        rungs=rungs_of(settings.budget),
+        data=tuple(settings.corpus["paths"]),
+        seed=settings.seed,
+        num_threads=num_threads,
+        **settings.run,
+    )
+
+
+class _Requests:
+    """What is sent to a worker for each trial."""
+
+    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots):
+        self._settings, self._folder, self._slots = study.settings, folder, slots
+
+    def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
+        config = train_config(self._settings, values, num_threads=self._slots.num_threads)
+        return trial_request(
+            train=config.to_dict(), checkpoint=self._folder.checkpoint(number), exclusive=self._slots.is_exclusive
+        )
+
+
+class _Pruning:
+    """Passes events on, and deletes the checkpoint of a trial that nothing will continue."""
+
+    def __init__(self, display: Display, folder: StudyFolder):
+        self._display, self._folder = display, folder
+
+    def on_event(self, kind: str, record: Any) -> None:
+        if kind == "ended" and record.outcome != "finished":
+            self._folder.checkpoint(record.number).unlink(missing_ok=True)
+        self._display.on_event(kind, record)

@@ -1,0 +1,94 @@
+"""What a study says of each trial, read from its Optuna record: the one reading that the brain and every report share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+FINISHED = "finished"
+STOPPED = "stopped"
+INFEASIBLE = "infeasible"
+OUT_OF_MEMORY = "out of memory"
+DIVERGED = "diverged"
+FAILED = "failed"
+WAITING = "waiting"  # interrupted; the next run continues it
+RUNNING = "running"
+OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, WAITING, RUNNING)
+
+STATE_OF = {
+    FINISHED: TrialState.COMPLETE,
+    STOPPED: TrialState.PRUNED,
+    INFEASIBLE: TrialState.PRUNED,
+    OUT_OF_MEMORY: TrialState.PRUNED,
+    DIVERGED: TrialState.PRUNED,
+    FAILED: TrialState.FAIL,
+}
+"""How each end of a trial is told to Optuna."""
+
+
+@dataclass
+class TrialRecord:
+    """One trial: its configuration, the measurements at its rungs (token count -> name -> value), and how it ended."""
+
+    number: int
+    values: dict[str, Any]
+    outcome: str = RUNNING
+    reason: str = ""
+    preset: str = ""
+    measurements: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tokens: int = 0  # trained so far, also between rungs
+    tokens_per_second: float | None = None  # of the latest report
+    traceback: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome not in (WAITING, RUNNING)
+
+    @property
+    def rung(self) -> int:
+        """The deepest rung measured, in tokens; 0 before the first."""
+        return max(self.measurements, default=0)
+
+    def measured(self, name: str, rung: int | None = None) -> float | None:
+        """A measurement at a rung (the deepest unless told); None where it was not taken."""
+        return self.measurements.get(self.rung if rung is None else rung, {}).get(name)
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRecord | None:
+        """The record of an Optuna trial, or None where the driver died before the configuration was complete."""
+        attrs = trial.user_attrs
+        if "values" not in attrs:
+            return None
+        measurements = {
+            int(key.removeprefix("rung ")): value for key, value in attrs.items() if key.startswith("rung ")
+        }
+        if trial.state.is_finished():
+            outcome = attrs.get("outcome", FINISHED if trial.state == TrialState.COMPLETE else FAILED)
+        else:
+            outcome = WAITING if trial.state == TrialState.WAITING else RUNNING
+        record = cls(
+            number=trial.number,
+            values=attrs["values"],
+            outcome=outcome,
+            reason=attrs.get("reason", ""),
+            preset=attrs.get("preset", ""),
+            measurements=measurements,
+            traceback=attrs.get("traceback", ""),
+        )
+        record.tokens = record.rung
+        record.tokens_per_second = record.measured("tokens_per_second")
+        return record
+
+
+def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
+    """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
+    finished = [r for r in records if r.outcome == FINISHED and _is_number(r.measured(metric))]
+    return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,229 @@
+"""Rows, sentences and documents about a study, for people and for scripts; nothing here changes a study."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from rich.table import Table
+from rich.text import Text
+
+from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, TrialRecord, best_record
+from search.space import rungs_of
+from search.study import Study, StudySettings, num_trials_of
+
+STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
+STYLE_OF_OTHERS = "yellow"
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What there is to say about a study at one moment, read from its records."""
+
+    name: str
+    metric: str
+    maximize: bool
+    records: list[TrialRecord]
+    num_trials: int
+    rungs: tuple[int, ...]
+    reference_name: str
+    searched: tuple[str, ...]
+
+    @classmethod
+    def of(cls, study: Study) -> Overview:
+        """Of a study that this process is running."""
+        return cls._build(
+            study.name, study.settings, list(study.records.values()), study.num_trials, study.reference_name
+        )
+
+    @classmethod
+    def stored(cls, study: optuna.Study) -> Overview:
+        """Of a study as its storage has it, also while another process runs it."""
+        settings = StudySettings.from_attrs(study.user_attrs)
+        records = [record for trial in study.get_trials(deepcopy=False) if (record := TrialRecord.of(trial))]
+        reference = settings.space.reference
+        return cls._build(
+            study.study_name, settings, records, num_trials_of(study, settings), reference.name if reference else ""
+        )
+
+    @classmethod
+    def _build(
+        cls, name: str, settings: StudySettings, records: list[TrialRecord], num_trials: int, reference: str
+    ) -> Overview:
+        metric = settings.space.spec.metric
+        return cls(
+            name=name,
+            metric=metric.name,
+            maximize=metric.goal == "maximize",
+            records=records,
+            num_trials=num_trials,
+            rungs=rungs_of(settings.budget),
+            reference_name=reference,
+            searched=tuple(settings.space.searched),
+        )
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(record.outcome for record in self.records)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        return best_record(self.records, self.metric, maximize=self.maximize)
+
+    @property
+    def reference(self) -> TrialRecord | None:
+        """The trial of the guide's own configuration."""
+        return next((r for r in self.records if r.preset and r.preset == self.reference_name), None)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.records) >= self.num_trials and all(r.has_ended for r in self.records)
+
+    def ranked(self) -> list[TrialRecord]:
+        """Deepest rung first, then the better value; trials without a measurement last."""
+
+        def key(record: TrialRecord) -> tuple:
+            value = record.measured(self.metric)
+            if not is_number(value):
+                return (1, -record.rung, 0.0, record.number)
+            return (0, -record.rung, -value if self.maximize else value, record.number)
+
+        return sorted(self.records, key=key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts: counts, best and reference."""
+        best, reference = self.best, self.reference
+        return {
+            "study": self.name,
+            "metric": self.metric,
+            "trials": self.num_trials,
+            "rungs": list(self.rungs),
+            "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
+            "complete": self.is_complete,
+            "best": None if best is None else trial_dict(best),
+            "reference": None if reference is None else trial_dict(reference),
+            "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
+        }
+
+
+def trial_dict(record: TrialRecord) -> dict[str, Any]:
+    """One trial for scripts. Numbers that are not finite become None, so that the result is JSON everywhere."""
+    return {
+        "trial": record.number,
+        "preset": record.preset or None,
+        "outcome": record.outcome,
+        "reason": record.reason or None,
+        "parameters": record.values,
+        "measurements": {str(t): {k: finite(v) for k, v in m.items()} for t, m in sorted(record.measurements.items())},
+    }
+
+
+def counts_line(counts: Mapping[str, int], num_trials: int) -> str:
+    """`7 of 24 trials: 2 finished, 3 stopped, 2 running`."""
+    parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
+    return f"{sum(counts.values())} of {num_trials} trials" + (f": {', '.join(parts)}" if parts else "")
+
+
+def comparison_line(overview: Overview) -> str:
+    """The best finished trial beside the guide's own configuration, at the same number of training tokens."""
+    best, reference = overview.best, overview.reference
+    if best is None:
+        return "no trial has finished its budget yet"
+    value = best.measured(overview.metric)
+    line = (
+        f"best: trial {best.number}{_preset(best)}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
+    )
+    if reference is None:
+        return line
+    theirs = reference.measured(overview.metric, best.rung)
+    if not is_number(theirs):
+        return f"{line}; the guide's {reference.preset!r} did not get there ({reference.outcome})"
+    if best is reference:
+        return f"{line}; nothing found beats the guide's own configuration"
+    change = (value - theirs) / abs(theirs) if theirs else 0.0
+    return f"{line}; the guide's {reference.preset!r} has {theirs:.4g} ({change:+.1%})"
+
+
+def trials_table(
+    overview: Overview, records: Iterable[TrialRecord], *, title: str | None = None, num_parameters: int = 99
+) -> Table:
+    """A row for each trial. Parameters that no trial varies are left out."""
+    records = list(records)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", justify="right")
+    table.add_column("state")
+    for heading in ("tokens", overview.metric, "tok/s", "peak memory", "params"):
+        table.add_column(heading, justify="right")
+    searched = [name for name in overview.searched][:num_parameters]
+    for name in searched:
+        table.add_column(name, justify="right", style="dim", overflow="fold")
+    best = overview.best
+    for record in records:
+        state = Text(
+            record.outcome + (f" ({record.preset})" if record.preset else ""),
+            style=STYLES.get(record.outcome, STYLE_OF_OTHERS),
+        )
+        value = record.measured(overview.metric)
+        table.add_row(
+            f"{record.number}" + ("*" if best is record else ""),
+            state,
+            tokens_text(max(record.tokens, record.rung)),
+            f"{value:.4f}" if is_number(value) else ("nan" if record.rung else "-"),
+            f"{record.tokens_per_second:,.0f}" if record.tokens_per_second else "-",
+            bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
+            tokens_text(record.measured("num_params")),
+            *(value_text(record.values.get(name)) for name in searched),
+        )
+    return table
+
+
+def tokens_text(count: float | None) -> str:
+    """A count in the units of a space file: `64K`, `1.73M`."""
+    if count is None:
+        return "-"
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def bytes_text(count: float | None) -> str:
+    if count is None:
+        return "-"
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1024:.3g} KiB"
+
+
+def seconds_text(seconds: float) -> str:
+    seconds = max(0, round(seconds))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
+def value_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _preset(record: TrialRecord) -> str:
+    return f" (the guide's {record.preset!r})" if record.preset else ""

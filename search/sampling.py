@@ -1,0 +1,162 @@
+"""From a Space to Optuna distributions and back: random draws, and TPE that proposes only what may be launched."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search.space import Parameter, Space, Value, Values, extremes
+
+NUM_STARTUP_TRIALS = 10  # ended trials before TPE has something to learn from (Optuna's own default)
+MAX_MODEL_DRAWS = 32  # infeasible draws from TPE before one from the feasible part at random
+MAX_RANDOM_DRAWS = 20_000
+
+
+class NothingFeasible(RuntimeError):
+    """No configuration that may be launched was found; the message says what stood against most of them."""
+
+
+def random_values(space: Space, rng: np.random.Generator) -> dict[str, Value]:
+    """A complete configuration, each parameter drawn uniformly (on its log axis) within bounds that the others set.
+
+    It lies in every range but may break a rule.
+    """
+    chosen: dict[str, Value] = {}
+    for name, parameter in space.searched.items():
+        values = space.complete(chosen)
+        if parameter.is_range and parameter.reads & values.keys() == parameter.reads:
+            chosen[name] = _draw(parameter, *parameter.bounds(values), rng)
+        elif not parameter.is_range:
+            chosen[name] = parameter.choices[rng.integers(len(parameter.choices))]
+    return space.complete(chosen)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """An Optuna distribution for each searched parameter; bounds that are expressions get their widest range.
+
+    The true value is what Optuna and its dashboard see; a draw outside the bounds of the moment is rejected as infeasible.
+    """
+    return {name: _distribution(space, parameter) for name, parameter in space.searched.items()}
+
+
+class FeasibleSampler(optuna.samplers.BaseSampler):
+    """TPE over the whole space at once, drawn again until `reasons_against` has nothing against the configuration.
+
+    Every trial has a generator of its own, derived from the seed and the trial's number, so that a study that was
+    interrupted proposes what it would have proposed anyway. `forced` makes the next trial a given configuration.
+    """
+
+    def __init__(self, space: Space, reasons_against: Callable[[Values], list[str]], seed: int):
+        self._space = space
+        self._against = reasons_against
+        self._seed = seed
+        self._distributions = distributions(space)
+        self.forced: Values | None = None
+        self.rejections: Counter[str] = Counter()
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: Any) -> dict[str, BaseDistribution]:
+        return {name: d for name, d in self._distributions.items() if not d.single()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: Any, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if self.forced is not None:
+            return {name: value for name, value in self.forced.items() if name in search_space}
+        seeds = np.random.SeedSequence([self._seed, trial.number])
+        if values := self._draw_from_model(study, trial, search_space, seeds):
+            return values
+        return self._draw_at_random(np.random.default_rng(seeds), search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: Any, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        parameter = self._space.parameters[param_name]
+        if self.forced is not None and param_name in self.forced:
+            return self.forced[param_name]
+        return parameter.default_for(self._space.complete({}))
+
+    def _draw_from_model(
+        self, study: Any, trial: Any, search_space: dict, seeds: np.random.SeedSequence
+    ) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            tpe = optuna.samplers.TPESampler(
+                seed=int(seeds.generate_state(1)[0]),
+                n_startup_trials=NUM_STARTUP_TRIALS,
+                multivariate=True,
+                constant_liar=True,
+                categorical_distance_func=_distances(self._space),
+            )
+        for _ in range(MAX_MODEL_DRAWS):
+            drawn = tpe.sample_relative(study, trial, search_space)
+            if not drawn:
+                return {}
+            against = self._reasons_against(drawn)
+            if not against:
+                return drawn
+            self.rejections.update(against)
+        return {}
+
+    def _draw_at_random(self, rng: np.random.Generator, search_space: dict) -> dict[str, Any]:
+        against: list[str] = []
+        for _ in range(MAX_RANDOM_DRAWS):
+            values = random_values(self._space, rng)
+            against = self._against(values)
+            if not against:
+                return {name: value for name, value in values.items() if name in search_space}
+            self.rejections.update(against)
+        raise NothingFeasible(
+            f"no configuration that may be launched in {MAX_RANDOM_DRAWS:,} draws; the last broke: {'; '.join(against)}"
+        )
+
+    def _reasons_against(self, drawn: dict[str, Any]) -> list[str]:
+        return self._against(self._space.complete(drawn))
+
+
+def _draw(parameter: Parameter, low: float, high: float, rng: np.random.Generator) -> Value:
+    if low > high:
+        return int(low) if parameter.type is int else low  # an empty range of the moment: out of it, so rejected
+    if parameter.step:
+        return _typed(
+            low + parameter.step * rng.integers(math.floor((high - low) / parameter.step + 1e-9) + 1), parameter
+        )
+    if parameter.type is int:
+        if not parameter.log:
+            return int(rng.integers(int(low), int(high) + 1))
+        return int(min(high, max(low, round(math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))))))
+    if parameter.log:
+        return float(min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high))))))
+    return float(rng.uniform(low, high))
+
+
+def _typed(value: float, parameter: Parameter) -> Value:
+    return int(round(value)) if parameter.type is int else float(value)
+
+
+def _distribution(space: Space, parameter: Parameter) -> BaseDistribution:
+    if not parameter.is_range:
+        return CategoricalDistribution(parameter.choices)
+    low, high = extremes(space, parameter)
+    if parameter.type is int:
+        return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
+
+
+def _distances(space: Space) -> dict[str, Callable[[Any, Any], float]]:
+    """For choices that are numbers: near values are alike, so TPE learns across them."""
+    numeric = {
+        name: list(p.choices)
+        for name, p in space.searched.items()
+        if not p.is_range and all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in p.choices)
+    }
+    return {
+        name: (lambda a, b, ranks={c: i for i, c in enumerate(sorted(choices))}: abs(ranks[a] - ranks[b]))
+        for name, choices in numeric.items()
+    }

@@ -1,0 +1,382 @@
+"""The brain: proposes configurations, records what trials report, decides who goes on, and keeps the Optuna study.
+
+It knows neither Ray nor a clock; whatever runs the trials calls `propose`, `report`, `finish` and `release`. It is the
+study's only writer, and the storage is the one truth: everything here is rebuilt from it when a study is opened again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from search.feasibility import Feasibility, beyond, overrun
+from search.grammar import BudgetSpec
+from search.halving import next_rung, survives
+from search.loading import parse_space
+from search.record import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INFEASIBLE,
+    OUT_OF_MEMORY,
+    RUNNING,
+    STATE_OF,
+    STOPPED,
+    WAITING,
+    TrialRecord,
+)
+from search.sampling import FeasibleSampler
+from search.space import Space
+from search.storage import FORMAT_VERSION, StudyError
+
+MAX_FAILURES_IN_A_ROW = 3
+TRIALS = "trials"
+HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
+
+
+class StudyFailed(RuntimeError):
+    """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What makes a study the one it is; kept in its storage and compared when it is opened again."""
+
+    space: Space
+    budget: BudgetSpec
+    budget_name: str = ""
+    seed: int = 0
+    goals: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    run: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig, the same for every trial
+    corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
+
+    def to_attrs(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "space": self.space.document.text,
+            "space_source": self.space.document.source,
+            "goals": list(self.goals),
+            "assignments": list(self.assignments),
+            "budget": self.budget.model_dump(),
+            "budget_name": self.budget_name,
+            "seed": self.seed,
+            "run": self.run,
+            "corpus": self.corpus,
+        }
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> StudySettings:
+        goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
+        space = parse_space(attrs["space"], attrs["space_source"]).narrowed(goals=goals, assignments=assignments)
+        return cls(
+            space=space,
+            budget=BudgetSpec.model_validate(attrs["budget"]),
+            budget_name=attrs["budget_name"],
+            seed=attrs["seed"],
+            goals=goals,
+            assignments=assignments,
+            run=attrs["run"],
+            corpus=attrs["corpus"],
+        )
+
+    def differences(self, other: StudySettings) -> list[str]:
+        """What `other` would change, in words; the number of trials may grow and does not count."""
+        found = []
+        if self.space.document.text != other.space.document.text:
+            found.append("the space file has changed")
+        for name in ("goals", "assignments", "seed", "run"):
+            if getattr(self, name) != getattr(other, name):
+                found.append(f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now")
+        before, now = self.budget.model_dump(exclude={"trials"}), other.budget.model_dump(exclude={"trials"})
+        found += [
+            f"budget {key}: {before[key]!r} before, {now[key]!r} now" for key in before if before[key] != now[key]
+        ]
+        if self.corpus.get("digest") != other.corpus.get("digest"):
+            found.append(f"the text: {self.corpus.get('about')} before, {other.corpus.get('about')} now")
+        return found
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run: its number, its complete configuration, and whether it goes on from a checkpoint."""
+
+    number: int
+    values: dict[str, Any]
+    is_resumed: bool = False
+
+
+class Study:
+    """A search in progress. All token counts are absolute; a trial is known by its Optuna number."""
+
+    def __init__(self, study: optuna.Study, settings: StudySettings, *, trials: int | None = None):
+        """`trials` is how many configurations to train in total; without it, what was asked last, or the budget's number."""
+        self.settings = settings
+        self.space = settings.space
+        self.feasibility = Feasibility.of(self.space, settings.budget)
+        self.rungs = self.feasibility.rungs
+        self.metric = self.space.spec.metric
+        self.num_trials = trials or num_trials_of(study, settings)
+        self.records: dict[int, TrialRecord] = {}
+        self.skipped_presets: dict[str, str] = {}
+        self._study = study
+        self._sampler = FeasibleSampler(self.space, self.feasibility.reasons_against, settings.seed)
+        study.sampler = self._sampler
+        self._trials: dict[int, optuna.Trial] = {}  # those under way
+        self._resumable: deque[int] = deque()
+        if study.user_attrs.get(TRIALS) != self.num_trials:
+            study.set_user_attr(TRIALS, self.num_trials)
+        self._recover()
+        self._presets = self._presets_to_train()
+
+    @classmethod
+    def create(
+        cls, storage: optuna.storages.BaseStorage, name: str, settings: StudySettings, *, trials: int | None = None
+    ) -> Study:
+        """A new study in `storage`."""
+        direction = settings.space.spec.metric.goal
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+        for key, value in settings.to_attrs().items():
+            study.set_user_attr(key, value)
+        study.set_metric_names([settings.space.spec.metric.name])
+        return cls(study, settings, trials=trials)
+
+    @staticmethod
+    def check_same(study: optuna.Study, expected: StudySettings) -> None:
+        """Raises StudyError, naming each difference, where a study was made with other settings."""
+        if found := StudySettings.from_attrs(study.user_attrs).differences(expected):
+            listed = "".join(f"\n  {line}" for line in found)
+            raise StudyError(
+                f"the study {study.study_name!r} exists with other settings:{listed}\nGive this search another --name, or undo the change."
+            )
+
+    # What runs the trials calls these four.
+
+    def propose(self) -> Proposal | None:
+        """The next trial to run, or None when all have been handed out.
+
+        Interrupted trials come first, under their own numbers; then the guide's presets; then new configurations.
+        Raises NothingFeasible where no configuration may be launched.
+        """
+        if self._resumable:
+            return self._resume(self._resumable.popleft())
+        if len(self.records) >= self.num_trials:
+            return None
+        preset, forced = self._presets.popleft() if self._presets else ("", None)
+        self._sampler.forced = forced
+        trial = self._study.ask()
+        chosen = self._suggest(trial, forced)
+        record = TrialRecord(number=trial.number, values=self.space.complete(chosen), preset=preset)
+        if preset:
+            record.preset = preset
+            trial.set_user_attr("preset", preset)
+        trial.set_user_attr("values", record.values)
+        self.records[trial.number] = record
+        self._trials[trial.number] = trial
+        return Proposal(trial.number, record.values)
+
+    def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
+        """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
+
+        Where it does not go on, the trial has been ended here with the outcome that its record shows. A rung that
+        was recorded before (by a worker that was lost after reporting it) is not recorded twice.
+        """
+        record = self.records[number]
+        tokens = measurement["tokens"]
+        record.tokens = max(record.tokens, tokens)
+        record.tokens_per_second = measurement.get("tokens_per_second", record.tokens_per_second)
+        if tokens not in self.rungs or tokens in record.measurements:
+            return not record.has_ended
+        self._record_rung(record, tokens, dict(measurement))
+        value = self._signed(record.measured(self.metric.name))
+        if not math.isfinite(value):
+            return self._end(
+                record, DIVERGED, f"{self.metric.name} is {record.measured(self.metric.name)} at {tokens:,} tokens"
+            )
+        if broken := self._broken_limits(record, tokens):
+            return self._end(record, INFEASIBLE, "; ".join(broken))
+        if next_rung(tokens, self.rungs) is None:
+            return self._end(record, FINISHED, "")
+        others = [
+            self._signed(r.measurements[tokens].get(self.metric.name))
+            for r in self.records.values()
+            if r is not record and tokens in r.measurements
+        ]
+        if record.preset != self.reference_name and not survives(value, others, self.settings.budget.eta):
+            return self._end(
+                record,
+                STOPPED,
+                f"not among the best 1/{self.settings.budget.eta} of {len(others) + 1} at {tokens:,} tokens",
+            )
+        return True
+
+    def finish(self, number: int, outcome: str, reason: str, *, tokens: int | None = None, traceback: str = "") -> None:
+        """End a trial that cannot report: out of memory, diverged (at `tokens`, the rung it was heading for), or failed.
+
+        Raises StudyFailed after three failures in a row.
+        """
+        record = self.records[number]
+        if record.has_ended:
+            return
+        if outcome == DIVERGED:
+            rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
+            self._record_rung(record, rung, {self.metric.name: math.nan, "tokens": rung})
+        if traceback:
+            record.traceback = traceback
+            self._trials[number].set_user_attr("traceback", traceback)
+        self._end(record, outcome, reason)
+        ended = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended]
+        if len(ended) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in ended[-MAX_FAILURES_IN_A_ROW:]):
+            raise StudyFailed(
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}\n{traceback}".rstrip()
+            )
+
+    def release(self, number: int) -> None:
+        """Put an interrupted trial back: it waits, with all it has reported, until the study is run again."""
+        record = self.records[number]
+        if not record.has_ended:
+            record.outcome = WAITING
+            trial = self._trials.pop(number)
+            self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    # What reports and displays read.
+
+    @property
+    def name(self) -> str:
+        return self._study.study_name
+
+    @property
+    def rejections(self) -> Counter[str]:
+        """Configurations rejected before launch since this driver started, by reason."""
+        return self._sampler.rejections
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.records) >= self.num_trials and all(r.has_ended for r in self.records.values())
+
+    @property
+    def reference_name(self) -> str:
+        """The preset that every search is compared with; empty where it may not be launched."""
+        reference = self.space.reference
+        return reference.name if reference and reference.name not in self.skipped_presets else ""
+
+    # Details.
+
+    def _suggest(self, trial: optuna.Trial, forced: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Give the trial its parameters; those whose condition does not hold are left out of its record."""
+        active = self.space.complete({**trial.relative_params, **(forced or {})})
+        chosen: dict[str, Any] = {}
+        for name, distribution in self._sampler.infer_relative_search_space(self._study, None).items():
+            if name in active:
+                chosen[name] = _suggested(trial, name, distribution)
+        return chosen
+
+    def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
+        trial = self._trials[record.number]
+        record.measurements[tokens] = measurement
+        trial.set_user_attr(f"rung {tokens}", measurement)
+        for name in HEADLINES:
+            if name in measurement:
+                trial.set_user_attr(name, measurement[name])
+        value = measurement.get(self.metric.name)
+        trial.report(math.nan if value is None else value, step=tokens)
+
+    def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
+        """Record each limit as a constraint; the words for those that the measurement breaks."""
+        trial, broken = self._trials[record.number], []
+        for name, limit in self.feasibility.limits.items():
+            measured = record.measured(name, tokens)
+            if measured is not None and (words := beyond(name, measured, limit)):
+                broken.append(f"{words}: {measured:,.4g}")
+                self._constrain(trial, name, overrun(measured, limit))
+        return broken
+
+    def _constrain(self, trial: optuna.Trial, name: str, violation: float) -> None:
+        """Teach a violation (above 0: infeasible) to Optuna 5, and to dashboards that read the attribute of Optuna 4."""
+        trial.set_constraint(name, violation)
+        known = trial.storage.get_trial_system_attrs(trial._trial_id).get("constraints", [])
+        trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
+
+    def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
+        trial = self._trials.pop(record.number)
+        record.outcome, record.reason = outcome, reason
+        trial.set_user_attr("outcome", outcome)
+        if reason:
+            trial.set_user_attr("reason", reason)
+        if outcome == OUT_OF_MEMORY:
+            self._constrain(trial, "memory", 1.0)
+        value = record.measured(self.metric.name) if outcome == FINISHED else None
+        self._study.tell(trial, value, state=STATE_OF[outcome])
+        return False
+
+    def _signed(self, value: float | None) -> float:
+        """Lower is better, whatever the metric's goal; no value is NaN."""
+        if value is None:
+            return math.nan
+        return -value if self.metric.goal == "maximize" else value
+
+    def _recover(self) -> None:
+        """Rebuild the records from the storage; trials that were under way wait to be resumed."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            record = TrialRecord.of(frozen)
+            if record is None:
+                if not frozen.state.is_finished():  # the driver died between asking and choosing: never launched
+                    self._abandon(frozen)
+                continue
+            self.records[frozen.number] = record
+            if not record.has_ended:
+                record.outcome = WAITING
+                self._resumable.append(frozen.number)
+
+    def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
+        storage = self._study._storage
+        storage.set_trial_user_attr(frozen._trial_id, "reason", "the driver ended before this trial was launched")
+        storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+
+    def _resume(self, number: int) -> Proposal:
+        record = self.records[number]
+        storage, frozen = (
+            self._study._storage,
+            next(t for t in self._study.get_trials(deepcopy=False) if t.number == number),
+        )
+        if frozen.state == TrialState.WAITING:
+            storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+        record.outcome = RUNNING
+        self._trials[number] = optuna.Trial(self._study, frozen._trial_id)
+        return Proposal(number, record.values, is_resumed=True)
+
+    def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
+        """The presets not trained yet that may be launched, each configuration once; why the others are left out is kept."""
+        seen = [record.values for record in self.records.values() if record.preset]
+        queue: deque[tuple[str, dict[str, Any]]] = deque()
+        for preset in self.space.presets.values():
+            values = self.space.complete(preset.values)
+            if against := self.feasibility.reasons_against(values):
+                self.skipped_presets[preset.name] = "; ".join(against)
+            elif values not in seen:
+                seen.append(values)
+                queue.append((preset.name, values))
+        return queue
+
+
+def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
+    """How many trials a stored study is to have: what was asked last, or its budget's number."""
+    return study.user_attrs.get(TRIALS, settings.budget.trials)
+
+
+def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
+        case IntDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_int(name, low, high, log=log, step=step)
+        case FloatDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(name, low, high, log=log, step=step)
+    raise AssertionError(distribution)

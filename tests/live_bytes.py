@@ -1,0 +1,69 @@
+"""How many bytes one training step really keeps alive: the step run on fake tensors, every storage followed to its end."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainer.config import TrainConfig
+from trainer.models.registry import build
+from trainer.optim import build_optimizer
+
+BLOCK_BYTES = 512  # CUDA's allocator rounds up to these
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows every storage that an operation returns, until nothing refers to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.follow(leaf)
+        return result
+
+    def follow(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
+        self._seen[key] = weakref.finalize(storage, self._free, key, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _free(self, key: int, size: int) -> None:
+        del self._seen[key]
+        self.live -= size
+
+
+def peak_live_bytes(config: TrainConfig) -> int:
+    """The peak of the second of two steps: the first one makes the optimizer's state."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+    with FakeTensorMode(), LiveBytes() as tracker:
+        model = build(config)
+        optimizer = build_optimizer(model, config)
+        shape = (config.batch_size, config.seq_len)
+        for _ in range(2):
+            tracker.peak = tracker.live
+            for _ in range(config.accumulate_grad_batches):
+                inputs, targets = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
+                with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                    loss = F.cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten(), reduction="sum")
+                (loss / targets.numel()).backward()
+                del loss
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return tracker.peak

@@ -1,0 +1,1 @@
+"""The trainer: one loop for every family, usable alone. Imports neither search, Ray, Optuna nor YAML."""

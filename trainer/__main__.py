@@ -1,0 +1,72 @@
+"""`python -m trainer config.json`: train one configuration alone, without a search."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from trainer.config import ConfigError, TrainConfig
+
+if TYPE_CHECKING:
+    from trainer.measure import Measurement
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 0, 1 for a run that diverged, 2 for one that could not begin, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Train one configuration.")
+    parser.add_argument("config", help="a JSON file: family, rungs, and any parameter of the model or the run")
+    parser.add_argument("--checkpoint", metavar="PATH", help="save here after every rung, and go on from here")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for each rung")
+    options = parser.parse_args(arguments)
+    try:
+        config = TrainConfig.from_file(options.config)
+        return _train(config, options.checkpoint, options.json)
+    except ValueError as error:
+        # ConfigError, CorpusError and CheckpointError are the user's to mend; any other is ours and keeps its traceback.
+        if not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(config: TrainConfig, checkpoint: str | None, as_json: bool) -> int:
+    from trainer.data import open_corpus
+    from trainer.loop import Diverged, train  # torch takes a second: a faulty configuration is told at once
+
+    corpus = open_corpus(
+        config.data, vocab_size=config.model.vocab_size, cache_dir=config.cache_dir, token_dtype=config.token_dtype
+    )
+    if not as_json:
+        print(corpus.about, flush=True)
+
+    def report(measurement: Measurement) -> None:
+        print(json.dumps(measurement.to_dict()) if as_json else _line(measurement), flush=True)
+
+    try:
+        train(config, report, checkpoint=checkpoint, corpus=corpus)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _line(m: Measurement) -> str:
+    bits = "" if m.bits_per_byte is None else f"  {m.bits_per_byte:.4f} bits/byte"
+    memory = f"{m.peak_vram_bytes / 2**20:,.0f} MiB{' (estimated)' if m.estimated else ''}"
+    return f"{m.tokens:>13,} tokens  loss {m.loss:.4f}{bits}  {m.tokens_per_second:,.0f} tokens/s  {memory}"
+
+
+def _is_users(error: ValueError) -> bool:
+    from trainer.checkpoint import CheckpointError
+    from trainer.documents import CorpusError
+
+    return isinstance(error, (ConfigError, CorpusError, CheckpointError))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

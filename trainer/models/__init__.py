@@ -1,0 +1,1 @@
+"""One family a file; FAMILIES in `registry.py` names them."""

@@ -1,0 +1,47 @@
+"""AdamW and its learning rate: the same for every family, so that a comparison of families compares models."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from trainer.config import TrainConfig
+
+WSD_DECAY_RATIO = 0.2  # of the budget: the decay of warmup-stable-decay (Hägele et al. 2024 find 10-20 % enough)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over every parameter; only matrices decay.
+
+    Biases, norms and other vectors are left out of the decay, and so are embeddings: a rare token's row would
+    shrink at every step while it learns at few.
+    """
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
+    kept = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=parameters[0].device.type in ("cpu", "cuda"),  # one kernel, and no temporary copy of the parameters
+    )
+
+
+def lr_factor(config: TrainConfig, tokens: int) -> float:
+    """The share of `learning_rate` to use when `tokens` of the budget are trained: warm-up, then the schedule."""
+    progress = min(tokens / config.budget_tokens, 1.0)
+    if progress < config.warmup_ratio:
+        return progress / config.warmup_ratio
+    floor = config.min_lr_ratio
+    if config.schedule == "cosine":
+        decayed = (progress - config.warmup_ratio) / (1 - config.warmup_ratio)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * decayed))
+    if config.schedule == "wsd":
+        left = min((1 - progress) / WSD_DECAY_RATIO, 1.0)
+        return floor + (1 - floor) * left
+    assert config.schedule == "constant", config.schedule
+    return 1.0
