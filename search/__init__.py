@@ -1,1 +1,1 @@
-"""The search service: a space becomes a study, Ray places its trials, the brain decides. See docs/design.md for the map."""
+"""The search service: a space becomes a study, Ray places its trials, the brain decides. docs/design.md is the map."""

@@ -104,11 +104,12 @@ def run(
         ranked = overview.ranked()
         console.print(trials_table(overview, ranked[:10], num_parameters=99 if console.width >= 150 else 0))
         for line in summary(overview):
-            console.print(line, highlight=False)
+            console.print(line)
         if overview.is_complete and overview.best is not None:
             where = "" if runs == Path("runs") else f" --runs {runs}"
             console.print(
-                f"the configuration: tinysearch best {overview.name}{where}; all trials: tinysearch dashboard {overview.name}{where}",
+                f"the configuration: tinysearch best {overview.name}{where}; "
+                f"in a browser: tinysearch dashboard {overview.name}{where}",
                 style="dim",
                 highlight=False,
             )
@@ -144,20 +145,21 @@ def validate(
             return
         console = _console()
         console.print(
-            f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, {len(checked.rules)} rules,",
+            f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, "
+            f"{len(checked.rules)} rules,",
             highlight=False,
         )
         console.print(
             f"  presets {', '.join(checked.presets) or 'none'}; goals {', '.join(checked.spec.goals) or 'none'}",
             highlight=False,
         )
-        console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens", highlight=False)
+        console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
         console.print(
             f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
             highlight=False,
         )
         for reason, count in assessment.reasons.items():
-            console.print(f"  rejected {count / assessment.num_sampled:6.1%}  {reason}", highlight=False, markup=False)
+            console.print(f"  rejected {count / assessment.num_sampled:6.1%}  {reason}", markup=False)
         if assessment.share < 0.05:
             console.print(
                 "warning: below 5 %, proposals will be slow to find; narrow the ranges or loosen the limits",
@@ -227,12 +229,10 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = F
             _print_json([trial_dict(record) for record in overview.records])
             return
         console = _console()
-        if not console.is_terminal:
-            console.width = 250  # a pipe has no width; cutting columns would lose data
         console.print(trials_table(overview, overview.ranked(), title=overview.name))
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
-                console.print(f"trial {record.number} {record.outcome}: {record.reason}", highlight=False, markup=False)
+                console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
 
 
 @app.command()
@@ -306,7 +306,10 @@ def _folder(runs: Path, study: str | None) -> StudyFolder:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 250  # a pipe has no width; wrapping there would break lines that scripts read
+    return console
 
 
 def _print_json(document: Any) -> None:

@@ -51,7 +51,7 @@ class Display:
             f"{overview.metric} {value:.4f}" if value is not None else "no measurement",
             f"{record.tokens_per_second:,.0f} tok/s" if record.tokens_per_second else "",
             record.reason if record.outcome not in ("stopped", "finished") else "",
-            f"[{sum(r.has_ended for r in overview.records)}/{overview.num_trials}, {seconds_text(time.monotonic() - self._started)}]",
+            f"[{self._num_ended(overview)}/{overview.num_trials}, {self._elapsed()}]",
         ]
         self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
 
@@ -63,10 +63,10 @@ class Display:
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(overview.name, style="bold"),
-            ProgressBar(total=overview.num_trials, completed=sum(r.has_ended for r in overview.records), width=24),
+            ProgressBar(total=overview.num_trials, completed=self._num_ended(overview), width=24),
             Text(counts_line(overview.counts, overview.num_trials)),
         )
-        times = f"{seconds_text(time.monotonic() - self._started)} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
+        times = f"{self._elapsed()} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
         shown = running + ended[: max(3, ROWS - len(running))]
         wide = self._console.width >= 150
         hidden = len(overview.records) - len(shown)
@@ -78,8 +78,14 @@ class Display:
             Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
         )
 
+    def _num_ended(self, overview: Overview) -> int:
+        return sum(record.has_ended for record in overview.records)
+
+    def _elapsed(self) -> str:
+        return seconds_text(time.monotonic() - self._started)
+
     def _time_left(self, overview: Overview) -> str:
-        ended = sum(r.has_ended for r in overview.records) - self._ended_before
+        ended = self._num_ended(overview) - self._ended_before
         if ended < 3:
             return "time left not known yet"
         left = overview.num_trials - ended - self._ended_before

@@ -63,7 +63,7 @@ class Expression:
     _tree: ast.expr
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """The value for these parameters. Raises ExpressionError for a missing name, a wrong type or a division by zero."""
+        """The value for these parameters. Raises ExpressionError where a name is missing or the arithmetic fails."""
         try:
             return _evaluate(self._tree, values)
         except ExpressionError as error:

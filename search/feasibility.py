@@ -63,7 +63,7 @@ def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | Non
 
 
 def overrun(value: float, limit: LimitSpec) -> float:
-    """By how much a value breaks its limit, relative to the limit: above 0 infeasible, as Optuna's constraints want it."""
+    """By how much a value breaks its limit, relative to it; above 0 is infeasible, as in Optuna's constraints."""
     excesses = [-1.0]
     if limit.max is not None:
         excesses.append((value - limit.max) / max(abs(limit.max), 1e-12))
@@ -82,7 +82,7 @@ class Assessment:
 
 
 def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: int = 0) -> Assessment:
-    """Draw configurations at random and count. Raises SpaceError for a rule, or a whole space, that nothing satisfies."""
+    """Draw configurations at random and count. Raises SpaceError for a rule, or a space, that nothing satisfies."""
     feasibility = Feasibility.of(space, budget)
     rng = np.random.default_rng(seed)
     reasons: Counter[str] = Counter()

@@ -60,6 +60,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     Returns its overview; an overview that is not complete was interrupted. Raises SpaceError, StudyError, ValueError
     (also the trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     space, budget, assessment = prepare_space(options)
     folder = StudyFolder(options.runs.absolute(), options.study_name)
     folder.check_writable()
@@ -110,7 +111,8 @@ def run_search(options: RunOptions, console: Console) -> Overview:
                 num_gpus=num_gpus,
             ) as slots:
                 console.print(
-                    f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; {assessment.share:.0%} of the space may be launched"
+                    f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; "
+                    f"{assessment.share:.0%} of the space may be launched"
                 )
                 requests = _Requests(study, folder, slots)
                 with Display(lambda: Overview.of(study), console=console) as display:
@@ -119,7 +121,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
 
 
 def number_of_trials(asked: str | None, existing: int | None) -> int | None:
-    """How many trials in total: `N`, or `+N` beyond those that exist; None where nothing was asked. Raises ValueError."""
+    """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
     try:

@@ -225,8 +225,8 @@ def _check_defaults(space: Space, fault: Any) -> None:
 
 def _check_goals(space: Space, fault: Any) -> None:
     for name, goal in space.spec.goals.items():
-        for key, listed in (("raise", goal.raises), ("lower", goal.lowers), ("set", list(goal.set))):
-            for i, parameter in enumerate(listed):
+        for key, names in (("raise", goal.raises), ("lower", goal.lowers), ("set", list(goal.set))):
+            for i, parameter in enumerate(names):
                 path = ("goals", name, key, parameter if key == "set" else i)
                 if parameter not in space.parameters:
                     fault(unknown_name("parameter", parameter, space.parameters), *path)

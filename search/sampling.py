@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +40,7 @@ def random_values(space: Space, rng: np.random.Generator) -> dict[str, Value]:
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """An Optuna distribution for each searched parameter; bounds that are expressions get their widest range.
 
-    The true value is what Optuna and its dashboard see; a draw outside the bounds of the moment is rejected as infeasible.
+    Optuna and its dashboard see the true value; a draw outside the bounds of the moment is rejected as infeasible.
     """
     return {name: _distribution(space, parameter) for name, parameter in space.searched.items()}
 
@@ -85,15 +84,12 @@ class FeasibleSampler(optuna.samplers.BaseSampler):
     def _draw_from_model(
         self, study: Any, trial: Any, search_space: dict, seeds: np.random.SeedSequence
     ) -> dict[str, Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            tpe = optuna.samplers.TPESampler(
-                seed=int(seeds.generate_state(1)[0]),
-                n_startup_trials=NUM_STARTUP_TRIALS,
-                multivariate=True,
-                constant_liar=True,
-                categorical_distance_func=_distances(self._space),
-            )
+        tpe = optuna.samplers.TPESampler(
+            seed=int(seeds.generate_state(1)[0]),
+            n_startup_trials=NUM_STARTUP_TRIALS,
+            multivariate=True,
+            constant_liar=True,
+        )
         for _ in range(MAX_MODEL_DRAWS):
             drawn = tpe.sample_relative(study, trial, search_space)
             if not drawn:
@@ -147,16 +143,3 @@ def _distribution(space: Space, parameter: Parameter) -> BaseDistribution:
     if parameter.type is int:
         return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)
-
-
-def _distances(space: Space) -> dict[str, Callable[[Any, Any], float]]:
-    """For choices that are numbers: near values are alike, so TPE learns across them."""
-    numeric = {
-        name: list(p.choices)
-        for name, p in space.searched.items()
-        if not p.is_range and all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in p.choices)
-    }
-    return {
-        name: (lambda a, b, ranks={c: i for i, c in enumerate(sorted(choices))}: abs(ranks[a] - ranks[b]))
-        for name, choices in numeric.items()
-    }

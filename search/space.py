@@ -219,7 +219,8 @@ def _apply_goals(space: Space, goals: tuple[str, ...]) -> dict[str, Parameter]:
         for name, direction in _moves(goal):
             if name in moved and moved[name][0] != direction:
                 raise ValueError(
-                    f"the goals {moved[name][1]} and {goal_name} contradict each other: one would {moved[name][0]} {name}, the other {direction} it"
+                    f"the goals {moved[name][1]} and {goal_name} contradict each other: "
+                    f"one would {moved[name][0]} {name}, the other {direction} it"
                 )
             moved[name] = (direction, goal_name)
             parameters[name] = _moved(parameters[name], direction, goal.set.get(name), defaults)

@@ -1,4 +1,4 @@
-"""Where a study is kept: one folder with an Optuna journal, opened by one driver at a time and by any number of readers."""
+"""Where a study is kept: one folder with an Optuna journal, for one driver at a time and any number of readers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class StudyFolder:
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not nearest.is_dir():
             raise StudyError(
-                f"{nearest} is a file, so the study's folder {self.path} cannot be made; choose another with --runs or --name"
+                f"{nearest} is a file, so the study's folder {self.path} cannot be made; "
+                "choose another with --runs or --name"
             )
         try:
             probe = nearest / f".tinysearch-{os.getpid()}"
@@ -73,7 +74,7 @@ class StudyFolder:
             ) from None
 
     def lock(self) -> FileLock:
-        """Take the study for this driver until the lock is released or the process ends. Raises StudyError if it is taken."""
+        """Take the study for this driver until released, or the process ends. Raises StudyError if it is taken."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "driver.lock")
         owner = self.path / "driver.json"
@@ -142,7 +143,8 @@ class StudyFolder:
             )
         if version > FORMAT_VERSION:
             raise StudyError(
-                f"the study {self.name} was written by a newer tinysearch (format {version}; this one reads {FORMAT_VERSION})"
+                f"the study {self.name} was written by a newer tinysearch "
+                f"(format {version}; this one reads {FORMAT_VERSION})"
             )
         return study
 

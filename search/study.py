@@ -7,6 +7,7 @@ study's only writer, and the storage is the one truth: everything here is rebuil
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class Study:
     """A search in progress. All token counts are absolute; a trial is known by its Optuna number."""
 
     def __init__(self, study: optuna.Study, settings: StudySettings, *, trials: int | None = None):
-        """`trials` is how many configurations to train in total; without it, what was asked last, or the budget's number."""
+        """`trials` is how many configurations to train in all; else what was asked last, or the budget's number."""
         self.settings = settings
         self.space = settings.space
         self.feasibility = Feasibility.of(self.space, settings.budget)
@@ -145,7 +146,9 @@ class Study:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
         for key, value in settings.to_attrs().items():
             study.set_user_attr(key, value)
-        study.set_metric_names([settings.space.spec.metric.name])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since Optuna 3.2
+            study.set_metric_names([settings.space.spec.metric.name])
         return cls(study, settings, trials=trials)
 
     @staticmethod
@@ -154,7 +157,8 @@ class Study:
         if found := StudySettings.from_attrs(study.user_attrs).differences(expected):
             listed = "".join(f"\n  {line}" for line in found)
             raise StudyError(
-                f"the study {study.study_name!r} exists with other settings:{listed}\nGive this search another --name, or undo the change."
+                f"the study {study.study_name!r} exists with other settings:{listed}\n"
+                "Give this search another --name, or undo the change."
             )
 
     # What runs the trials calls these four.
@@ -218,7 +222,7 @@ class Study:
         return True
 
     def finish(self, number: int, outcome: str, reason: str, *, tokens: int | None = None, traceback: str = "") -> None:
-        """End a trial that cannot report: out of memory, diverged (at `tokens`, the rung it was heading for), or failed.
+        """End a trial that cannot report: out of memory, failed, or diverged after `tokens` (on the way to a rung).
 
         Raises StudyFailed after three failures in a row.
         """
@@ -299,7 +303,7 @@ class Study:
         return broken
 
     def _constrain(self, trial: optuna.Trial, name: str, violation: float) -> None:
-        """Teach a violation (above 0: infeasible) to Optuna 5, and to dashboards that read the attribute of Optuna 4."""
+        """Teach a violation (above 0: infeasible) to Optuna 5, and to dashboards, which read Optuna 4's attribute."""
         trial.set_constraint(name, violation)
         known = trial.storage.get_trial_system_attrs(trial._trial_id).get("constraints", [])
         trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
@@ -353,7 +357,7 @@ class Study:
         return Proposal(number, record.values, is_resumed=True)
 
     def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
-        """The presets not trained yet that may be launched, each configuration once; why the others are left out is kept."""
+        """The presets still to train, each configuration once; notes why others may not be launched."""
         seen = [record.values for record in self.records.values() if record.preset]
         queue: deque[tuple[str, dict[str, Any]]] = deque()
         for preset in self.space.presets.values():

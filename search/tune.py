@@ -21,6 +21,7 @@ from typing import Any, Protocol
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # else every Tuner warns about Train's own migration
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the record is Optuna's; no CSV, JSON and TensorBoard beside it
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner even when told to be silent
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C drains, see _interruptible
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is never read
 
@@ -207,6 +208,9 @@ class _Bridge:
         )
         self._numbers: dict[str, int] = {}  # Ray's id -> our number, of the trials under way
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.is_draining or self.fatal is not None:
             return Searcher.FINISHED
@@ -257,8 +261,9 @@ class _Bridge:
     def _forward(self, number: int, report: dict[str, Any]) -> bool:
         outcome = report.get("outcome")
         if outcome == FOREIGN_CODE:
+            ours = PROJECT_ROOT / "trainer"
             raise StudyError(
-                f"a worker imports another trainer: {report['reason']} there, {PROJECT_ROOT / 'trainer'} here; make them the same"
+                f"a worker imports another trainer: {report['reason']} there, {ours} here; make them equal"
             )
         if outcome is not None:
             self._study.finish(

@@ -6,6 +6,7 @@ The cache is keyed by content. A second, smaller index leads from what the file 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -99,7 +100,13 @@ def open_corpus(
         newest = max(max(mtime, ctime) for *_, mtime, ctime in stats)
         if time.time_ns() - newest > UNSETTLED_NS and sources.stats() == stats:
             _write_json(index, meta)
-    return corpus
+    return dataclasses.replace(corpus, about=f"{_describe(sources)}, {corpus.about}")
+
+
+def _describe(sources: Sources) -> str:
+    skipped = f", {sources.num_skipped:,} hidden or binary files skipped" if sources.num_skipped else ""
+    num_files = len(sources.files)
+    return f"{sources.about}: {num_files:,} file{'' if num_files == 1 else 's'}{skipped}"
 
 
 def _default_cache() -> Path:
@@ -169,11 +176,8 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
     parts = {
         part: _part(path, dtypes[part], stored_as=f"{digest}/{part}.bin") for part, path in files.items()
     }
-    skipped = f", {sources.num_skipped} hidden or binary files skipped" if sources.num_skipped else ""
-    about = (
-        f"{sources.about}: {_count(len(sources.files), 'file')}{skipped}, {num_bytes:,} bytes, "
-        f"{_count_tokens(parts)} ({'bytes' if vocab_size == BYTE_VOCAB_SIZE else f'BPE {vocab_size:,}'})"
-    )
+    unit = "bytes" if vocab_size == BYTE_VOCAB_SIZE else f"BPE of {vocab_size:,}"
+    about = f"{num_bytes:,} bytes, {_count_tokens(parts)} ({unit})"
     meta = {"vocab_size": vocab_size, "digest": digest, "about": about, "parts": parts}
     (cache / digest).mkdir(exist_ok=True)
     if vocab_size != BYTE_VOCAB_SIZE:
@@ -247,8 +251,7 @@ def _prepare_tokens(
         if stored_as:
             (cache / stored_as).parent.mkdir(exist_ok=True)
             os.replace(path, cache / stored_as)
-    skipped = f", {sources.num_skipped} hidden or binary files skipped" if sources.num_skipped else ""
-    about = f"{sources.about}: {_count(len(sources.files), 'token file')}{skipped}, {_count_tokens(parts)}"
+    about = _count_tokens(parts)
     return {"vocab_size": vocab_size, "digest": digest.hexdigest(), "about": about, "parts": parts}
 
 
@@ -278,10 +281,6 @@ def _part(path: Path, dtype: str, stored_as: str | None = None) -> dict[str, Any
     size = path.stat().st_size
     last = size // np.dtype(dtype).itemsize
     return {"path": stored_as or os.path.abspath(path), "dtype": dtype, "bytes": size, "first": 0, "last": last}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _count_tokens(parts: dict[str, Any]) -> str:

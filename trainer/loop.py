@@ -20,7 +20,8 @@ from trainer.checkpoint import CheckpointError, identity, load_checkpoint, requi
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus, open_corpus
 from trainer.estimate import estimate
-from trainer.measure import Measurement, MemoryPeak, Stopwatch
+from trainer.measure import Measurement, Stopwatch
+from trainer.memory import MemoryPeak
 from trainer.models.registry import build
 from trainer.optim import build_optimizer, lr_factor
 

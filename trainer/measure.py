@@ -1,14 +1,10 @@
-"""What a run reports at a rung, and how its time and memory are measured."""
+"""What a run reports at a rung, and the clock behind its speed; `memory.py` measures the rest."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import gc
-import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,76 +86,3 @@ class Stopwatch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # kernels are queued: without it the clock would stop before them
         return time.perf_counter()
-
-
-class MemoryPeak:
-    """The most memory that one run took since this was made: of the GPU on CUDA, else of the process."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        gc.collect()  # an earlier run of this process may have left cycles behind
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            _return_free_memory()
-            self._base = _reset_peak_rss()
-
-    def vram_bytes(self) -> int | None:
-        """What PyTorch reserved, not only what it used: the reserved part is what nobody else can have."""
-        return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else None
-
-    def rss_bytes(self) -> int | None:
-        """The process's peak above its size at the start; None where that cannot be measured."""
-        if self.device.type == "cuda" or self._base is None:
-            return None
-        size, mark = self._base
-        peak = _peak_rss()
-        return peak - size if peak is not None and peak > mark else None
-
-
-def _return_free_memory() -> None:
-    """Give freed memory back to the system, so that the next run's pages count as its own."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
-
-
-def _reset_peak_rss() -> tuple[int, int] | None:
-    """The process's size now, and the mark above which a peak is this run's; None where sizes are unknown."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM, also for an ordinary user (man 5 proc)
-    except OSError:
-        pass  # then the peak of the whole process is the mark: what stays below it was not seen
-    size, mark = _current_rss(), _peak_rss()
-    return None if size is None or mark is None else (size, max(size, mark))
-
-
-def _current_rss() -> int | None:
-    if (size := _status_bytes("VmRSS")) is not None:
-        return size
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil.Process().memory_info().rss
-
-
-def _peak_rss() -> int | None:
-    if (size := _status_bytes("VmHWM")) is not None:
-        return size
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
-
-
-def _status_bytes(name: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
