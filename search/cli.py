@@ -41,6 +41,13 @@ Assignments = Annotated[
 Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
 
 
+class TokenDtype(StrEnum):
+    """How wide the tokens of a .bin file are."""
+
+    uint16 = "uint16"
+    uint32 = "uint32"
+
+
 class BestFormat(StrEnum):
     """How `best` prints a configuration."""
 
@@ -51,6 +58,7 @@ class BestFormat(StrEnum):
 @app.command()
 def run(
     space: SpaceFile,
+    more_data: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")
     ] = None,
@@ -64,7 +72,7 @@ def run(
             help="Text files, folders, .jsonl or token .bin files; the standard library's sources if left out.",
         ),
     ] = None,
-    token_dtype: Annotated[str, typer.Option("--token-dtype", help="Of .bin files: uint16 or uint32.")] = "uint16",
+    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
     goal: Goals = None,
     assign: Assignments = None,
     seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
@@ -80,6 +88,8 @@ def run(
     with _reporting_errors():
         from search.launch import RunOptions, run_search, summary
 
+        if more_data and not data:
+            raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
         console = _console()
         overview = run_search(
             RunOptions(
@@ -91,8 +101,8 @@ def run(
                 seed=seed,
                 goals=tuple(goal or ()),
                 assignments=tuple(assign or ()),
-                data=tuple(data or ()),
-                token_dtype=token_dtype,
+                data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
+                token_dtype=token_dtype.value,
                 gpus_per_trial=gpus_per_trial,
                 parallel=parallel,
                 address=address,
@@ -102,7 +112,7 @@ def run(
         from search.report import trials_table
 
         ranked = overview.ranked()
-        console.print(trials_table(overview, ranked[:10], num_parameters=99 if console.width >= 150 else 0))
+        console.print(trials_table(overview, ranked[:10], width=console.width))
         for line in summary(overview):
             console.print(line)
         if overview.is_complete and overview.best is not None:
@@ -187,12 +197,15 @@ def status(
         folder = _folder(runs, study)
         stored = folder.load()
         if as_json:
-            _print_json({**Overview.stored(stored).to_dict(), "driver": folder.driver()})
+            driver = folder.driver()
+            overview = Overview.stored(stored, is_run=driver is not None)
+            _print_json({**overview.to_dict(), "driver": driver})
             return
         console = _console()
 
         def render() -> tuple[Any, bool]:
-            overview, driver = Overview.stored(stored), folder.driver()
+            driver = folder.driver()
+            overview = Overview.stored(stored, is_run=driver is not None)
             run_by = (
                 f"run by {driver}"
                 if driver
@@ -203,9 +216,7 @@ def status(
                 counts_line(overview.counts, overview.num_trials),
                 comparison_line(overview),
             ]
-            return Group(
-                *map(Text, lines), trials_table(overview, overview.ranked()[:10], num_parameters=0)
-            ), driver is not None
+            return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
 
         view, is_running = render()
         if not watch:
@@ -224,12 +235,13 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = F
     with _reporting_errors():
         from search.report import Overview, trial_dict, trials_table
 
-        overview = Overview.stored(_folder(runs, study).load())
+        folder = _folder(runs, study)
+        overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
         if as_json:
             _print_json([trial_dict(record) for record in overview.records])
             return
         console = _console()
-        console.print(trials_table(overview, overview.ranked(), title=overview.name))
+        console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
                 console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)

@@ -68,13 +68,12 @@ class Display:
         )
         times = f"{self._elapsed()} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
         shown = running + ended[: max(3, ROWS - len(running))]
-        wide = self._console.width >= 150
         hidden = len(overview.records) - len(shown)
         return Group(
             head,
             Text(times, style="dim"),
             Text(comparison_line(overview)),
-            trials_table(overview, shown, num_parameters=99 if wide else 0),
+            trials_table(overview, shown, width=self._console.width),
             Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
         )
 

@@ -1,14 +1,16 @@
 """YAML text as plain values that remember their lines, so that every fault of a space can name its place.
 
-PyYAML's safe composer parses; nothing is constructed from tags, and anchors are refused, so a file can neither run
-code nor expand without bound.
+The values are built from PyYAML's parse events. Nothing is constructed from tags, aliases are refused and depth is
+bounded, so a file can neither run code nor expand without bound.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,21 @@ import yaml
 
 Path_ = tuple[str | int, ...]  # keys and indices from the top of the document
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
+MAX_BYTES = 64 * 1024  # PyYAML reads about 100 kB in a second; the largest guide so far is 9 kB
+MAX_DEPTH = 12
+MAX_FAULTS = 20
+MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
 
-_NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?")
-_COUNT = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTES = {f"{p}{b}": base**i for i, p in enumerate("KMGT", 1) for b, base in (("iB", 1024), ("B", 1000))}
-_UNITS = {**_COUNT, **_BYTES, "%": 0.01}
+_UNITS = {**_COUNTS, **_BYTES, "%": Decimal("0.01")}
+NUMBER_PATTERN = (
+    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)? *"
+    rf"({'|'.join(sorted(_UNITS, key=len, reverse=True))})?"
+)
+"""A number as users write it, also as the JSON schema knows it."""
+
+_NUMBER = re.compile(NUMBER_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,8 @@ class Fault:
 
     def render(self, source: str) -> str:
         place = f"{source}:{self.line}" if self.line else source
-        return f"{place}: {self.where + ': ' if self.where else ''}{self.message}"
+        text = f"{place}: {self.where + ': ' if self.where else ''}{self.message}"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a key may hold a line break
 
 
 class SpaceError(ValueError):
@@ -43,7 +54,7 @@ class SpaceError(ValueError):
 
     def __init__(self, source: str, faults: list[Fault]):
         self.source = source
-        self.faults = sorted(faults, key=lambda fault: fault.line or 0)
+        self.faults = sorted(faults, key=lambda fault: fault.line or math.inf)
         super().__init__("\n".join(fault.render(source) for fault in self.faults))
 
 
@@ -53,7 +64,7 @@ class Document:
 
     source: str
     text: str
-    value: Any
+    value: Any = None
     lines: dict[Path_, int] = field(default_factory=dict)
 
     def fault(self, path: Path_, message: str) -> Fault:
@@ -61,121 +72,194 @@ class Document:
         at = path
         while at not in self.lines and at:
             at = at[:-1]
-        return Fault(message, self.lines.get(at), ".".join(map(str, path)))
+        return Fault(message, self.lines.get(at), ".".join(_clipped(str(part), 40) for part in path))
+
+
+class Faults:
+    """The faults found so far in one document."""
+
+    def __init__(self, document: Document):
+        self.document = document
+        self._found: dict[Fault, Path_] = {}
+
+    def add(self, message: str, *path: str | int) -> None:
+        """Note a fault at `path`. Raises SpaceError at the MAX_FAULTS-th, so that no file takes long to refuse."""
+        self._found.setdefault(self.document.fault(path, message), path)
+        if len(self._found) >= MAX_FAULTS:
+            self._found[Fault(f"and perhaps more; these are the first {MAX_FAULTS} faults")] = ()
+            self.check()
+
+    def within(self, *path: str | int) -> bool:
+        """Whether a fault was found at `path` or below."""
+        return any(found[: len(path)] == path for found in self._found.values())
+
+    def check(self) -> None:
+        """Raises SpaceError where there are faults."""
+        if self._found:
+            raise SpaceError(self.document.source, list(self._found))
 
 
 def read_document(path: str | Path) -> Document:
     """Read one YAML mapping. Raises SpaceError for a file that is missing, no text, no YAML, or no mapping."""
     source = str(path)
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         raise SpaceError(source, [Fault("is a folder; give the space's YAML file")]) from None
     except OSError as error:
         raise SpaceError(source, [Fault((error.strerror or str(error)).lower())]) from None
     except ValueError as error:  # a null byte in the name
         raise SpaceError(source, [Fault(str(error))]) from None
-    if len(raw) > MAX_BYTES:
-        raise SpaceError(source, [Fault(f"{len(raw):,} bytes is no space; at most {MAX_BYTES:,} are read")])
     try:
-        text = raw.decode("utf-8")
+        text = raw[:MAX_BYTES].decode("utf-8", errors="strict" if len(raw) <= MAX_BYTES else "ignore")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SpaceError(source, [Fault(f"byte {error.start} is not UTF-8", line)]) from None
+    if len(raw) > MAX_BYTES:
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
     return parse_document(text, source)
 
 
 def parse_document(text: str, source: str = "<space>") -> Document:
     """As `read_document`, for text that is already here."""
+    if len(text) > MAX_BYTES:
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
+    document = Document(source, text)
+    faults = Faults(document)
+    last_line = max(1, len(text.splitlines()))
     try:
-        loader = yaml.SafeLoader(text)
-        try:
-            node = loader.get_single_node()
-        finally:
-            loader.dispose()
+        _Builder(document, faults).build()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpaceError(source, [Fault(f"the character U+{error.character:04X} is not allowed", line)]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise SpaceError(
-            source, [Fault(f"not YAML: {error.problem or error.context}", mark and mark.line + 1)]
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpaceError(source, [Fault(f"not YAML: {error}")]) from None
-    except RecursionError:
-        raise SpaceError(source, [Fault("nested too deeply")]) from None
-    document = Document(source, text, None)
-    faults: list[Fault] = []
-    if node is None:
-        raise SpaceError(source, [Fault("is empty")])
-    if not isinstance(node, yaml.MappingNode):
-        raise SpaceError(source, [Fault("a space is a mapping, `family: ...` and so on", node.start_mark.line + 1)])
-    document.value = _value(node, (), document, faults, set())
-    if faults:
-        raise SpaceError(source, faults)
+        problem = " ".join((error.problem or error.context or "").split())
+        raise SpaceError(source, [Fault(f"not YAML: {problem}", mark and min(mark.line + 1, last_line))]) from None
+    except (yaml.YAMLError, ArithmeticError) as error:
+        raise SpaceError(source, [Fault(f"not YAML: {' '.join(str(error).split())}")]) from None
+    except ValueError as error:
+        if isinstance(error, SpaceError):
+            raise
+        raise SpaceError(source, [Fault(f"not YAML: {' '.join(str(error).split())}")]) from None  # "\UFFFFFFFF"
+    faults.check()
     return document
 
 
-def _value(node: yaml.Node, path: Path_, document: Document, faults: list[Fault], seen: set[int]) -> Any:
-    line = node.start_mark.line + 1
-    document.lines.setdefault(path, line)
-    if id(node) in seen:
-        faults.append(
-            Fault("anchors and aliases are not supported; write the value again", line, ".".join(map(str, path)))
-        )
-        return None
-    seen.add(id(node))
-    if len(path) > MAX_DEPTH:
-        faults.append(Fault(f"nested more than {MAX_DEPTH} deep", line))
-        return None
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, path, line, faults)
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(child, (*path, i), document, faults, seen) for i, child in enumerate(node.value)]
-    values: dict[str, Any] = {}
-    for key_node, child in node.value:
-        key_line = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
-            faults.append(Fault("a key must be a plain name", key_line, ".".join(map(str, path))))
-            continue
-        key = key_node.value
-        if key in values:
-            faults.append(Fault(f"{key!r} is given twice", key_line, ".".join(map(str, path))))
-            continue
-        document.lines[(*path, key)] = key_line
-        values[key] = _value(child, (*path, key), document, faults, seen)
-    return values
+class _Builder:
+    """Plain values from parse events; the document gets them with their lines."""
 
+    def __init__(self, document: Document, faults: Faults):
+        self._document, self._faults = document, faults
+        self._events: Iterator[yaml.Event] = yaml.parse(document.text, Loader=yaml.SafeLoader)
 
-def _scalar(node: yaml.ScalarNode, path: Path_, line: int, faults: list[Fault]) -> Any:
-    text = node.value
-    if node.style is not None:  # quoted or block: always text
-        return text
-    lowered = text.lower()
-    if lowered in ("", "~", "null"):
-        return None
-    if lowered in ("true", "false"):
-        return lowered == "true"
-    number = parse_number(text)
-    if number is not None and isinstance(number, float) and not math.isfinite(number):
-        faults.append(Fault(f"{text} is too large to be a number", line, ".".join(map(str, path))))
-        return None
-    return text if number is None else number
+    def build(self) -> None:
+        events = self._events
+        next(events)  # the stream's start
+        if isinstance(next(events), yaml.StreamEndEvent):
+            raise SpaceError(self._document.source, [Fault("is empty")])
+        top = next(events)
+        if not isinstance(top, yaml.MappingStartEvent):
+            self._document.lines[()] = top.start_mark.line + 1
+            self._faults.add("a space is a mapping, `family: ...` and so on")
+            self._faults.check()
+        self._document.value = self._value(top, ())
+        next(events)  # the document's end
+        if isinstance(more := next(events), yaml.DocumentStartEvent):
+            self._document.lines["---",] = more.start_mark.line + 1
+            self._faults.add("a second document begins here; a file holds one space", "---")
+
+    def _value(self, event: yaml.Event, path: Path_) -> Any:
+        self._document.lines.setdefault(path, event.start_mark.line + 1)
+        if len(path) > MAX_DEPTH:
+            self._faults.add(f"nested more than {MAX_DEPTH} deep", *path[:3])
+            self._faults.check()
+        if isinstance(event, yaml.AliasEvent):
+            self._faults.add("anchors and aliases are not supported; write the value again", *path)
+            return None
+        if getattr(event, "tag", None) is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._faults.add(f"tags such as {_clipped(tag, 40)} are not supported; quote what is text", *path)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._list(path)
+        return self._mapping(path)
+
+    def _list(self, path: Path_) -> list[Any]:
+        items: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items))))
+        return items
+
+    def _mapping(self, path: Path_) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            at = (*path, event.value if isinstance(event, yaml.ScalarEvent) else "?")
+            is_new = at not in self._document.lines
+            if is_new:
+                self._document.lines[at] = event.start_mark.line + 1
+            if not isinstance(event, yaml.ScalarEvent):
+                self._faults.add("a key must be a plain name", *at)
+                self._value(event, at)
+                self._value(next(self._events), at)
+            elif at[-1] in values:
+                first = self._document.lines[at]
+                self._document.lines[at] = event.start_mark.line + 1
+                self._faults.add(f"is given twice; first in line {first}", *at)
+                self._value(next(self._events), at)
+            else:
+                values[event.value] = self._value(next(self._events), at)
+        return values
+
+    def _scalar(self, event: yaml.ScalarEvent, path: Path_) -> Any:
+        text = event.value
+        if event.style is not None:  # quoted or block: always text
+            return text
+        lowered = text.lower()
+        if lowered in ("", "~", "null"):
+            is_cut = str(path[-1]).count(")") > str(path[-1]).count("(")  # {max: min(a, b)} is two entries to YAML
+            remedy = "put an expression that has a comma in quotes" if is_cut else "give one, or leave it out"
+            self._faults.add(f"has no value; {remedy}", *path)
+            return None
+        if lowered in ("true", "false"):
+            return lowered == "true"
+        number = parse_number(text)
+        if number is not None and abs(number) > MAX_NUMBER:
+            self._faults.add(f"{_clipped(text, 40)} is too large; at most 2**53 is read", *path)
+            return None
+        return text if number is None else number
 
 
 def parse_number(text: str) -> int | float | None:
-    """`27M`, `12 GiB`, `1e-5`, `5 %` or a plain number as an int where it is whole; None for anything else.
+    """`27M`, `12 GiB`, `1e-5`, `5 %` or a plain number, as an int where it is whole; None for anything else.
 
-    K, M, B and T count in thousands; KiB, MiB, GiB and TiB in 1024; KB, MB, GB and TB in 1000.
+    K, M, B (or G) and T count in thousands; KiB, MiB, GiB and TiB in 1024; KB, MB, GB and TB in 1000. What is beyond
+    MAX_NUMBER comes back as infinity.
     """
-    match = _NUMBER.match(text.strip())
-    if not match or len(text) > 64:
+    match = _NUMBER.fullmatch(text.strip()) if len(text) <= 64 else None
+    if match is None:
         return None
-    unit = text.strip()[match.end() :].strip()
-    if unit and unit not in _UNITS:
-        return None
-    digits = match.group().replace("_", "")
-    if not unit and re.fullmatch(r"[-+]?\d+", digits):
-        return int(digits)
-    value = float(digits) * _UNITS.get(unit, 1)
-    if unit and unit != "%" and value.is_integer():
-        return int(value)
-    return value
+    unit = match.group(3)
+    digits = text.strip().removesuffix(unit or "").strip().replace("_", "")
+    rough = float(digits) * float(_UNITS.get(unit, 1))
+    if abs(rough) > MAX_NUMBER:
+        return math.copysign(math.inf, rough)
+    if unit is None:
+        return int(digits) if re.fullmatch(r"[-+]?[0-9]+", digits) else float(digits)
+    exact = Decimal(digits) * _UNITS[unit]  # 1.1K is 1100, not 1100.0000000000002
+    return int(exact) if unit != "%" and exact == exact.to_integral_value() else float(exact)
+
+
+def given(value: Any) -> str:
+    """A value of a document as an error shows it."""
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    return _clipped(repr(value), 60)
+
+
+def _clipped(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

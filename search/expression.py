@@ -9,12 +9,13 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MAX_LENGTH = 400
-MAX_DEPTH = 30
+MAX_DEPTH = 100
 MAX_EXPONENT = 64
 MAX_MAGNITUDE = 1e30
 
@@ -48,6 +49,9 @@ FUNCTIONS = {
     "log2": math.log2,
     "sqrt": math.sqrt,
 }
+_ARE_MANY = ("min", "max")  # take two values or more; the others take one
+_FOREIGN = {"&&": "and", "||": "or", "!": "not", "^": "**", "?": "A if CONDITION else B", "=": "=="}
+"""What other languages write, and what is written here; longest first, so that `!=` never counts as `!`."""
 
 
 class ExpressionError(ValueError):
@@ -60,14 +64,12 @@ class Expression:
 
     text: str
     names: frozenset[str]
-    _tree: ast.expr
+    tree: ast.expr
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """The value for these parameters. Raises ExpressionError where a name is missing or the arithmetic fails."""
         try:
-            return _evaluate(self._tree, values)
-        except ExpressionError as error:
-            raise ExpressionError(f"{self.text}: {error}") from None
+            return _evaluate(self.tree, values)
         except ZeroDivisionError:
             raise ExpressionError(f"{self.text}: division by zero") from None
         except (TypeError, ValueError, OverflowError) as error:
@@ -79,25 +81,35 @@ class Expression:
 
 def parse_expression(text: str) -> Expression:
     """Parse `text`. Raises ExpressionError, saying which part is not allowed."""
+    text = " ".join(text.split())
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"longer than {MAX_LENGTH} characters")
+        raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ExpressionError(f"{text!r} is not an expression: {error.msg}") from None
-    except (ValueError, MemoryError, RecursionError):
-        raise ExpressionError(f"{text!r} is not an expression") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # `1if a else 2` and "\d" only warn
+            tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ExpressionError(f"{text!r} is not an expression{_advice(text)}") from None
     names: set[str] = set()
     _check(tree, names, 0)
-    return Expression(text.strip(), frozenset(names), tree)
+    return Expression(text, frozenset(names), tree)
+
+
+def _advice(text: str) -> str:
+    comparing = text
+    for known in ("==", "!=", "<=", ">="):
+        comparing = comparing.replace(known, " ")
+    return next((f"; write {ours} for {theirs}" for theirs, ours in _FOREIGN.items() if theirs in comparing), "")
 
 
 def _check(node: ast.AST, names: set[str], depth: int) -> None:
     if depth > MAX_DEPTH:
-        raise ExpressionError(f"nested more than {MAX_DEPTH} deep")
+        raise ExpressionError(f"is nested more than {MAX_DEPTH} deep")
     children: list[ast.AST]
     match node:
         case ast.Constant(value=bool() | int() | float() | str()):
+            if isinstance(node.value, (int, float)) and not abs(node.value) <= MAX_MAGNITUDE:
+                raise ExpressionError(f"has a number beyond {MAX_MAGNITUDE:g}")
             children = []
         case ast.Name():
             names.add(node.id)
@@ -109,15 +121,22 @@ def _check(node: ast.AST, names: set[str], depth: int) -> None:
         case ast.BoolOp():
             children = list(node.values)
         case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
-            children = [node.left, *node.comparators]
+            children = [node.left]
+            for op, side in zip(node.ops, node.comparators, strict=True):
+                is_list = isinstance(side, (ast.List, ast.Tuple))
+                if is_list != isinstance(op, (ast.In, ast.NotIn)):
+                    raise ExpressionError(f"{ast.unparse(node)!r}: `in` and a list such as [1, 2] go together")
+                children += side.elts if is_list else [side]  # type: ignore[attr-defined]
         case ast.IfExp():
             children = [node.test, node.body, node.orelse]
-        case ast.List() | ast.Tuple():
-            children = list(node.elts)
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
+            if (len(node.args) >= 2) != (name in _ARE_MANY) or not node.args:
+                raise ExpressionError(f"{name} takes {'two values or more' if name in _ARE_MANY else 'one value'}")
             children = list(node.args)
-        case ast.Call(func=ast.Name(id=name)):
+        case ast.Call(func=ast.Name(id=name), keywords=[]):
             raise ExpressionError(f"no function {name!r}; there are {', '.join(sorted(FUNCTIONS))}")
+        case ast.BinOp(op=ast.BitXor()):
+            raise ExpressionError(f"{ast.unparse(node)!r} is not allowed here; write ** for ^")
         case _:
             raise ExpressionError(
                 f"{ast.unparse(node)!r} is not allowed here; use arithmetic, comparisons, and/or/not, if/else"
@@ -132,7 +151,7 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return node.value
         case ast.Name():
             if node.id not in values:
-                raise ExpressionError(f"{node.id} has no value")
+                raise ValueError(f"{node.id} has no value")
             return values[node.id]
         case ast.BinOp():
             return _arithmetic(type(node.op), _evaluate(node.left, values), _evaluate(node.right, values))
@@ -165,11 +184,13 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
 
 def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
     for side in (left, right):
-        if isinstance(side, (str, list)):
-            raise ExpressionError(f"arithmetic on {side!r}")
+        if isinstance(side, str):
+            raise ValueError(f"arithmetic on {side!r}")
     if op is ast.Pow and abs(right) > MAX_EXPONENT:
-        raise ExpressionError(f"exponent {right} is beyond {MAX_EXPONENT}")
+        raise ValueError(f"exponent {right} is beyond {MAX_EXPONENT}")
     result = _BINARY[op](left, right)
-    if isinstance(result, complex) or abs(result) > MAX_MAGNITUDE:
-        raise ExpressionError(f"the result of {op.__name__.lower()} is beyond {MAX_MAGNITUDE:g}")
+    if isinstance(result, complex):
+        raise ValueError(f"{left} ** {right} is no real number")
+    if abs(result) > MAX_MAGNITUDE:
+        raise ValueError(f"the result is beyond {MAX_MAGNITUDE:g}")
     return result

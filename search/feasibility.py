@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.document import SpaceError
+from search.drawing import random_values
+from search.expression import ExpressionError
 from search.grammar import BudgetSpec, LimitSpec
-from search.sampling import random_values
-from search.space import Space, Values, rungs_of, shown
+from search.parameter import Values, shown
+from search.space import Space, rungs_of
 from trainer.config import ConfigError
 from trainer.estimate import estimate
 
@@ -38,8 +40,7 @@ class Feasibility:
         """Why a complete configuration must not be launched; empty where it may."""
         if broken := self.space.broken_rules(values):
             return [str(rule.require) for rule in broken]
-        outside = [n for n, p in self.space.searched.items() if n in values and p.fault_of(values[n], values)]
-        if outside:
+        if outside := self.space.outside(values):
             return [f"{name} out of its range" for name in outside]
         try:
             config = self.space.train_config(values, rungs=self.rungs)
@@ -88,25 +89,28 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
     reasons: Counter[str] = Counter()
     satisfied = [False] * len(space.rules)
     num_feasible = 0
-    presets = [preset.values for preset in space.presets.values()]
-    for i in range(num_samples + len(presets)):
-        values = presets[i - num_samples] if i >= num_samples else random_values(space, rng)
+    for _ in range(num_samples):
+        try:
+            values = random_values(space, rng)
+        except ExpressionError as error:
+            reasons.update([str(error)])
+            continue
         for j, rule in enumerate(space.rules):
             satisfied[j] = satisfied[j] or not rule.require.names <= values.keys() or rule.holds(values)
         against = feasibility.reasons_against(values)
-        if i < num_samples:
-            reasons.update(against)
-            num_feasible += not against
-        elif not against and num_feasible == 0:
-            num_feasible = 1
+        reasons.update(against)
+        num_feasible += not against
+    presets = [preset.values for preset in space.presets.values()]
+    is_hopeless = num_feasible == 0 and all(feasibility.reasons_against(values) for values in presets)
+    drawn = f"none of {num_samples:,} configurations drawn"
     faults = [
-        space.document.fault(rule.path, f"no configuration satisfies {rule.require} ({num_samples:,} were drawn)")
+        space.document.fault(rule.path, f"{drawn} satisfies {rule.require}")
         for rule, ok in zip(space.rules, satisfied, strict=True)
-        if not ok
+        if not ok and is_hopeless
     ]
-    if not faults and num_feasible == 0:
+    if not faults and is_hopeless:
         most = "; ".join(f"{reason} ({count:,} times)" for reason, count in reasons.most_common(3))
-        faults = [space.document.fault((), f"none of {num_samples:,} configurations drawn can be launched: {most}")]
+        faults = [space.document.fault((), f"{drawn} can be launched: {most}")]
     if faults:
         raise SpaceError(space.document.source, faults)
     return Assessment(num_feasible / num_samples, num_samples, dict(reasons.most_common()))

@@ -1,51 +1,101 @@
 """The keys of a space file as pydantic models: what may stand where, and the JSON schema that editors read.
 
 Only shapes and types are checked here; what needs the whole space (names in expressions, presets against ranges) is
-checked in space.py. The descriptions below are what an editor shows and what spaces/README.md is held against.
+checked in loading.py and checking.py. The descriptions below are what an editor shows and what spaces/README.md is
+held against.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
 
-from search.document import Document, Fault, SpaceError
+from search.document import NUMBER_PATTERN, Document, Faults, Path_, given
 
 MEASUREMENTS = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
 """What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
 
 MISTAKEN_KEYS = {
-    "low": "min", "lower": "min", "minimum": "min", "from": "min", "lo": "min",
-    "high": "max", "upper": "max", "maximum": "max", "to": "max", "hi": "max",
+    "low": "min", "lower": "min", "minimum": "min", "from": "min", "lo": "min", "min_value": "min",
+    "high": "max", "upper": "max", "maximum": "max", "to": "max", "hi": "max", "max_value": "max",
     "choices": "values", "options": "values", "categorical": "values", "enum": "values", "grid": "values",
     "const": "value", "constant": "value", "fixed": "value",
     "log_uniform": "log", "logscale": "log", "log_scale": "log", "distribution": "min, max and log",
     "q": "step", "condition": "when", "if": "when", "depends_on": "when", "formula": "derive", "expr": "derive",
     "constraints": "rules", "params": "parameters", "hyperparameters": "parameters", "search_space": "parameters",
     "model": "family", "description": "about", "objective": "metric", "direction": "goal", "mode": "goal",
+    "rule": "require", "reason": "why", "increase": "raise", "decrease": "lower", "num_trials": "trials",
 }  # fmt: skip
 """Keys of other tools, and what they are called here."""
 
+MISTAKEN_NAMES = {
+    "val_loss": "loss", "bpb": "bits_per_byte", "speed": "tokens_per_second", "throughput": "tokens_per_second",
+    "memory": "peak_vram_bytes", "vram": "peak_vram_bytes", "params": "num_params", "parameters": "num_params",
+    "time": "train_seconds", "increase": "up", "higher": "up", "decrease": "down", "lower": "down",
+    "neutral": "none", "max": "maximize", "min": "minimize",
+}  # fmt: skip
+"""Common names of measurements and directions, and what they are called here."""
 
-def _one_line(value: Any) -> Any:
-    return " ".join(value.split()) if isinstance(value, str) else value
+MAX_ENTRIES = 100  # of a section; keeps every check short
+MAX_VALUES = 200  # of a parameter
+
+_NUMBER_TEXT = {"type": "string", "pattern": f"^{NUMBER_PATTERN}$"}
+_NUMBER_SCHEMA = {"anyOf": [{"type": "number"}, _NUMBER_TEXT]}
+_EXPRESSION_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 400}
 
 
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number, got true or false")
-    return value
+def _expecting(words: str, *kinds: type, minimum: int | None = None, maximum: int | None = None) -> PlainValidator:
+    """A validator with our own words: one of `kinds` (a bool is no number), and within the bounds."""
+
+    def validated(value: Any) -> Any:
+        if value is None:  # the default; an entry without a value was refused by the document
+            return None
+        if kinds == (int,) and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        is_kind = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        if not is_kind or (isinstance(value, str) and not value.strip() and "text" not in words):
+            quote = "; put it in quotes" if words == "text" and isinstance(value, (bool, int, float)) else ""
+            raise ValueError(f"expected {words}, got {given(value)}{quote}")
+        if minimum is not None and value < minimum:
+            raise ValueError(f"{given(value)} is too small; at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise ValueError(f"{given(value)} is too large; at most {maximum}")
+        return " ".join(value.split()) if words == "text" else value
+
+    return PlainValidator(validated)
 
 
-Text = Annotated[str, BeforeValidator(_one_line)]
-Number = Annotated[int | float, BeforeValidator(_not_bool)]
-Expression = Annotated[str, Field(min_length=1, description="arithmetic over parameter names")]
-Bound = Annotated[int | float | Expression, BeforeValidator(_not_bool)]
-Scalar = bool | int | float | str
-Tokens = Annotated[int, BeforeValidator(_not_bool), Field(gt=0, description="a token count such as 500K or 27M")]
+def _whole(words: str, minimum: int, maximum: int | None = None) -> tuple[PlainValidator, WithJsonSchema]:
+    bounds = {"minimum": minimum, **({} if maximum is None else {"maximum": maximum})}
+    schema = {"anyOf": [{"type": "integer", **bounds}, {**_NUMBER_TEXT, "pattern": f"^(?!-){NUMBER_PATTERN}$"}]}
+    return _expecting(words, int, minimum=minimum, maximum=maximum), WithJsonSchema(schema)
+
+
+Text = Annotated[str, _expecting("text", str), WithJsonSchema({"type": "string"})]
+Flag = Annotated[bool, _expecting("true or false", bool), WithJsonSchema({"type": "boolean"})]
+Number = Annotated[
+    int | float | None, _expecting("a number such as 0.5, 27M or 12 GiB", int, float), WithJsonSchema(_NUMBER_SCHEMA)
+]
+Expression = Annotated[
+    str | None, _expecting("an expression over parameter names", str), WithJsonSchema(_EXPRESSION_SCHEMA)
+]
+Bound = Annotated[
+    int | float | str | None,
+    _expecting("a number or an expression", int, float, str),
+    WithJsonSchema({"anyOf": [{"type": "number"}, _EXPRESSION_SCHEMA]}),
+]
+Scalar = Annotated[
+    bool | int | float | str | None,
+    _expecting("one value", bool, int, float, str),
+    WithJsonSchema({"type": ["boolean", "number", "string"]}),
+]
+Name = Annotated[str, _expecting("a parameter's name", str), WithJsonSchema({"type": "string"})]
+Tokens = Annotated[int, *_whole("a token count such as 500K or 27M", 1)]
 Measured = Literal["loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds"]
 Affected = Literal[
     "loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds",
@@ -53,196 +103,252 @@ Affected = Literal[
 ]  # fmt: skip
 Direction = Literal["up", "down", "none", "valley", "hill"]
 
+WHY = "what the guide says about it"
+SOURCE = "where the guide says it"
+
 
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    example: ClassVar[str] = "{key: value}"
 
 
 class MetricSpec(_Entry):
+    """What the search optimises."""
+
+    example: ClassVar = "{name: loss, goal: minimize}"
+
     name: Measured = Field("loss", description="the measurement to optimise")
-    goal: Literal["minimize", "maximize"] = "minimize"
+    goal: Literal["minimize", "maximize"] = Field("minimize", description="which way is better")
 
 
 class LimitSpec(_Entry):
-    min: Number | None = Field(None, description="the smallest value allowed")
-    max: Number | None = Field(None, description="the largest value allowed")
+    """A bound on a measurement."""
+
+    example: ClassVar = "{max: 12 GiB}"
+
+    min: Number = Field(None, description="the smallest value allowed")
+    max: Number = Field(None, description="the largest value allowed")
+
+
+Limits = Annotated[dict[Measured, LimitSpec], Field(max_length=MAX_ENTRIES)]
 
 
 class BudgetSpec(_Entry):
-    trials: int = Field(64, description="configurations to train, presets included")
+    """How many configurations are trained, and how far."""
+
+    example: ClassVar = "{trials: 64, min_tokens: 1M, max_tokens: 27M}"
+
+    trials: Annotated[int, *_whole("a whole number", 1)] = Field(
+        64, description="configurations to train, presets included"
+    )
     min_tokens: Tokens = Field(1_000_000, description="the first rung: every trial is trained this far")
     max_tokens: Tokens = Field(27_000_000, description="the last rung: training tokens of a finished trial")
-    eta: int = Field(3, ge=2, le=10, description="rungs are eta times apart; about one trial in eta goes on from each")
+    eta: Annotated[int, *_whole("a whole number", 2, 10)] = Field(
+        3, description="rungs are eta times apart; about one trial in eta goes on from each"
+    )
     eval_tokens: Tokens = Field(131_072, description="held-out tokens predicted at each rung, at most")
-    limits: dict[str, LimitSpec] = Field({}, description="limits that hold for this budget, beside those of the space")
+    limits: Limits = Field({}, description="limits that hold for this budget, beside those of the space")
 
 
 class ParameterSpec(_Entry):
-    min: Bound | None = Field(None, description="the smallest value, a number or an expression")
-    max: Bound | None = Field(None, description="the largest value, a number or an expression")
-    log: bool = Field(False, description="search the range on a logarithmic axis")
-    step: Number | None = Field(None, description="distance between values of a range")
-    values: list[Scalar] | None = Field(None, description="the values to choose from")
-    value: Scalar | None = Field(None, description="one value, not searched")
-    derive: Expression | None = Field(None, description="computed from other parameters, not searched")
-    default: Scalar | None = Field(None, description="the guide's own value (in a range it may be an expression)")
-    when: Expression | None = Field(None, description="searched only where this holds")
+    """A parameter of the guide: a range, a list of values, one value, or a formula."""
+
+    example: ClassVar = "{min: 1, max: 8, default: 4} or {value: 4}"
+
+    min: Bound = Field(None, description="the smallest value, a number or an expression")
+    max: Bound = Field(None, description="the largest value, a number or an expression")
+    log: Flag = Field(False, description="search the range on a logarithmic axis")
+    step: Number = Field(None, description="distance between values of a range")
+    values: Annotated[list[Scalar] | None, Field(max_length=MAX_VALUES)] = Field(
+        None, description="the values to choose from"
+    )
+    value: Scalar = Field(None, description="one value, not searched")
+    derive: Expression = Field(None, description="computed from other parameters, not searched")
+    default: Scalar = Field(None, description="the guide's own value (in a range it may be an expression)")
+    when: Expression = Field(None, description="the parameter is there only where this holds")
     effect: dict[Affected, Direction] = Field({}, description="what raising the parameter does, according to the guide")
-    why: Text = Field("", description="what the guide says about it")
-    source: Text = Field("", description="where the guide says it")
+    why: Text = Field("", description=WHY)
+    source: Text = Field("", description=SOURCE)
 
 
 class RuleSpec(_Entry):
+    """A relation between parameters that must hold."""
+
+    example: ClassVar = "{require: d_model % n_heads == 0}"
+
     require: Expression = Field(description="must hold for every configuration")
-    why: Text = ""
-    source: Text = ""
+    why: Text = Field("", description=WHY)
+    source: Text = Field("", description=SOURCE)
 
 
 class GoalSpec(_Entry):
-    raises: list[str] = Field([], alias="raise", description="parameters kept at or above their default")
-    lowers: list[str] = Field([], alias="lower", description="parameters kept at or below their default")
-    set: dict[str, Bound] = Field({}, description="parameters fixed to a value or an expression")
-    why: Text = ""
-    source: Text = ""
+    """An intention that the guide documents, as a narrowing of the space."""
+
+    example: ClassVar = "{raise: [d_model], lower: [learning_rate]}"
+
+    raises: list[Name] = Field([], alias="raise", description="parameters kept at or above their default")
+    lowers: list[Name] = Field([], alias="lower", description="parameters kept at or below their default")
+    set: dict[str, Scalar] = Field({}, description="parameters fixed to a value or an expression")
+    why: Text = Field("", description=WHY)
+    source: Text = Field("", description=SOURCE)
 
 
 class PresetSpec(_Entry):
-    """Parameters and their values, beside `why` and `source`; the parameters not named keep their defaults."""
+    """A configuration the guide recommends: parameters and their values; those not named keep their defaults."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     __pydantic_extra__: dict[str, Scalar]
+    example: ClassVar = "{d_model: 64, learning_rate: 1e-3}"
 
-    why: Text = ""
-    source: Text = ""
+    why: Text = Field("", description=WHY)
+    source: Text = Field("", description=SOURCE)
 
     @property
-    def values(self) -> dict[str, Scalar]:
+    def values(self) -> dict[str, Any]:
         return dict(self.__pydantic_extra__)
 
 
 class SpaceSpec(_Entry):
     """A tinysearch space: the ranges, rules and trade-offs of one model family's guide."""
 
-    family: str = Field(description="the model family that the trainer builds")
-    about: Text = ""
+    family: Text = Field(description="the model family that the trainer builds, such as hybrid")
+    about: Text = Field("", description="what this space is, in a sentence")
     source: Text = Field("", description="the guide that this space writes down")
-    metric: MetricSpec = MetricSpec()
-    limits: dict[str, LimitSpec] = Field({}, description="bounds on measurements; a trial beyond one is infeasible")
+    metric: MetricSpec = Field(MetricSpec(), description="what the search optimises")
+    limits: Limits = Field({}, description="bounds on measurements; a trial beyond one is infeasible")
     budget: BudgetSpec = Field(BudgetSpec(), description="how much to train when no other budget is named")
-    budgets: dict[str, BudgetSpec] = Field({}, description="named budgets, taken with --budget NAME")
-    parameters: dict[str, ParameterSpec] = Field(min_length=1)
-    not_searched: dict[str, Text] = Field({}, description="documented parameters that no search touches, and why")
-    rules: list[RuleSpec] = []
-    goals: dict[str, GoalSpec] = {}
+    budgets: dict[str, BudgetSpec] = Field(
+        {}, max_length=MAX_ENTRIES, description="named budgets, taken with --budget NAME"
+    )
+    parameters: dict[str, ParameterSpec] = Field(
+        max_length=MAX_ENTRIES,
+        description="the guide's parameters by name",
+        json_schema_extra={"minProperties": 1},
+    )
+    not_searched: dict[str, Text] = Field(
+        {}, max_length=MAX_ENTRIES, description="documented parameters that no search touches, and why"
+    )
+    rules: list[RuleSpec] = Field([], max_length=MAX_ENTRIES, description="relations between parameters that must hold")
+    goals: dict[str, GoalSpec] = Field(
+        {}, max_length=MAX_ENTRIES, description="intentions the guide documents, taken with --goal NAME"
+    )
     presets: dict[str, PresetSpec] = Field(
-        {}, description="configurations the guide recommends; the first is the reference"
+        {}, max_length=MAX_ENTRIES, description="configurations the guide recommends; the first is the reference"
     )
 
 
-def read_spec(document: Document) -> SpaceSpec:
-    """The document as a SpaceSpec. Raises SpaceError with every fault that its shape has."""
+def read_spec(document: Document, faults: Faults) -> SpaceSpec:
+    """The document as a SpaceSpec, without the entries whose shape is wrong: these are noted in `faults`.
+
+    So the other entries can still be checked. Raises SpaceError where nothing is left to check.
+    """
     try:
         return SpaceSpec.model_validate(document.value)
     except ValidationError as error:
-        faults: dict[tuple[str, str], Fault] = {}
-        for detail in error.errors():
-            fault = _fault(document, detail)
-            faults.setdefault((fault.where, fault.message), fault)
-        raise SpaceError(document.source, list(faults.values())) from None
+        value = document.value
+        for detail in error.errors(include_url=False):
+            path = _existing(document.value, detail["loc"])
+            _note(faults, detail, path)
+            value = _without(value, path)
+    try:
+        return SpaceSpec.model_validate(value)
+    except ValidationError:  # the family or all parameters are missing now
+        faults.check()
+        raise
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a space file (draft 2020-12), with the units that the loader reads as numbers."""
-    schema = SpaceSpec.model_json_schema(by_alias=True)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "tinysearch space"
-    _allow_units(schema)
-    return schema
+    schema = SpaceSpec.model_json_schema(by_alias=True, schema_generator=_Schema)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tinysearch space"}
 
 
-def _allow_units(node: Any) -> None:
-    """`27M` and `12 GiB` are text to an editor: let a number also be such text."""
-    if isinstance(node, list):
-        for item in node:
-            _allow_units(item)
-    elif isinstance(node, dict):
-        for key, item in list(node.items()):
-            if key == "type" and item in ("integer", "number"):
-                bounds = {k: node.pop(k) for k in ("exclusiveMinimum", "minimum", "maximum", "default") if k in node}
-                default = {"default": bounds.pop("default")} if "default" in bounds else {}
-                del node["type"]
-                unit = {"type": "string", "pattern": r"^[-+0-9._eE]+ ?([KMGT]i?B|[KMBGT]|%)?$"}
-                node.update(default, anyOf=[{"type": item, **bounds}, unit])
-                return
-            _allow_units(item)
+class _Schema(GenerateJsonSchema):
+    """Without nulls and empty defaults: nobody writes them."""
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        generated = super().default_schema(schema)
+        if generated.get("default") in (None, "", {}, []) or isinstance(generated.get("default"), dict):
+            generated.pop("default", None)
+        return generated
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
 
 
-def _fault(document: Document, detail: Any) -> Fault:
-    """A pydantic error as a fault in our words, at the entry's line."""
-    # pydantic appends the tried type of a union ("int", "str"); only entries of the document are kept
-    path = _longest_existing(document.value, detail["loc"])
-    given = detail["input"]
+def _note(faults: Faults, detail: Any, path: Path_) -> None:
+    """A pydantic error in our words, at the entry's line."""
+    given_there, loc = detail["input"], detail["loc"]
     match detail["type"]:
         case "extra_forbidden":
-            key = str(detail["loc"][-1])
-            known = _known_keys(tuple(detail["loc"][:-1]))
-            return document.fault((*path[:-1], key) if path and path[-1] == key else path, _unknown_key(key, known))
+            faults.add(_unknown_key(str(loc[-1]), _type_at(loc[:-1]).model_fields), *path)
         case "missing":
-            return document.fault(path, f"{detail['loc'][-1]!r} is missing")
+            faults.add(f"{loc[-1]} is missing", *path)
+        case "literal_error" if loc[-1] == "[key]":
+            kind = "measurement" if "limits" in loc else "effect"
+            faults.add(_unknown(kind, str(given_there), get_args(get_args(_type_at(loc[:-2]))[0])), *path)
+        case "literal_error" if isinstance(given_there, str):
+            kind = "measurement" if loc[-1] == "name" else "direction"
+            faults.add(_unknown(kind, given_there, get_args(_type_at(loc))), *path)
         case "literal_error":
-            expected = detail["ctx"]["expected"]
-            return document.fault(path, f"{given!r} is none of {expected}")
-        case (
-            "int_type"
-            | "int_from_float"
-            | "float_type"
-            | "string_type"
-            | "bool_type"
-            | "list_type"
-            | "dict_type"
-            | "model_type"
-        ):
-            kind = detail["type"].split("_")[0]
-            words = {"int": "a whole number", "float": "a number", "string": "text", "bool": "true or false",
-                     "list": "a list", "dict": "a mapping", "model": "a mapping"}  # fmt: skip
-            return document.fault(path, f"expected {words[kind]}, got {_shown(given)}")
-    message = detail["msg"].removeprefix("Value error, ")
-    return document.fault(path, f"{message[0].lower()}{message[1:]} (got {_shown(given)})")
+            faults.add(f"expected one of {', '.join(get_args(_type_at(loc)))}, got {given(given_there)}", *path)
+        case "model_type":
+            faults.add(f"expected a mapping such as {_type_at(loc).example}, got {given(given_there)}", *path)
+        case "dict_type":
+            faults.add(f"expected a mapping, got {given(given_there)}", *path)
+        case "list_type":
+            faults.add(f"expected a list, got {given(given_there)}", *path)
+        case "too_long":
+            faults.add(f"has {detail['ctx']['actual_length']:,} entries; at most {detail['ctx']['max_length']}", *path)
+        case _:
+            faults.add(detail["msg"].removeprefix("Value error, "), *path)
 
 
-def _longest_existing(value: Any, loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
+    """The part of an error's place that is in the document; pydantic appends what it tried ("[key]")."""
     path: list[int | str] = []
     for part in loc:
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        else:
-            break
-        path.append(part)
+        if isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int):
+            value = value[part]  # type: ignore[index]
+            path.append(part)
     return tuple(path)
 
 
-def _known_keys(path: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed at `path`: the model reached by walking the fields' own types."""
-    models: dict[str, type[BaseModel]] = {
-        "metric": MetricSpec, "limits": LimitSpec, "budget": BudgetSpec, "budgets": BudgetSpec,
-        "parameters": ParameterSpec, "rules": RuleSpec, "goals": GoalSpec, "presets": PresetSpec,
-    }  # fmt: skip
-    model = SpaceSpec if not path else models.get(str(path[0]), SpaceSpec)
-    if len(path) > 2 and "limits" in path:
-        model = LimitSpec
-    return [f.alias or name for name, f in model.model_fields.items()]
+def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
+    """The document's values without the entry of a section, or the section, that a fault lies in."""
+    top = path[0] if path else None
+    if top not in value:
+        return value
+    section = value[top]
+    if len(path) > 1 and isinstance(section, list):
+        placeholder = [{"require": "0 == 0"} if i == path[1] else item for i, item in enumerate(section)]
+        return {**value, top: placeholder}  # removing it would shift the others
+    if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget"):
+        return {**value, top: {key: item for key, item in section.items() if key != path[1]}}
+    return {key: item for key, item in value.items() if key != top}
 
 
-def _unknown_key(key: str, known: list[str]) -> str:
+def _type_at(loc: Iterable[int | str]) -> Any:
+    """The type that the grammar has at a place: a model, or what its dicts and lists hold."""
+    kind: Any = SpaceSpec
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+            kind = fields[str(part)].annotation
+        else:
+            kind = get_args(kind)[-1]
+    return kind
+
+
+def _unknown_key(key: str, fields: dict[str, Any]) -> str:
+    known = [field.alias or name for name, field in fields.items()]
     if (ours := MISTAKEN_KEYS.get(key)) and any(part in known for part in ours.replace(",", " ").split()):
-        return f"unknown key {key!r}; here it is called {ours}"
-    near = difflib.get_close_matches(key, known, n=1)
+        return f"unknown key {given(key)}; here it is called {ours}"
+    return _unknown("key", key, known)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = [ours] if (ours := MISTAKEN_NAMES.get(name)) in known else difflib.get_close_matches(name[:60], known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown key {key!r}. Known: {', '.join(known)}.{hint}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return f"unknown {kind} {given(name)}. Known: {', '.join(known)}.{hint}"

@@ -31,6 +31,16 @@ class Slots:
         return f"{self.num_slots} trial{'s' if self.num_slots > 1 else ''} at a time, {device}{plural} each"
 
 
+def check_shares(*, gpus_per_trial: float | None, parallel: int | None) -> None:
+    """Raises ValueError for a share that no hardware could give."""
+    if gpus_per_trial is not None and gpus_per_trial < 0:
+        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
+    if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
+        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
+    if parallel is not None and parallel < 1:
+        raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
+
+
 def divide(
     num_cpus: float, num_gpus: float, *, gpus_per_trial: float | None = None, parallel: int | None = None
 ) -> Slots:
@@ -38,26 +48,17 @@ def divide(
 
     Raises ValueError for a share that the hardware does not have.
     """
-    if gpus_per_trial is not None and gpus_per_trial < 0:
-        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
-    if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
-        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
+    check_shares(gpus_per_trial=gpus_per_trial, parallel=parallel)
     if gpus_per_trial is not None and gpus_per_trial > num_gpus:
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}, but there are {num_gpus:g} GPUs")
-    if parallel is not None and parallel < 1:
-        raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
-    num_cpus = max(1.0, num_cpus)
+    num_cpus = max(1, int(num_cpus))
     share = (1.0 if num_gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
-    if share:
-        num_slots = max(1, int(num_gpus / share + 1e-9))
-        num_slots = min(num_slots, parallel or num_slots)
-        return Slots(
-            num_slots,
-            max(1.0, float(int(num_cpus / num_slots))) if num_cpus >= num_slots else num_cpus / num_slots,
-            share,
-        )
-    num_slots = min(parallel or MAX_CPU_TRIALS, int(num_cpus))
-    return Slots(num_slots, float(int(num_cpus / num_slots)), 0.0)
+    fitting = max(1, int(num_gpus / share + 1e-9)) if share else min(MAX_CPU_TRIALS, num_cpus)
+    if parallel is not None:
+        fitting = min(parallel, fitting if share else num_cpus)
+    # whole cores, or a fraction where more trials share the GPUs than there are cores
+    cpus = float(num_cpus // fitting) if fitting <= num_cpus else num_cpus / fitting
+    return Slots(fitting, cpus, share)
 
 
 def num_cores() -> int:

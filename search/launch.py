@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ class RunOptions:
     @property
     def study_name(self) -> str:
         """The study's name: the space's, with the budget's where one was named."""
-        return self.name or "-".join(filter(None, [self.space.stem, self.budget]))
+        return self.name if self.name is not None else "-".join(filter(None, [self.space.stem, self.budget]))
 
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
@@ -57,28 +58,72 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
 def run_search(options: RunOptions, console: Console) -> Overview:
     """Start or continue the study and run it to its end.
 
-    Returns its overview; an overview that is not complete was interrupted. Raises SpaceError, StudyError, ValueError
-    (also the trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
+    Returns its overview; one that is not complete was interrupted. Raises SpaceError, StudyError, ValueError (also the
+    trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
-    space, budget, assessment = prepare_space(options)
     folder = StudyFolder(options.runs.absolute(), options.study_name)
+    number_of_trials(options.trials, None)
+    hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
+    space, budget, assessment = prepare_space(options)
     folder.check_writable()
     existing = folder.load() if folder.exists else None
-    num_trials = number_of_trials(options.trials, existing and len(existing.get_trials(deepcopy=False)))
 
-    num_gpus = 0 if options.address else hardware.num_gpus()
-    if not options.address:  # refused before anything is written; a cluster's size is known only once connected
-        hardware.divide(
-            hardware.num_cores(), num_gpus, gpus_per_trial=options.gpus_per_trial, parallel=options.parallel
+    with contextlib.ExitStack() as stack:
+        slots = _slots(options, stack)
+        settings = _settings(options, space, budget, slots, console)
+        if existing is not None:
+            Study.check_same(existing, settings)
+        so_far = Overview.stored(existing, is_run=False) if existing is not None else None
+        num_trials = number_of_trials(options.trials, so_far)
+        if so_far is not None and so_far.is_complete and num_trials in (None, so_far.num_trials):
+            return so_far
+        if not options.address:
+            stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
+        # All that can be refused has been: from here on the study is written.
+        stack.enter_context(folder.lock())
+        if existing is None:
+            (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
+            study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
+        else:
+            study = Study(folder.load(), settings, trials=num_trials)
+        for preset, why in study.skipped_presets.items():
+            console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
+        console.print(
+            f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; "
+            f"{assessment.share:.0%} of the space may be launched"
         )
-    run = {"token_dtype": options.token_dtype, "eval_tokens": budget.eval_tokens}
+        requests = _Requests(study, folder, slots)
+        with Display(lambda: Overview.of(study), console=console) as display:
+            tune().run_trials(study, slots, requests.request, _Pruning(display, folder))
+        return Overview.of(study)
+
+
+def tune() -> Any:
+    """The module search.tune, imported once it is needed: Ray takes seconds."""
+    import search.tune
+
+    return search.tune
+
+
+def _slots(options: RunOptions, stack: contextlib.ExitStack) -> hardware.Slots:
+    """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
+    if options.address:
+        num_cpus, num_gpus = stack.enter_context(tune().ray_cluster(options.address))
+    else:
+        num_cpus, num_gpus = hardware.num_cores(), hardware.num_gpus()
+    return hardware.divide(num_cpus, num_gpus, gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
+
+
+def _settings(
+    options: RunOptions, space: Space, budget: BudgetSpec, slots: hardware.Slots, console: Console
+) -> StudySettings:
+    run: dict[str, Any] = {"token_dtype": options.token_dtype, "eval_tokens": budget.eval_tokens}
     if "precision" not in space.parameters:
-        run["precision"] = "bf16" if num_gpus else "fp32"
-    console.print(
-        f"reading the text: {', '.join(map(str, options.data)) or 'the standard library of this Python'}", style="dim"
-    )
-    settings = StudySettings(
+        run["precision"] = "bf16" if slots.gpus_per_trial else "fp32"  # bf16 on a CPU is up to 20 times slower
+    text = ", ".join(map(str, options.data)) or "the standard library of this Python"
+    console.print(f"reading the text: {text}", style="dim")
+    return StudySettings(
         space=space,
         budget=budget,
         budget_name=options.budget or "",
@@ -89,38 +134,8 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         corpus=_corpus(space, options),
     )
 
-    # From here on the study is written. Ray is imported only now: it takes seconds.
-    from search.tune import ray_cluster, run_trials
 
-    if existing is not None:
-        Study.check_same(existing, settings)
-    with folder.lock():
-        if existing is None:
-            (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
-            study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
-        else:
-            study = Study(folder.load(), settings, trials=num_trials)
-        for preset, why in study.skipped_presets.items():
-            console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
-        if not study.is_complete:
-            with ray_cluster(
-                address=options.address,
-                gpus_per_trial=options.gpus_per_trial,
-                parallel=options.parallel,
-                num_cpus=hardware.num_cores(),
-                num_gpus=num_gpus,
-            ) as slots:
-                console.print(
-                    f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; "
-                    f"{assessment.share:.0%} of the space may be launched"
-                )
-                requests = _Requests(study, folder, slots)
-                with Display(lambda: Overview.of(study), console=console) as display:
-                    run_trials(study, slots, requests.request, _Pruning(display, folder))
-        return Overview.of(study)
-
-
-def number_of_trials(asked: str | None, existing: int | None) -> int | None:
+def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
@@ -128,10 +143,11 @@ def number_of_trials(asked: str | None, existing: int | None) -> int | None:
         number = int(asked)
     except ValueError:
         raise ValueError(f"--trials {asked}: give a number, or +N for N more") from None
-    total = number + (existing or 0) if asked.startswith("+") else number
     if number < 1:
         raise ValueError(f"--trials {asked} is no search; give at least 1")
-    if existing and total < existing:
+    existing = len(so_far.records) if so_far else 0
+    total = number + existing if asked.startswith("+") else number
+    if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total
 
@@ -169,7 +185,7 @@ def best_document(stored: optuna.Study) -> dict[str, Any] | None:
 
     None where no trial has finished its budget.
     """
-    overview, settings = Overview.stored(stored), StudySettings.from_attrs(stored.user_attrs)
+    overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
     best, reference = overview.best, overview.reference
     if best is None:
         return None

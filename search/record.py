@@ -79,7 +79,7 @@ class TrialRecord:
             measurements=measurements,
             traceback=attrs.get("traceback", ""),
         )
-        record.tokens = record.rung
+        record.tokens = max(record.rung, attrs.get("tokens", 0))
         record.tokens_per_second = record.measured("tokens_per_second")
         return record
 

@@ -18,6 +18,7 @@ from search.study import Study, StudySettings, num_trials_of
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
+FIXED_WIDTH = 84  # of the columns before the parameters
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,16 @@ class Overview:
         )
 
     @classmethod
-    def stored(cls, study: optuna.Study) -> Overview:
-        """Of a study as its storage has it, also while another process runs it."""
+    def stored(cls, study: optuna.Study, *, is_run: bool) -> Overview:
+        """Of a study as its storage has it; `is_run` tells whether a driver is running it now.
+
+        Where none is, trials that a killed driver left under way are waiting to be continued.
+        """
         settings = StudySettings.from_attrs(study.user_attrs)
         records = [record for trial in study.get_trials(deepcopy=False) if (record := TrialRecord.of(trial))]
+        if not is_run:
+            for record in records:
+                record.outcome = WAITING if record.outcome == RUNNING else record.outcome
         reference = settings.space.reference
         return cls._build(
             study.study_name, settings, records, num_trials_of(study, settings), reference.name if reference else ""
@@ -149,34 +156,32 @@ def comparison_line(overview: Overview) -> str:
 
 
 def trials_table(
-    overview: Overview, records: Iterable[TrialRecord], *, title: str | None = None, num_parameters: int = 99
+    overview: Overview, records: Iterable[TrialRecord], *, title: str | None = None, width: int | None = None
 ) -> Table:
-    """A row for each trial. Parameters that no trial varies are left out."""
-    records = list(records)
+    """A row for each trial; of the searched parameters, as many as fit `width` columns of a terminal."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right")
-    table.add_column("state")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for heading in ("tokens", overview.metric, "tok/s", "peak memory", "params"):
-        table.add_column(heading, justify="right")
-    searched = [name for name in overview.searched][:num_parameters]
-    for name in searched:
-        table.add_column(name, justify="right", style="dim", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = [name for name in overview.searched]
+    while shown and width is not None and FIXED_WIDTH + sum(len(name) + 2 for name in shown) > width:
+        shown.pop()
+    for name in shown:
+        table.add_column(name, justify="right", style="dim", no_wrap=True)
     best = overview.best
     for record in records:
-        state = Text(
-            record.outcome + (f" ({record.preset})" if record.preset else ""),
-            style=STYLES.get(record.outcome, STYLE_OF_OTHERS),
-        )
+        state = record.outcome + (f" ({record.preset})" if record.preset else "")
         value = record.measured(overview.metric)
         table.add_row(
             f"{record.number}" + ("*" if best is record else ""),
-            state,
+            Text(state, style=STYLES.get(record.outcome, STYLE_OF_OTHERS)),
             tokens_text(max(record.tokens, record.rung)),
             f"{value:.4f}" if is_number(value) else ("nan" if record.rung else "-"),
             f"{record.tokens_per_second:,.0f}" if record.tokens_per_second else "-",
             bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
             tokens_text(record.measured("num_params")),
-            *(value_text(record.values.get(name)) for name in searched),
+            *(value_text(record.values.get(name)) for name in shown),
         )
     return table
 

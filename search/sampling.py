@@ -1,8 +1,7 @@
-"""From a Space to Optuna distributions and back: random draws, and TPE that proposes only what may be launched."""
+"""From a Space to Optuna distributions and back: TPE that proposes only what may be launched."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.space import Parameter, Space, Value, Values, extremes
+from search.drawing import random_values
+from search.expression import ExpressionError
+from search.parameter import Parameter, Values
+from search.space import Space, extremes
 
 NUM_STARTUP_TRIALS = 10  # ended trials before TPE has something to learn from (Optuna's own default)
 MAX_MODEL_DRAWS = 32  # infeasible draws from TPE before one from the feasible part at random
@@ -20,21 +22,6 @@ MAX_RANDOM_DRAWS = 20_000
 
 class NothingFeasible(RuntimeError):
     """No configuration that may be launched was found; the message says what stood against most of them."""
-
-
-def random_values(space: Space, rng: np.random.Generator) -> dict[str, Value]:
-    """A complete configuration, each parameter drawn uniformly (on its log axis) within bounds that the others set.
-
-    It lies in every range but may break a rule.
-    """
-    chosen: dict[str, Value] = {}
-    for name, parameter in space.searched.items():
-        values = space.complete(chosen)
-        if parameter.is_range and parameter.reads & values.keys() == parameter.reads:
-            chosen[name] = _draw(parameter, *parameter.bounds(values), rng)
-        elif not parameter.is_range:
-            chosen[name] = parameter.choices[rng.integers(len(parameter.choices))]
-    return space.complete(chosen)
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -103,43 +90,31 @@ class FeasibleSampler(optuna.samplers.BaseSampler):
     def _draw_at_random(self, rng: np.random.Generator, search_space: dict) -> dict[str, Any]:
         against: list[str] = []
         for _ in range(MAX_RANDOM_DRAWS):
-            values = random_values(self._space, rng)
-            against = self._against(values)
-            if not against:
-                return {name: value for name, value in values.items() if name in search_space}
+            try:
+                values = random_values(self._space, rng)
+            except ExpressionError as error:
+                against = [str(error)]
+            else:
+                against = self._against(values)
+                if not against:
+                    return {name: value for name, value in values.items() if name in search_space}
             self.rejections.update(against)
         raise NothingFeasible(
             f"no configuration that may be launched in {MAX_RANDOM_DRAWS:,} draws; the last broke: {'; '.join(against)}"
         )
 
     def _reasons_against(self, drawn: dict[str, Any]) -> list[str]:
-        return self._against(self._space.complete(drawn))
-
-
-def _draw(parameter: Parameter, low: float, high: float, rng: np.random.Generator) -> Value:
-    if low > high:
-        return int(low) if parameter.type is int else low  # an empty range of the moment: out of it, so rejected
-    if parameter.step:
-        return _typed(
-            low + parameter.step * rng.integers(math.floor((high - low) / parameter.step + 1e-9) + 1), parameter
-        )
-    if parameter.type is int:
-        if not parameter.log:
-            return int(rng.integers(int(low), int(high) + 1))
-        return int(min(high, max(low, round(math.exp(rng.uniform(math.log(low - 0.5), math.log(high + 0.5)))))))
-    if parameter.log:
-        return float(min(high, max(low, math.exp(rng.uniform(math.log(low), math.log(high))))))
-    return float(rng.uniform(low, high))
-
-
-def _typed(value: float, parameter: Parameter) -> Value:
-    return int(round(value)) if parameter.type is int else float(value)
+        try:
+            return self._against(self._space.complete(drawn))
+        except ExpressionError as error:
+            return [str(error)]
 
 
 def _distribution(space: Space, parameter: Parameter) -> BaseDistribution:
     if not parameter.is_range:
         return CategoricalDistribution(parameter.choices)
     low, high = extremes(space, parameter)
+    high = parameter.on_grid(low, high)
     if parameter.type is int:
         return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
     return FloatDistribution(low, high, log=parameter.log, step=parameter.step)

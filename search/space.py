@@ -7,70 +7,16 @@ to narrow itself by goals and `--set`, and how to turn a configuration into what
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from search.document import Document, Path_, parse_number
 from search.expression import Expression, ExpressionError, parse_expression
-from search.grammar import BudgetSpec, GoalSpec, LimitSpec, ParameterSpec, SpaceSpec
+from search.grammar import BudgetSpec, GoalSpec, LimitSpec, SpaceSpec
+from search.interval import interval
+from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, listed, shown, typed
 from trainer.config import TrainConfig, unknown_name
-
-Value = bool | int | float | str
-Values = Mapping[str, Value]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameter:
-    """One parameter: fixed, derived, or searched over `choices` or over the range `low` to `high`."""
-
-    name: str
-    type: type
-    choices: tuple[Value, ...] = ()
-    low: Expression | float | int | None = None
-    high: Expression | float | int | None = None
-    log: bool = False
-    step: float | int | None = None
-    derived: Expression | None = None
-    default: Expression | Value | None = None
-    when: Expression | None = None
-    spec: ParameterSpec = ParameterSpec()
-
-    @property
-    def is_searched(self) -> bool:
-        return self.derived is None and (len(self.choices) != 1)
-
-    @property
-    def is_range(self) -> bool:
-        return self.low is not None
-
-    @property
-    def reads(self) -> frozenset[str]:
-        """The parameters whose values this one's bounds, default, condition or formula need."""
-        parts = (self.low, self.high, self.derived, self.default, self.when)
-        return frozenset().union(*(part.names for part in parts if isinstance(part, Expression)))
-
-    def bounds(self, values: Values) -> tuple[float, float]:
-        """The range, both ends included, where the other parameters have these values."""
-        low, high = (_number(part, values) for part in (self.low, self.high))
-        return (math.ceil(low), math.floor(high)) if self.type is int else (low, high)
-
-    def default_for(self, values: Values) -> Value:
-        value = self.default.evaluate(values) if isinstance(self.default, Expression) else self.default
-        return _typed(value, self.type)
-
-    def fault_of(self, value: Value, values: Values) -> str | None:
-        """Why `value` is not in this parameter's range, or None."""
-        if not self.is_range:
-            return None if value in self.choices else f"{value!r} is none of {listed(self.choices)}"
-        low, high = self.bounds(values)
-        if isinstance(value, (str, bool)) or not low <= value <= high:
-            return f"{value!r} is not in {shown(low)} to {shown(high)}"
-        if self.step and abs((value - low) / self.step - round((value - low) / self.step)) > 1e-9:
-            return f"{value!r} is not {shown(low)} plus a multiple of {shown(self.step)}"
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +81,12 @@ class Space:
         if name is None:
             return self.spec.budget
         if name not in self.spec.budgets:
-            raise ValueError(f"{self.document.source}: {unknown_name('budget', name, self.spec.budgets)}")
+            raise ValueError(f"{self.document.source}: {_unknown('budget', name, self.spec.budgets)}")
         return self.spec.budgets[name]
 
     def limits(self, budget: BudgetSpec) -> dict[str, LimitSpec]:
         """The space's limits and the budget's; of two on one measurement, the tighter."""
-        merged = dict(self.spec.limits)
+        merged: dict[str, LimitSpec] = dict(self.spec.limits)
         for name, limit in budget.limits.items():
             other = merged.get(name, LimitSpec())
             lows = [m for m in (limit.min, other.min) if m is not None]
@@ -151,31 +97,42 @@ class Space:
     def complete(self, chosen: Values) -> dict[str, Value]:
         """Every active parameter's value: `chosen` where given, else its fixed, derived or default value.
 
-        A parameter whose condition does not hold is left out, also where `chosen` names it.
+        A parameter whose condition does not hold is left out, also where `chosen` names it. Raises ExpressionError
+        where an expression has no value for this configuration.
         """
+        return self.filled(
+            lambda p, values: typed(chosen[p.name], p.type) if p.name in chosen else p.default_for(values)
+        )
+
+    def filled(self, value_for: Callable[[Parameter, Values], Value]) -> dict[str, Value]:
+        """As `complete`, with `value_for` giving the value of each parameter that is not derived."""
         values: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
-            if parameter.when is not None and not parameter.when.evaluate(values):
-                continue
-            if parameter.derived is not None:
-                values[name] = _typed(parameter.derived.evaluate(values), parameter.type)
-            elif name in chosen:
-                values[name] = _typed(chosen[name], parameter.type)
-            else:
-                values[name] = parameter.default_for(values)
+            if parameter.is_active(values):
+                derived = parameter.derived
+                values[name] = parameter.computed(derived, values) if derived else value_for(parameter, values)
         return values
 
     def broken_rules(self, values: Values) -> list[Rule]:
         """The rules that a complete configuration does not satisfy; rules over inactive parameters hold."""
         return [rule for rule in self.rules if rule.require.names <= values.keys() and not rule.holds(values)]
 
+    def outside(self, values: Values) -> dict[str, str]:
+        """The parameters of a complete configuration that have no value of theirs, and why."""
+        found = {}
+        for name, parameter in self.parameters.items():
+            if name in values and parameter.derived is None:
+                try:
+                    fault = parameter.fault_of(values[name], values)
+                except ExpressionError as error:
+                    fault = str(error)
+                if fault:
+                    found[name] = fault
+        return found
+
     def faults_of(self, values: Values) -> list[str]:
         """Why a complete configuration is not in this space: out of range, or against a rule."""
-        faults = [
-            f"{name}: {fault}"
-            for name, parameter in self.parameters.items()
-            if name in values and parameter.is_searched and (fault := parameter.fault_of(values[name], values))
-        ]
+        faults = [f"{name}: {fault}" for name, fault in self.outside(values).items()]
         return faults + [
             f"breaks the rule {rule.require}" + (f" ({rule.why})" if rule.why else "")
             for rule in self.broken_rules(values)
@@ -188,14 +145,17 @@ class Space:
     def narrowed(self, *, goals: Iterable[str] = (), assignments: Iterable[str] = ()) -> Space:
         """This space with goals applied and parameters fixed by `name=value`. Raises ValueError, naming the mistake."""
         goals, assignments = tuple(goals), tuple(assignments)
-        parameters = _apply_goals(self, goals)
+        space = replace(
+            self, changes=(*self.changes, *(f"goal {g}" for g in goals), *(f"set {a}" for a in assignments))
+        )
+        space = _with_assignments(_with_goals(space, goals), assignments)
+        try:
+            defaults = space.complete({})
+        except ExpressionError as error:
+            raise ValueError(f"{', '.join(space.changes)}: the defaults have no value any more: {error}") from None
         for assignment in assignments:
-            name, value = _assignment(self, assignment)
-            parameters[name] = replace(
-                parameters[name], choices=(value,), low=None, high=None, derived=None, default=value
-            )
-        changes = (*self.changes, *(f"goal {g}" for g in goals), *(f"set {a}" for a in assignments))
-        return replace(self, parameters=in_order(parameters), changes=changes)
+            _check_condition(space, assignment, defaults)
+        return space
 
 
 def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:
@@ -207,62 +167,25 @@ def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:
     return (*rungs, budget.max_tokens)
 
 
-def _apply_goals(space: Space, goals: tuple[str, ...]) -> dict[str, Parameter]:
-    """The parameters narrowed by the goals: raise keeps the part at or above the default, lower the part below."""
-    parameters = dict(space.parameters)
-    moved: dict[str, tuple[str, str]] = {}
-    defaults = space.complete({})
-    for goal_name in goals:
-        goal = space.spec.goals.get(goal_name)
-        if goal is None:
-            raise ValueError(f"{space.document.source}: {unknown_name('goal', goal_name, space.spec.goals)}")
-        for name, direction in _moves(goal):
-            if name in moved and moved[name][0] != direction:
-                raise ValueError(
-                    f"the goals {moved[name][1]} and {goal_name} contradict each other: "
-                    f"one would {moved[name][0]} {name}, the other {direction} it"
-                )
-            moved[name] = (direction, goal_name)
-            parameters[name] = _moved(parameters[name], direction, goal.set.get(name), defaults)
-    return parameters
+def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
+    """The widest range that a parameter's values can take, whatever the parameters have that its bounds read.
 
-
-def _moves(goal: GoalSpec) -> list[tuple[str, str]]:
-    return (
-        [(n, "raise") for n in goal.raises]
-        + [(n, "lower") for n in goal.lowers]
-        + [(n, f"set to {v}") for n, v in goal.set.items()]
-    )
-
-
-def _moved(parameter: Parameter, direction: str, fixed: Any, defaults: Values) -> Parameter:
-    if fixed is not None:
-        if isinstance(fixed, str) and parameter.type is not str:
-            return replace(parameter, derived=parse_expression(fixed), low=None, high=None, choices=())
-        return replace(parameter, choices=(fixed,), low=None, high=None, default=fixed)
-    default = defaults.get(parameter.name, parameter.default)
-    if parameter.is_range:
-        return replace(parameter, **{"low" if direction == "raise" else "high": default})
-    kept = [c for c in parameter.choices if (c >= default if direction == "raise" else c <= default)]  # type: ignore[operator]
-    return replace(parameter, choices=tuple(kept))
-
-
-def _assignment(space: Space, text: str) -> tuple[str, Value]:
-    name, equals, given = text.partition("=")
-    name = name.strip()
-    if not equals or not given.strip():
-        raise ValueError(f"--set {text}: write name=value")
-    if name not in space.parameters:
-        raise ValueError(f"--set {text}: {unknown_name('parameter', name, space.parameters)}")
-    kind = space.parameters[name].type
-    raw = given.strip()
-    number = parse_number(raw)
-    value = checked_value(
-        {"true": True, "false": False}.get(raw.lower(), raw if number is None or kind is str else number), kind
-    )
-    if value is None:
-        raise ValueError(f"--set {text}: {name} is {kind_name(kind)}, not {raw!r}")
-    return name, value
+    Raises ExpressionError where the bounds have no bound themselves.
+    """
+    if parameter.derived is not None:
+        return interval(parameter.derived, lambda name: extremes(space, space.parameters[name]))
+    if not parameter.is_range:
+        numbers = [choice for choice in parameter.choices if isinstance(choice, (int, float))]
+        if not numbers:
+            raise ExpressionError(f"{parameter.name} is text, not a number")
+        return min(numbers), max(numbers)
+    ends = [
+        interval(part, lambda name: extremes(space, space.parameters[name]))
+        if isinstance(part, Expression)
+        else (part, part)
+        for part in (parameter.low, parameter.high)
+    ]
+    return parameter.clipped(ends[0][0], ends[1][1])  # type: ignore[arg-type]
 
 
 def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
@@ -270,75 +193,147 @@ def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
     ordered: dict[str, Parameter] = {}
     waiting = dict(parameters)
     while waiting:
-        ready = [name for name, p in waiting.items() if p.reads & waiting.keys() <= set()]
+        ready = [name for name, p in waiting.items() if not p.reads & waiting.keys()]
         if not ready:
-            raise ValueError(f"these parameters are defined by each other: {', '.join(sorted(waiting))}")
+            raise ValueError(f"{_circle(waiting)}; let one of them stand alone")
         for name in ready:
             ordered[name] = waiting.pop(name)
     return ordered
 
 
-def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
-    """The widest range that a parameter's bounds can take, evaluated at the corners of the parameters they read."""
-    corners = [{}]
-    for name in sorted(_all_reads(space, parameter)):
-        other = space.parameters[name]
-        if other.derived is not None:
-            continue
-        ends = list(other.choices) if not other.is_range else sorted(set(extremes(space, other)))
-        ends = [ends[0], ends[-1]] if other.is_range else ends
-        corners = [{**corner, name: _typed(end, other.type)} for corner, end in itertools.product(corners, ends)]
-    bounds = [parameter.bounds(space.complete(corner)) for corner in corners]
-    return min(low for low, _ in bounds), max(high for _, high in bounds)
+def circle_in(parameters: dict[str, Parameter]) -> list[str]:
+    """The parameters of one circle of references, each reading the next; empty where there is none."""
+    waiting = dict(parameters)
+    while ready := [name for name, p in waiting.items() if not p.reads & waiting.keys()]:
+        for name in ready:
+            del waiting[name]
+    walked: list[str] = []
+    name = next(iter(waiting), None)
+    while name is not None and name not in walked:
+        walked.append(name)
+        name = next(n for n in waiting if n in waiting[name].reads)
+    return walked[walked.index(name) :] if name else []
 
 
-def _all_reads(space: Space, parameter: Parameter) -> set[str]:
-    reads = {n for part in (parameter.low, parameter.high) if isinstance(part, Expression) for n in part.names}
-    return reads | {deep for name in reads for deep in _all_reads_of_derived(space, name)}
+def _circle(parameters: dict[str, Parameter]) -> str:
+    circle = circle_in(parameters)
+    if len(circle) == 1:
+        return f"{circle[0]} is defined by itself"
+    return f"these parameters are defined by each other: {' reads '.join([*circle, circle[0]])}"
 
 
-def _all_reads_of_derived(space: Space, name: str) -> set[str]:
-    derived = space.parameters[name].derived
-    return (
-        set()
-        if derived is None
-        else set(derived.names) | {d for n in derived.names for d in _all_reads_of_derived(space, n)}
-    )
+def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
+    """Narrowed by the goals: raise keeps the part at or above the default, lower the part at or below."""
+    parameters = dict(space.parameters)
+    moved: dict[str, tuple[str, str]] = {}
+    defaults = space.complete({})
+    for goal_name in goals:
+        goal = space.spec.goals.get(goal_name)
+        if goal is None:
+            raise ValueError(f"{space.document.source}: {_unknown('goal', goal_name, space.spec.goals)}")
+        for name, move, target in _moves(goal):
+            if name in moved and moved[name][0] != move:
+                raise ValueError(
+                    f"the goals {moved[name][1]} and {goal_name} contradict each other: "
+                    f"one would {moved[name][0]} {name}, the other {move} it"
+                )
+            if name not in moved:
+                moved[name] = (move, goal_name)
+                parameters[name] = _moved(space, space.parameters[name], move, target, defaults, goal_name)
+    narrowed = replace(space, parameters=in_order(parameters))
+    for name, (_, goal_name) in moved.items():
+        _check_not_empty(narrowed, narrowed.parameters[name], f"goal {goal_name}")
+    return narrowed
 
 
-def _number(part: Expression | float | int | None, values: Values) -> float:
-    value = part.evaluate(values) if isinstance(part, Expression) else part
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ExpressionError(f"{part} is {value!r}, not a number")
-    return value
+def _moves(goal: GoalSpec) -> list[tuple[str, str, Value | None]]:
+    moves: list[tuple[str, str, Value | None]] = [(name, "raise", None) for name in goal.raises]
+    moves += [(name, "lower", None) for name in goal.lowers]
+    return moves + [(name, f"set to {shown(value)}", value) for name, value in goal.set.items()]
 
 
-def _typed(value: Any, kind: type) -> Value:
-    """A computed value as the parameter's type: a whole float becomes an int where an int is needed."""
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
+def _moved(
+    space: Space, parameter: Parameter, move: str, target: Value | None, defaults: Values, goal_name: str
+) -> Parameter:
+    if isinstance(target, str) and parameter.type is not str:
+        formula = replace(parameter.fixed_to(0), choices=(), default=None, derived=parse_expression(target))
+        return formula
+    if target is not None:
+        if (value := checked_value(target, parameter.type)) is None:
+            raise ValueError(f"goal {goal_name}: {parameter.name} is {kind_name(parameter.type)}, not {target!r}")
+        if wrong := not_in(space, parameter, value):
+            raise ValueError(f"goal {goal_name}: {parameter.name}: {wrong}")
+        return parameter.fixed_to(value)
+    default: Any = defaults.get(parameter.name, parameter.default)
+    if isinstance(default, Expression):
+        raise ValueError(
+            f"goal {goal_name}: {parameter.name} has no default while it is inactive; goals move from there"
+        )
+    if parameter.is_range:
+        return replace(parameter, **{"at_least" if move == "raise" else "at_most": default})
+    kept = tuple(c for c in parameter.choices if (c >= default if move == "raise" else c <= default))  # type: ignore[operator]
+    return replace(parameter, choices=kept)
 
 
-def checked_value(value: Any, kind: type) -> Value | None:
-    """`value` as `kind`, or None where it is of another kind."""
-    if kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        typed = _typed(value, kind)
-        return typed if isinstance(typed, kind) else None
-    return value if isinstance(value, kind) else None
+def _check_not_empty(space: Space, parameter: Parameter, cause: str) -> None:
+    try:
+        low, high = extremes(space, parameter) if parameter.is_range else (0, 0)
+    except ExpressionError as error:
+        raise ValueError(f"{cause}: {parameter.name}: {error}") from None
+    if low > high or not (parameter.is_range or parameter.choices or parameter.derived):
+        raise ValueError(f"{cause} leaves nothing of {parameter.name}")
 
 
-def kind_name(kind: type) -> str:
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+def not_in(space: Space, parameter: Parameter, value: Value) -> str | None:
+    """Why `value` is not one that the parameter can have in any configuration, or None."""
+    if not parameter.is_range:
+        return None if value in parameter.choices else f"{given_value(value)} is none of {listed(parameter.choices)}"
+    low, high = extremes(space, parameter)
+    return replace(parameter, low=low, high=high).fault_of(value, {})
 
 
-def listed(values: Iterable[Value]) -> str:
-    return ", ".join(shown(value) for value in values)
+def _with_assignments(space: Space, assignments: tuple[str, ...]) -> Space:
+    """Each named parameter fixed: a searched one inside its range, a fixed or derived one to any value of its type."""
+    fixed: dict[str, Value] = {}
+    for text in assignments:
+        name, value = _assignment(space, text)
+        if fixed.setdefault(name, value) != value:
+            raise ValueError(f"--set {text}: {name} is set to {shown(fixed[name])} as well")
+        parameter = space.parameters[name]
+        if parameter.is_searched and (wrong := not_in(space, parameter, value)):
+            goals = [change for change in space.changes if change.startswith("goal ")]
+            after = f" (after {', '.join(goals)})" if goals else ""
+            raise ValueError(f"--set {text}: {wrong}{after}; to search elsewhere, change the space")
+    parameters = {name: p.fixed_to(fixed[name]) if name in fixed else p for name, p in space.parameters.items()}
+    narrowed = replace(space, parameters=in_order(parameters))
+    for name, parameter in narrowed.searched.items():
+        _check_not_empty(narrowed, parameter, f"--set {', '.join(assignments)}") if name not in fixed else None
+    return narrowed
 
 
-def shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _assignment(space: Space, text: str) -> tuple[str, Value]:
+    name, equals, raw = (part.strip() for part in text.partition("="))
+    if not equals or not raw or not name:
+        raise ValueError(f"--set {text}: write name=value")
+    if name not in space.parameters:
+        raise ValueError(f"--set {text}: {_unknown('parameter', name, space.parameters)}")
+    kind = space.parameters[name].type
+    number = parse_number(raw)
+    value: Any = raw if number is None or kind is str else number
+    if kind is bool:
+        value = {"true": True, "false": False}.get(raw.lower(), raw)
+    if (checked := checked_value(value, kind)) is None or abs(number or 0) == float("inf"):
+        raise ValueError(f"--set {text}: {name} is {kind_name(kind)}, not {raw!r}")
+    return name, checked
+
+
+def _check_condition(space: Space, assignment: str, defaults: Values) -> None:
+    """Refuse to set what is never there, its condition reading only what is not searched and not holding."""
+    name = assignment.partition("=")[0].strip()
+    when = space.parameters[name].when
+    if when is not None and name not in defaults and not any(space.parameters[n].is_searched for n in when.names):
+        raise ValueError(f"--set {assignment}: {name} is only there where {when}, and that does not hold")
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    return unknown_name(kind, name, known) if known else f"unknown {kind} {name!r}; the space has none"

@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+
+from search.journal import Journal
 
 FORMAT_VERSION = 1
 JOURNAL = "journal.log"
@@ -85,8 +86,10 @@ class StudyFolder:
                 f"the study {self.name} is being run by {_owner(owner)}; wait for it, or end it there"
             ) from None
         owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-        # This driver is the only writer: a lock left on the journal by a killed one would only make it wait.
+        # This driver is the only writer now. One that was killed may have left the journal locked, or its last line
+        # unfinished: nobody was told of that entry, and what is appended to it could never be read.
         Path(f"{self.journal}.lock").unlink(missing_ok=True)
+        _drop_torn_line(self.journal)
         return lock
 
     def driver(self) -> str | None:
@@ -116,7 +119,7 @@ class StudyFolder:
             if not known:
                 raise StudyError(f"{self.journal} is not an Optuna journal; move it away, or choose another --name")
         try:
-            return JournalStorage(JournalFileBackend(str(self.journal)))
+            return JournalStorage(Journal(str(self.journal)))
         except OSError as error:
             raise StudyError(f"{self.journal}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AssertionError) as error:
@@ -147,6 +150,15 @@ class StudyFolder:
                 f"(format {version}; this one reads {FORMAT_VERSION})"
             )
         return study
+
+
+def _drop_torn_line(file: Path) -> None:
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    if content and not content.endswith(b"\n"):
+        with open(file, "r+b") as journal:
+            journal.truncate(content.rfind(b"\n") + 1)
 
 
 def _owner(file: Path) -> str:

@@ -6,10 +6,12 @@ study's only writer, and the storage is the one truth: everything here is rebuil
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import warnings
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from optuna.trial import TrialState
 from search.feasibility import Feasibility, beyond, overrun
 from search.grammar import BudgetSpec
 from search.halving import next_rung, survives
+from search.journal import Journal
 from search.loading import parse_space
 from search.record import (
     DIVERGED,
@@ -40,6 +43,18 @@ from search.storage import FORMAT_VERSION, StudyError
 MAX_FAILURES_IN_A_ROW = 3
 TRIALS = "trials"
 HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
+
+
+def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of Study whose whole record reaches a journal file in one write."""
+
+    @functools.wraps(method)
+    def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
+        backend = getattr(self._study._storage, "_backend", None)
+        with backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext():
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 class StudyFailed(RuntimeError):
@@ -163,6 +178,7 @@ class Study:
 
     # What runs the trials calls these four.
 
+    @_at_once
     def propose(self) -> Proposal | None:
         """The next trial to run, or None when all have been handed out.
 
@@ -186,6 +202,7 @@ class Study:
         self._trials[trial.number] = trial
         return Proposal(trial.number, record.values)
 
+    @_at_once
     def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
         """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
 
@@ -221,6 +238,7 @@ class Study:
             )
         return True
 
+    @_at_once
     def finish(self, number: int, outcome: str, reason: str, *, tokens: int | None = None, traceback: str = "") -> None:
         """End a trial that cannot report: out of memory, failed, or diverged after `tokens` (on the way to a rung).
 
@@ -242,12 +260,14 @@ class Study:
                 f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}\n{traceback}".rstrip()
             )
 
+    @_at_once
     def release(self, number: int) -> None:
         """Put an interrupted trial back: it waits, with all it has reported, until the study is run again."""
         record = self.records[number]
         if not record.has_ended:
             record.outcome = WAITING
             trial = self._trials.pop(number)
+            trial.set_user_attr("tokens", record.tokens)
             self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     # What reports and displays read.

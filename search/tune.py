@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,21 +24,24 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # else every Tuner warns abo
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the record is Optuna's; no CSV, JSON and TensorBoard beside it
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner even when told to be silent
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C drains, see _interruptible
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a lost worker is no news: its trial goes on in another
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is never read
 
 import ray
 from ray import tune
-from ray.tune import FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune import CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from search.hardware import Slots, divide
+from search.hardware import Slots
 from search.record import FAILED, TrialRecord
 from search.storage import StudyError
 from search.study import Study
 from search.trial import FOREIGN_CODE
 
 MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
+CONNECT_SECONDS = 5.0
+OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,33 +52,49 @@ class Listener(Protocol):
 
 
 @contextlib.contextmanager
-def ray_cluster(
-    *, address: str | None, gpus_per_trial: float | None, parallel: int | None, num_cpus: int, num_gpus: int
-) -> Iterator[Slots]:
-    """Connect to the cluster at `address`, or start Ray on this machine; leaves when the block ends.
+def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
+    """Start Ray on this machine, reachable from this machine only, until the block ends. Raises StudyError."""
+    with _ray(
+        "Ray does not start on this machine",
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _node_ip_address="127.0.0.1",
+    ):
+        yield
 
-    Raises StudyError where no cluster answers, ValueError for a share that the hardware does not have.
-    """
-    slots = None if address else divide(num_cpus, num_gpus, gpus_per_trial=gpus_per_trial, parallel=parallel)
+
+@contextlib.contextmanager
+def ray_cluster(address: str) -> Iterator[tuple[float, float]]:
+    """Connect to a running cluster until the block ends; yields its CPUs and GPUs. Raises StudyError."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise StudyError(f"no Ray cluster answers at {address!r}: {error}") from None
+    with _ray(f"no Ray cluster answers at {address!r}", address=address):
+        there = ray.cluster_resources()
+        yield there.get("CPU", 1), there.get("GPU", 0)
+
+
+@contextlib.contextmanager
+def _ray(failure: str, **options: Any) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Workers import this very checkout, also where it is not installed.
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
     try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(
-                num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, object_store_memory=128 * 2**20, **common
-            )
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            **options,
+        )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        where = f"no Ray cluster answers at {address!r}" if address else "Ray does not start on this machine"
-        raise StudyError(f"{where}: {str(error).splitlines()[0]}") from None
+        raise StudyError(f"{failure}: {str(error).splitlines()[0]}") from None
     try:
-        if slots is None:
-            there = ray.cluster_resources()
-            slots = divide(there.get("CPU", 1), there.get("GPU", 0), gpus_per_trial=gpus_per_trial, parallel=parallel)
-        yield slots
+        yield
     finally:
         ray.shutdown()
 
@@ -109,6 +129,7 @@ def run_trials(
                 name="trials",
                 storage_path=scratch,
                 failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
                 stop=_BrainStopper(bridge),
                 verbose=0,
             ),

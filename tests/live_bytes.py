@@ -1,4 +1,4 @@
-"""How many bytes one training step really keeps alive: the step run on fake tensors, every storage followed to its end."""
+"""How many bytes one training step keeps alive: the step run on fake tensors, every storage followed to its end."""
 
 from __future__ import annotations
 

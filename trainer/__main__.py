@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = TrainConfig.from_file(options.config)
         return _train(config, options.checkpoint, options.json)
     except ValueError as error:
-        # ConfigError, CorpusError and CheckpointError are the user's to mend; any other is ours and keeps its traceback.
+        # ConfigError, CorpusError and CheckpointError are the user's to mend; any other keeps its traceback.
         if not _is_users(error):
             raise
         print(f"error: {error}", file=sys.stderr)

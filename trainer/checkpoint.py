@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -41,7 +42,8 @@ def save_checkpoint(path: str | os.PathLike[str], contents: dict[str, Any]) -> N
             os.fsync(file.fileno())  # without it, a power cut can leave the new name on an empty file
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise CheckpointError(f"{path}: the checkpoint cannot be written: {error.strerror}") from error
 
 

@@ -1,4 +1,7 @@
-"""What a training run is: one frozen dataclass for the run and one for each family; no torch, so that a search can check a configuration in microseconds."""
+"""What a training run is: one frozen dataclass for the run and one for each family.
+
+No torch here, so that a search can check a configuration in microseconds.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 BYTE_VOCAB_SIZE = 256
 
@@ -42,7 +46,8 @@ class HybridConfig:
             ),
             *_require(
                 self.n_heads < 1 or self.d_model % self.n_heads != 0 or self.d_model // self.n_heads % 2 == 0,
-                f"the head width d_model / n_heads = {self.d_model // max(self.n_heads, 1)} is odd; rotary embeddings turn pairs",
+                f"the head width d_model / n_heads = {self.d_model // max(self.n_heads, 1)} is odd; "
+                "rotary embeddings turn pairs",
             ),
             *_require(
                 0 <= self.attn_layer_idx < self.n_layers,
@@ -66,7 +71,7 @@ class TrainConfig:
 
     `rungs` are token counts, ascending; the run evaluates exactly at each and ends at the last, which is also
     the horizon of the learning-rate schedule. `data` empty means Python's standard-library sources.
-    A `vocab_size` of 256 reads bytes; a larger one trains and caches a byte-level BPE of that size on the training text.
+    A `vocab_size` of 256 reads bytes; a larger one trains a byte-level BPE of that size on the training text.
     """
 
     family: str
@@ -115,7 +120,7 @@ class TrainConfig:
             *self.model.faults(),
             *_at_least(self, 1, "seq_len", "batch_size", "accumulate_grad_batches", "eval_tokens"),
             *_require(
-                bool(rungs) and rungs[0] > 0 and all(a < b for a, b in zip(rungs, rungs[1:])),
+                bool(rungs) and rungs[0] > 0 and all(a < b for a, b in zip(rungs, rungs[1:], strict=False)),
                 f"rungs {list(rungs)} must be ascending positive token counts",
             ),
             *_require(self.learning_rate > 0, f"learning_rate {self.learning_rate} is not positive"),
@@ -157,7 +162,8 @@ class TrainConfig:
         if unknown := [unknown_name("parameter", name, known) for name in values if name not in known]:
             raise ConfigError("; ".join(unknown))
         model = _build(model_type, {k: v for k, v in values.items() if k in model_fields})
-        return _build(cls, {"family": family, "model": model, **{k: v for k, v in values.items() if k not in model_fields}})
+        run = {k: v for k, v in values.items() if k not in model_fields}
+        return _build(cls, {"family": family, "model": model, **run})
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> TrainConfig:

@@ -173,9 +173,7 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
     files["token_bytes"] = scratch / "token_bytes.bin"
     tokenizer.token_bytes.astype(np.int32).tofile(files["token_bytes"])
     dtypes = {"train": dtype, "validation": dtype, "token_bytes": "int32"}
-    parts = {
-        part: _part(path, dtypes[part], stored_as=f"{digest}/{part}.bin") for part, path in files.items()
-    }
+    parts = {part: _part(path, dtypes[part], stored_as=f"{digest}/{part}.bin") for part, path in files.items()}
     unit = "bytes" if vocab_size == BYTE_VOCAB_SIZE else f"BPE of {vocab_size:,}"
     about = f"{num_bytes:,} bytes, {_count_tokens(parts)} ({unit})"
     meta = {"vocab_size": vocab_size, "digest": digest, "about": about, "parts": parts}
@@ -268,8 +266,8 @@ def _check_tokens(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any
                 highest = int(np.frombuffer(chunk, dtype).max())
                 if highest >= vocab_size:
                     raise CorpusError(
-                        f"{path}: token {highest} is outside vocab_size {vocab_size}; raise vocab_size above it, or set "
-                        f"token_dtype if the tokens are not {dtype}"
+                        f"{path}: token {highest} is outside vocab_size {vocab_size}; raise vocab_size above it, or "
+                        f"set token_dtype if the tokens are not {dtype}"
                     )
     except OSError as error:
         raise unreadable(path, error) from None

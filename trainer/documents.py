@@ -52,9 +52,8 @@ class Sources:
                 status = os.stat(file.path)
             except OSError as error:
                 raise unreadable(file.path, error) from None
-            rows.append(
-                (file.name, os.path.abspath(file.path), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            )
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            rows.append((file.name, os.path.abspath(file.path), status.st_ino, status.st_size, *times))
         return rows
 
 
@@ -141,7 +140,7 @@ def _text_field(line: bytes, where: str) -> bytes:
     try:
         return document["text"].encode("utf-8")
     except UnicodeEncodeError:
-        raise CorpusError(f"{where}: the field 'text' holds half of a surrogate pair, which no UTF-8 can hold") from None
+        raise CorpusError(f"{where}: the field 'text' holds half of a surrogate pair: not UTF-8") from None
 
 
 def _walk(folder: Path) -> tuple[list[SourceFile], int]:
@@ -166,7 +165,8 @@ def _standard_library() -> Sources:
     root = sysconfig.get_path("stdlib")
     found = []
     for parent, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if f not in STDLIB_SKIPPED_FOLDERS and not f.startswith(STDLIB_SKIPPED_PREFIXES)]
+        folders[:] = set(folders) - STDLIB_SKIPPED_FOLDERS
+        folders[:] = [name for name in folders if not name.startswith(STDLIB_SKIPPED_PREFIXES)]
         for name in names:
             if name.endswith(".py") and not name.startswith(STDLIB_SKIPPED_PREFIXES):
                 path = os.path.join(parent, name)
@@ -174,4 +174,5 @@ def _standard_library() -> Sources:
     if not found:
         raise CorpusError(f"{root}: this Python has no library sources, only compiled ones; give a text with `data`")
     version = sysconfig.get_config_var("py_version") or sysconfig.get_python_version()
-    return Sources(files=tuple(sorted(found, key=lambda file: file.name)), about=f"standard library of Python {version}")
+    found.sort(key=lambda file: file.name)
+    return Sources(files=tuple(found), about=f"standard library of Python {version}")

@@ -1,4 +1,4 @@
-"""Parameters, training FLOPs and peak GPU memory of a configuration in microseconds, without torch, before it is trained.
+"""Parameters, training FLOPs and peak GPU memory of a configuration in microseconds, before it trains, without torch.
 
 The memory formulas count what autograd keeps, tensor by tensor, and the temporaries of the step's widest moments;
 `tests/test_estimate.py` holds them against every storage of a real step. They describe eager execution.
@@ -49,7 +49,7 @@ def live_bytes(config: TrainConfig) -> int:
 
 
 def _hybrid_params(m: HybridConfig) -> int:
-    V, D, S = m.vocab_size, m.d_model, m.d_state
+    V, D = m.vocab_size, m.d_model
     return 2 * V * D + V + 2 * D + (m.n_layers - 1) * (_state_space_params(m) + 2 * D) + 4 * D * D + 2 * D
 
 
@@ -98,7 +98,8 @@ def _hybrid_live_bytes(config: TrainConfig) -> int:
     passing_by = gradient - (low if half else 0)  # what a passed parameter adds: its gradient, less its cast
 
     base = lasting + casts
-    moments = [base + N * (before + sum(saved) + after + 3 * FP32 * V)]  # log-softmax, its gradient, the logits' gradient
+    # The loss: log-softmax, its gradient and the logits'.
+    moments = [base + N * (before + sum(saved) + after + 3 * FP32 * V)]
     passed = V * D + V
     moments.append(base + N * (before + sum(saved) + after + FP32 * (V + D)) + passing_by * passed)
     for i in reversed(range(m.n_layers)):

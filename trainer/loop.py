@@ -1,4 +1,4 @@
-"""The one training loop, for every family: trains to exact token counts, evaluates there, stops and resumes to the bit."""
+"""The one training loop, for every family: to exact token counts, evaluated there, stopped and resumed to the bit."""
 
 from __future__ import annotations
 
@@ -297,9 +297,7 @@ class _HeldOut:
 
     def batches(self) -> Any:
         """Inputs and targets (rows, seq_len); a stretch's last window is padded, its padding ignored."""
-        windows = [
-            (stretch, start) for stretch in self.stretches for start in range(0, len(stretch) - 1, self.seq_len)
-        ]
+        windows = [(stretch, start) for stretch in self.stretches for start in range(0, len(stretch) - 1, self.seq_len)]
         for first in range(0, len(windows), self.rows):
             batch = windows[first : first + self.rows]
             inputs = np.zeros((len(batch), self.seq_len), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The memory of one run: its peak on the GPU or in the process, and what an earlier run of the process must not leave."""
+"""The memory of one run: its peak on the GPU or in the process, and what malloc keeps from one step to the next."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _pieces(text: bytes, size: int = 2**18) -> Iterator[bytes]:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The byte behind each character of the GPT-2 alphabet: printable Latin-1 stands for itself, the rest from 256 on."""
+    """The byte behind each character of GPT-2's alphabet: printable Latin-1 stands for itself, the rest follow 255."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -49,7 +49,7 @@ class HybridLM(nn.Module):
         return [None] * len(self.blocks)
 
     def forward(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
-        """Logits (B, T, V); with a state, those of tokens that follow the ones it has seen, and it is advanced in place.
+        """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place.
 
         Raises ValueError when the tokens, with those already in the state, are more than max_seq.
         """
@@ -111,10 +111,9 @@ class Attention(nn.Module):
         B, T, D = a.shape
         past = 0 if carried is None else carried[0].shape[2]
         if past + T > self.max_seq:
-            raise ValueError(f"{past + T} positions are more than max_seq {self.max_seq}; raise max_seq or cut the text")
-        q_k, v = self.qkv(a).view(B, T, 3 * self.n_heads, -1).transpose(1, 2).split(
-            [2 * self.n_heads, self.n_heads], dim=1
-        )
+            raise ValueError(f"{past + T} positions are more than max_seq {self.max_seq}; raise it or cut the text")
+        heads = self.qkv(a).view(B, T, 3 * self.n_heads, -1).transpose(1, 2)
+        q_k, v = heads.split([2 * self.n_heads, self.n_heads], dim=1)
         q, k = self._rotate(q_k, past).chunk(2, dim=1)  # (B, H, T, K)
         mask = None
         if carried is not None:

@@ -1,8 +1,9 @@
-"""The families that the trainer can build, in one plain dict: adding a family is one file, one config and one line here."""
+"""The families that the trainer can build, in one plain dict: a new one is a file, a config and a line here."""
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 

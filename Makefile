@@ -1,0 +1,27 @@
+# `make run` and `make test` are all a newcomer needs; both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check clean
+
+run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
+	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
+
+test: $(VENV)/.installed ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed ## layout, lint, the generated schema, every test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/tinysearch schema | diff - spaces/schema.json
+	$(BIN)/python -m pytest
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "tinysearch needs Python 3.11 to 3.13, not %d.%d; make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## the virtual environment and caches; studies in runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Measurements of tinysearch itself: how good its searches are and what they cost, each one command."""

@@ -1,0 +1,153 @@
+"""What only the whole space shows: whether the guide's defaults, goals and presets fit its own ranges and rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from search.document import Faults, given
+from search.expression import Expression, ExpressionError, parse_expression
+from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown
+from search.space import Preset, Space, extremes
+from trainer.config import ConfigError, unknown_name
+
+
+def check_defaults(space: Space, faults: Faults) -> None:
+    """The defaults are the guide's own configuration: they must lie in the ranges, keep the rules, and build."""
+    values = _defaults(space, faults)
+    if values is None:
+        return
+    for name, wrong in space.outside(values).items():
+        faults.add(wrong, "parameters", name, "default")
+    for rule in space.broken_rules(values):
+        faults.add(f"the defaults break it: {_described(rule.require, values)}", *rule.path)
+    if not faults.within():
+        _check_trainable(space, values, faults, "parameters")
+    for name, parameter in space.searched.items():
+        if parameter.type is str and name in values and not faults.within():
+            for i, choice in enumerate(parameter.choices):
+                _check_choice(space, {**values, name: choice}, faults, "parameters", name, "values", i)
+
+
+def _defaults(space: Space, faults: Faults) -> Values | None:
+    """The configuration of the defaults; None, with the fault at its parameter, where one has no value."""
+    values: dict[str, Value] = {}
+    for name, parameter in space.parameters.items():
+        key = "when"
+        try:
+            if parameter.is_active(values):
+                key = "derive" if parameter.derived is not None else "default"
+                derived = parameter.derived
+                values[name] = parameter.computed(derived, values) if derived else parameter.default_for(values)
+        except ExpressionError as error:
+            faults.add(f"has no value with the defaults: {error}", "parameters", name, key)
+            return None
+    return values
+
+
+def check_ranges(space: Space, faults: Faults) -> None:
+    """Bounds that are expressions must have bounds themselves: Optuna is told one range for each parameter."""
+    for name, parameter in space.parameters.items():
+        for key, part in (("min", parameter.low), ("max", parameter.high)):
+            if isinstance(part, Expression) and not faults.within("parameters", name):
+                try:
+                    extremes(space, parameter)
+                except ExpressionError as error:
+                    remedy = "; write max(1, ...)" if parameter.log else ""
+                    faults.add(f"in some configurations {error}{remedy}", "parameters", name, key)
+
+
+def check_goals(space: Space, faults: Faults) -> None:
+    """Each goal moves only what is searched, and leaves something of it."""
+    for name, goal in space.spec.goals.items():
+        for key, names in (("raise", goal.raises), ("lower", goal.lowers), ("set", list(goal.set))):
+            for i, moved in enumerate(names):
+                path = ("goals", name, key, moved if key == "set" else i)
+                parameter = space.parameters[moved]
+                if not parameter.is_searched:
+                    faults.add(f"{moved} is not searched, so a goal cannot move it", *path)
+                elif key != "set" and parameter.type not in (int, float):
+                    faults.add(f"{moved} is {kind_name(parameter.type)}, not a number; use set", *path)
+                elif key == "set":
+                    _check_target(space, parameter, goal.set[moved], faults, path)
+        if not faults.within("goals", name):
+            try:
+                space.narrowed(goals=[name])
+            except ValueError as error:
+                faults.add(str(error).removeprefix(f"goal {name}: "), "goals", name)
+
+
+def _check_target(
+    space: Space, parameter: Parameter, target: Value, faults: Faults, path: tuple[str | int, ...]
+) -> None:
+    if isinstance(target, str) and parameter.type is not str:
+        try:
+            names = parse_expression(target).names
+        except ExpressionError as error:
+            faults.add(str(error), *path)
+            return
+        for name in sorted(names - space.parameters.keys()):
+            faults.add(f"{target}: {unknown_name('parameter', name, space.parameters)}", *path)
+    elif checked_value(target, parameter.type) is None:
+        faults.add(f"expected {kind_name(parameter.type)}, got {given(target)}", *path)
+
+
+def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]]:
+    """The presets, complete; each must be a configuration of the space that can be trained."""
+    for name, entry in space.spec.presets.items():
+        for key, value in entry.values.items():
+            if key not in space.parameters:
+                faults.add(unknown_name("parameter", key[:60], space.parameters), "presets", name, key)
+            elif checked_value(value, space.parameters[key].type) is None:
+                kind = kind_name(space.parameters[key].type)
+                faults.add(f"expected {kind}, got {given(value)}", "presets", name, key)
+        if faults.within("presets", name):
+            continue
+        try:
+            values = space.complete(entry.values)
+        except ExpressionError as error:
+            faults.add(f"has no value: {error}", "presets", name)
+            continue
+        _check_preset(space, name, entry.values, values, faults)
+        if not faults.within("presets", name):
+            yield name, Preset(name=name, values=values, why=entry.why, source=entry.source)
+
+
+def _check_preset(space: Space, name: str, chosen: Values, values: Values, faults: Faults) -> None:
+    for key, value in chosen.items():
+        parameter = space.parameters[key]
+        if key not in values:
+            faults.add(f"has no place here: {parameter.when} does not hold", "presets", name, key)
+        elif parameter.derived is not None and value != values[key]:
+            faults.add(
+                f"{given_value(value)}, but {parameter.derived} gives {given_value(values[key])}", "presets", name, key
+            )
+    for key, wrong in space.outside(values).items():
+        # a default that this preset's other values leave no room for has no line of its own
+        at, message = (["presets", name, key], wrong) if key in chosen else (["presets", name], f"{key}: {wrong}")
+        faults.add(message, *at)
+    for rule in space.broken_rules(values):
+        why = f" ({rule.why})" if rule.why else ""
+        faults.add(f"breaks the rule {_described(rule.require, values)}{why}", "presets", name)
+    if not faults.within("presets", name):
+        _check_trainable(space, values, faults, "presets", name)
+
+
+def _check_trainable(space: Space, values: Values, faults: Faults, *path: str) -> None:
+    try:
+        space.train_config(values, rungs=(1,))
+    except ConfigError as error:
+        subject = "the defaults cannot" if path == ("parameters",) else "cannot"
+        faults.add(f"{subject} be trained: {error}", *path)
+
+
+def _check_choice(space: Space, values: Values, faults: Faults, *path: str | int) -> None:
+    """Text has a few words that the trainer knows; each must be one, for no rule would tell."""
+    try:
+        space.train_config(values, rungs=(1,))
+    except ConfigError as error:
+        faults.add(str(error), *path)
+
+
+def _described(expression: Expression, values: Values) -> str:
+    named = ", ".join(f"{name} is {shown(values[name])}" for name in sorted(expression.names) if name in values)
+    return f"{expression} where {named}"

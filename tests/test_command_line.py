@@ -1,0 +1,279 @@
+"""What a user who mistypes sees: one clear message, exit code 2, and nothing written or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.loading import load_space
+from search.storage import StudyFolder
+from search.study import Study, StudySettings
+from trainer.config import TrainConfig
+from trainer.data import open_corpus
+
+SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in an empty folder with its own cache and a small corpus."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYSEARCH_CACHE", str(tmp_path / "cache"))
+    Path("text").mkdir()
+    for i in range(12):
+        Path(f"text/{i}.txt").write_text(f"The quick brown fox number {i} jumps over the lazy dog. " * 40)
+    return tmp_path
+
+
+def tinysearch(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*arguments: str) -> str:
+    """The message of a command that must refuse: exit code 2, one message on stderr, and no study written."""
+    before = {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file() and p.suffix != ".lock"}
+    code, _, message = tinysearch(*arguments)
+    assert code == 2, (code, message)
+    assert "Traceback" not in message
+    after = {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file() and p.suffix != ".lock"}
+    assert after == before
+    return message.strip()
+
+
+def make_study(name: str, *, trials: int = 2, is_trained: bool = True) -> Study:
+    """A study whose trials have ended, without any training."""
+    parsed, text = load_space(SMOKE), str(Path("text").absolute())
+    corpus = open_corpus([text], vocab_size=256)
+    settings = StudySettings(
+        space=parsed,
+        budget=parsed.budget(),
+        run={"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"},
+        corpus={"paths": [text], "digest": corpus.digest, "about": corpus.about},
+    )
+    place = StudyFolder(Path("runs").absolute(), name)
+    place.path.mkdir(parents=True)
+    study = Study.create(place.open_storage(), name, settings, trials=trials)
+    while is_trained and (proposal := study.propose()) is not None:
+        for rung in study.rungs:
+            loss = 3.0 - proposal.values["learning_rate"] - rung / 1e6
+            more = {"tokens_per_second": 1000.0, "peak_vram_bytes": 2**20, "num_params": 100, "train_seconds": 1.0}
+            if not study.report(proposal.number, {"tokens": rung, "loss": loss, **more}):
+                break
+    return study
+
+
+def space_file(text: str, name: str = "space.yaml") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trials", "0"], "--trials 0 is no search; give at least 1"),
+        (["--trials", "+0"], "--trials +0 is no search; give at least 1"),
+        (["--trials", "many"], "--trials many: give a number, or +N for N more"),
+        (["--budget", "huge"], f"{SMOKE}: unknown budget 'huge'. Known: ."),
+        (["--goal", "faster"], f"{SMOKE}: unknown goal 'faster'. Known: ."),
+        (["--set", "d_modle=16"], "--set d_modle=16: unknown parameter 'd_modle'."),
+        (["--set", "d_model"], "--set d_model: write name=value"),
+        (["--set", "d_model=wide"], "--set d_model=wide: d_model is a whole number, not 'wide'"),
+        (["--set", "n_heads=3"], "no configuration satisfies d_model % n_heads == 0"),
+        (["--name", "../escape"], "'../escape' is no name for a study"),
+        (["--name", ""], "'' is no name for a study"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--parallel", "0"], "--parallel 0 is no number of trials; give at least 1"),
+        (["--gpus-per-trial", "-1"], "--gpus-per-trial -1 is negative"),
+        (["--gpus-per-trial", "99"], "--gpus-per-trial 99, but there are"),
+        (["--token-dtype", "int64"], "Invalid value for '--token-dtype'"),
+    ],
+)
+def test_a_mistaken_option_is_refused(options: list[str], message: str):
+    data = [] if "--data" in options else ["--data", "text"]
+    assert message in refused("run", SMOKE, *data, *options)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("short.txt", b"too short to train on", "short.txt"),
+        ("latin.txt", "caf\xe9 ".encode("latin-1") * 500, "UTF-8"),
+        ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "broken.jsonl:2"),
+        ("other.jsonl", b'{"body": "a"}\n', "other.jsonl:1"),
+        ("ids.bin", b"\xff\xff" * 5000, "65535"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_refused(name: str, content: bytes, message: str):
+    Path(name).write_bytes(content)
+    assert message in refused("run", SMOKE, "--data", name)
+
+
+def test_a_space_with_several_faults_names_each_with_its_line():
+    space = space_file("family: hybird\nbudget: {trails: 3}\nparameters:\n  d_model: {low: 1, max: 2}\n")
+    message = refused("run", space)
+    assert "space.yaml:2: budget.trails: unknown key 'trails'" in message
+    assert "space.yaml:4: parameters.d_model.low: unknown key 'low'; here it is called min" in message
+
+
+def test_an_unknown_family_is_refused_with_the_nearest():
+    space = space_file("family: hybird\nparameters:\n  d_model: {value: 64}\n")
+    expected = "space.yaml:1: family: unknown family 'hybird'. Known: hybrid. Did you mean 'hybrid'?"
+    assert refused("validate", space) == expected
+
+
+def test_a_missing_space_file_is_refused():
+    assert refused("run", "spaces/none.yaml") == "spaces/none.yaml: no such file or directory"
+
+
+def test_a_runs_folder_that_is_a_file_is_refused():
+    Path("runs").write_text("mine")
+    assert "is a file" in refused("run", SMOKE, "--data", "text")
+    assert Path("runs").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused():
+    assert "/proc cannot be written to" in refused("run", SMOKE, "--data", "text", "--runs", "/proc/runs")
+
+
+def test_a_study_of_another_space_is_refused_with_what_differs():
+    make_study("mine")
+    other = space_file(SMOKE.read_text().replace("max: 3e-2", "max: 2e-2"))
+    message = refused("run", other, "--name", "mine", "--data", "text", "--seed", "7")
+    assert "the study 'mine' exists with other settings:" in message
+    assert "the space file has changed" in message
+    assert "seed: 0 before, 7 now" in message
+
+
+def test_a_study_on_another_text_is_refused():
+    make_study("mine")
+    Path("text/0.txt").write_text("Another text altogether. " * 100)
+    assert "the text: " in refused("run", SMOKE, "--name", "mine", "--data", "text")
+
+
+def test_fewer_trials_than_there_are_is_refused():
+    make_study("mine", trials=3)
+    message = refused("run", SMOKE, "--name", "mine", "--data", "text", "--trials", "2")
+    assert message == "--trials 2, but the study has 3 already; give more, or +N for N more"
+
+
+@pytest.mark.parametrize("content", [b"SQLite format 3\x00", b"notes of mine\n", b"[1, 2]\n", b"{}\n", b"\xff\xfe\n"])
+def test_a_foreign_file_in_the_journals_place_is_refused_and_kept(content: bytes):
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/journal.log").write_bytes(content)
+    assert "is not an Optuna journal" in refused("run", SMOKE, "--name", "mine", "--data", "text")
+    assert "is not an Optuna journal" in refused("status", "mine")
+
+
+def test_an_optuna_study_that_tinysearch_did_not_make_is_refused():
+    Path("runs/mine").mkdir(parents=True)
+    storage = JournalStorage(JournalFileBackend("runs/mine/journal.log"))
+    optuna.create_study(storage=storage, study_name="mine")
+    assert "tinysearch did not make" in refused("run", SMOKE, "--name", "mine", "--data", "text")
+    optuna.create_study(storage=storage, study_name="other")
+    Path("runs/mine").rename("runs/yours")
+    assert "holds 'mine', 'other', not a study 'yours'" in refused("status", "yours")
+
+
+def test_a_damaged_journal_is_refused():
+    make_study("mine")
+    journal = Path("runs/mine/journal.log")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:5], "{broken\n", *lines[5:]]))
+    assert "damaged" in refused("status", "mine")
+
+
+def test_a_line_that_a_killed_driver_left_unfinished_is_dropped():
+    make_study("mine")
+    journal = Path("runs/mine/journal.log")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":6,"work')
+    folder = StudyFolder(Path("runs").absolute(), "mine")
+    assert len(folder.load().trials) == 2  # readers do not mind it
+    folder.lock().release()
+    assert journal.read_bytes() == whole
+
+
+def test_a_study_written_by_a_newer_version_is_refused():
+    study = make_study("mine")
+    study._study.set_user_attr("format_version", 99)
+    assert "was written by a newer tinysearch (format 99" in refused("status", "mine")
+
+
+def test_a_study_that_another_driver_runs_is_refused():
+    make_study("mine")
+    with StudyFolder(Path("runs").absolute(), "mine").lock():
+        message = refused("run", SMOKE, "--name", "mine", "--data", "text", "--trials", "+1")
+        assert f"is being run by process {os.getpid()} on {socket.gethostname()}" in message
+
+
+def test_a_study_that_is_not_there_is_refused_with_those_that_are():
+    assert refused("status") == "there are no studies in runs; `tinysearch run` makes one"
+    make_study("mine")
+    assert "no study 'yours' in" in (message := refused("best", "yours"))
+    assert message.endswith("studies there: mine")
+
+
+def test_best_of_a_study_where_nothing_finished_is_refused():
+    make_study("mine", is_trained=False)
+    assert "no trial has finished its budget yet" in refused("best", "mine")
+
+
+def test_a_port_in_use_is_refused():
+    make_study("mine")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port} cannot be listened on" in refused("dashboard", "mine", "--port", str(port))
+
+
+def test_a_finished_study_is_shown_again_without_starting_ray():
+    make_study("mine")
+    code, out, _ = tinysearch("run", str(SMOKE), "--name", "mine", "--data", "text")
+    assert code == 0
+    assert "2 of 2 trials" in out
+    assert "best: trial" in out
+
+
+def test_json_output_is_json_and_agrees_with_itself():
+    study = make_study("mine", trials=6)
+    status = json.loads(tinysearch("status", "mine", "--json")[1])
+    trials = json.loads(tinysearch("trials", "mine", "--json")[1])
+    best = json.loads(tinysearch("best", "mine", "--json")[1])
+    assert status["counts"]["finished"] + status["counts"]["stopped"] == len(trials) == 6
+    assert status["complete"] and status["driver"] is None
+    assert best["trial"] == status["best"]["trial"]
+    finished = [t for t in trials if t["outcome"] == "finished"]
+    assert best["measurements"]["loss"] == min(t["measurements"]["36000"]["loss"] for t in finished)
+    assert best["train"]["rungs"] == list(study.rungs)
+
+
+def test_best_as_json_is_what_the_trainer_takes():
+    make_study("mine")
+    document = json.loads(tinysearch("best", "mine", "--format", "json")[1])
+    config = TrainConfig.from_dict(document["train"])
+    assert config.learning_rate == document["parameters"]["learning_rate"]
+
+
+def test_validate_as_json_tells_the_feasible_share():
+    space = space_file(SMOKE.read_text().replace("n_heads: {value: 2}", "n_heads: {values: [2, 3], default: 2}"))
+    document = json.loads(tinysearch("validate", space, "--json")[1])
+    assert document["feasible_share"] == pytest.approx(0.5, abs=0.05)
+    assert list(document["rejected"]) == ["d_model % n_heads == 0"]
+
+
+def test_no_argument_shows_help():
+    code, out, err = tinysearch()
+    assert "run" in out + err and "dashboard" in out + err

@@ -1,0 +1,362 @@
+"""The brain: what it proposes, how it judges reports, and what its record says afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from search.loading import load_space, parse_space
+from search.record import FAILED, OUT_OF_MEMORY, TrialRecord
+from search.storage import StudyError
+from search.study import Proposal, Study, StudyFailed, StudySettings
+
+SPACE = """
+family: hybrid
+budget: {trials: 12, min_tokens: 1000, max_tokens: 9000, eta: 3}
+limits: {tokens_per_second: {min: 10}}
+parameters:
+  d_model: {values: [16, 32, 64], default: 32}
+  n_layers: {min: 2, max: 6, default: 3}
+  attn_layer_idx: {min: 0, max: n_layers - 1, default: 1}
+  n_heads: {values: [1, 2, 4, 8], default: 2}
+  learning_rate: {min: 1e-4, max: 1e-1, log: true, default: 1e-3}
+rules:
+  - {require: d_model // n_heads >= 8, why: heads of at least eight channels}
+presets:
+  guide: {d_model: 32}
+  again: {d_model: 32}
+  wide: {d_model: 64, n_heads: 4}
+"""
+RUNGS = (1000, 3000, 9000)
+
+
+def settings(seed: int = 0, space: str = SPACE) -> StudySettings:
+    parsed = parse_space(space)
+    return StudySettings(
+        space=parsed, budget=parsed.budget(), seed=seed, corpus={"digest": "d", "about": "text", "paths": []}
+    )
+
+
+def new_study(storage: optuna.storages.BaseStorage | None = None, **kwargs) -> Study:
+    return Study.create(storage or InMemoryStorage(), "study", settings(**kwargs))
+
+
+def reopened(storage: optuna.storages.BaseStorage, trials: int | None = None) -> Study:
+    stored = optuna.load_study(study_name="study", storage=storage)
+    return Study(stored, StudySettings.from_attrs(stored.user_attrs), trials=trials)
+
+
+def trial_of(study: Study, number: int) -> optuna.trial.FrozenTrial:
+    return study._study.get_trials(deepcopy=False)[number]
+
+
+def measurement(tokens: int, loss: float, **more) -> dict:
+    return {"tokens": tokens, "loss": loss, "tokens_per_second": 100.0, "num_params": 1, **more}
+
+
+def loss_of(values: dict, tokens: int) -> float:
+    """A smooth landscape with one best configuration; it falls with tokens."""
+    distance = abs(math.log10(values["learning_rate"]) + 2) + abs(values["n_layers"] - 4) / 4
+    return 2 + distance + 1000 / tokens
+
+
+def train(study: Study, proposal: Proposal, loss: Callable[[dict, int], float] = loss_of) -> None:
+    for rung in RUNGS:
+        if rung > study.records[proposal.number].rung and not study.report(
+            proposal.number, measurement(rung, loss(proposal.values, rung))
+        ):
+            return
+
+
+def run_all(study: Study, loss: Callable[[dict, int], float] = loss_of) -> list[dict]:
+    proposals = []
+    while (proposal := study.propose()) is not None:
+        proposals.append(proposal.values)
+        train(study, proposal, loss)
+    return proposals
+
+
+def test_a_study_trains_presets_first_and_ends_with_every_trial_recorded_once():
+    study = new_study()
+    proposals = run_all(study)
+    assert len(proposals) == 12
+    assert [study.records[i].preset for i in range(3)] == ["guide", "wide", ""]  # 'again' is the same configuration
+    assert study.is_complete
+    states = {t.state for t in study._study.get_trials()}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_every_proposal_keeps_the_ranges_and_the_rules():
+    study = new_study()
+    for values in run_all(study):
+        assert study.space.faults_of(values) == []
+
+
+def test_the_same_seed_gives_the_same_proposals_and_another_seed_others():
+    first, again, other = (run_all(new_study(seed=seed)) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+    assert first[:2] == other[:2]  # the presets
+
+
+def test_a_study_opened_again_proposes_what_it_would_have_proposed():
+    undisturbed = run_all(new_study(seed=5))
+    storage = InMemoryStorage()
+    study = new_study(storage, seed=5)
+    proposals = []
+    for _ in range(7):
+        proposal = study.propose()
+        proposals.append(proposal.values)
+        train(study, proposal)
+    proposals += run_all(reopened(storage))
+    assert proposals == undisturbed
+
+
+def test_decisions_are_those_of_a_literal_asha():
+    rng = np.random.default_rng(0)
+    study = new_study()
+    noise = {}
+    seen: dict[int, list[float]] = {rung: [] for rung in RUNGS}
+
+    def loss(values: dict, tokens: int) -> float:
+        return noise.setdefault((tuple(values.values()), tokens), float(rng.normal()))
+
+    while (proposal := study.propose()) is not None:
+        for rung in RUNGS:
+            value = loss(proposal.values, rung)
+            goes_on = study.report(proposal.number, measurement(rung, value))
+            seen[rung].append(value)
+            rank = sorted(seen[rung]).index(value)
+            best_third = rank < max(1, len(seen[rung]) // 3)
+            is_reference = study.records[proposal.number].preset == "guide"
+            assert goes_on == (rung < RUNGS[-1] and (best_third or is_reference))
+            if not goes_on:
+                break
+
+
+def test_the_reference_is_trained_to_the_end_however_bad():
+    study = new_study()
+    run_all(study, lambda values, tokens: 9.0 if values == study.records[0].values else 2.0)
+    assert study.records[0].outcome == "finished"
+    assert trial_of(study, 0).state == TrialState.COMPLETE
+
+
+def test_an_early_stopped_trial_is_pruned_with_the_loss_of_every_rung():
+    study = new_study()
+    train(study, study.propose(), lambda *_: 2.0)
+    number = study.propose().number
+    assert study.report(number, measurement(1000, 1.0))
+    assert not study.report(number, measurement(3000, 3.0))
+    trial = trial_of(study, number)
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1000: 1.0, 3000: 3.0}
+    assert trial.user_attrs["rung 1000"]["loss"] == 1.0
+    assert study.records[number].reason.startswith("not among the best 1/3")
+
+
+def test_nan_is_a_loss_at_its_rung_and_ends_the_trial():
+    study = new_study()
+    number = study.propose().number
+    assert not study.report(number, measurement(1000, math.nan))
+    trial = trial_of(study, number)
+    assert trial.state == TrialState.PRUNED
+    assert math.isnan(trial.intermediate_values[1000])
+    assert study.records[number].outcome == "diverged"
+
+
+def test_divergence_between_rungs_is_nan_at_the_rung_it_was_heading_for():
+    study = new_study()
+    number = study.propose().number
+    study.report(number, measurement(1000, 2.0))
+    study.finish(number, "diverged", "the training loss is nan", tokens=1700)
+    trial = trial_of(study, number)
+    assert trial.state == TrialState.PRUNED
+    assert list(trial.intermediate_values) == [1000, 3000]
+    assert math.isnan(trial.intermediate_values[3000])
+
+
+def test_a_diverged_trial_does_not_help_others_to_survive():
+    study = new_study()
+    for _ in range(2):
+        study.report(study.propose().number, measurement(1000, math.nan))
+    number = study.propose().number
+    assert study.report(number, measurement(1000, 5.0))  # the first number at this rung
+
+
+def test_out_of_memory_is_pruned_and_infeasible_for_new_and_old_readers():
+    study = new_study()
+    number = study.propose().number
+    study.finish(number, OUT_OF_MEMORY, "CUDA out of memory")
+    trial = trial_of(study, number)
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints["memory"] == 1.0
+    assert trial.system_attrs["constraints"] == [1.0]
+    assert trial.user_attrs["outcome"] == OUT_OF_MEMORY
+
+
+def test_a_broken_limit_ends_the_trial_as_infeasible_with_the_value():
+    study = new_study()
+    number = study.propose().number
+    assert not study.report(number, measurement(1000, 2.0) | {"tokens_per_second": 5.0})
+    trial = trial_of(study, number)
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints["tokens_per_second"] == pytest.approx(0.5)
+    assert study.records[number].reason == "tokens_per_second below 10: 5"
+
+
+def test_a_rung_reported_twice_is_recorded_once():
+    study = new_study()
+    number = study.propose().number
+    assert study.report(number, measurement(1000, 2.0))
+    assert study.report(number, measurement(1000, 1.0))
+    assert study.records[number].measured("loss", 1000) == 2.0
+    assert trial_of(study, number).intermediate_values == {1000: 2.0}
+
+
+def test_progress_between_rungs_is_not_a_measurement():
+    study = new_study()
+    number = study.propose().number
+    assert study.report(number, {"tokens": 500, "tokens_per_second": 70.0})
+    assert study.records[number].tokens == 500
+    assert study.records[number].measurements == {}
+    assert trial_of(study, number).intermediate_values == {}
+
+
+def test_an_interrupted_trial_waits_and_goes_on_under_its_number():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    proposals = [study.propose(), study.propose()]
+    study.report(1, measurement(1000, 2.0))
+    study.report(1, {"tokens": 2500, "tokens_per_second": 100.0})
+    for proposal in proposals:
+        study.release(proposal.number)
+    assert [t.state for t in study._study.get_trials()] == [TrialState.WAITING] * 2
+    again = reopened(storage)
+    assert [r.outcome for r in again.records.values()] == ["waiting"] * 2
+    assert again.records[1].tokens == 2500
+    resumed = [again.propose(), again.propose()]
+    assert [(p.number, p.values, p.is_resumed) for p in resumed] == [
+        (i, p.values, True) for i, p in enumerate(proposals)
+    ]
+    assert again.propose().number == 2
+    assert again.records[1].measurements[1000]["loss"] == 2.0
+
+
+def test_a_killed_driver_leaves_trials_that_go_on_and_none_running_in_the_end():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    for _ in range(4):
+        study.propose()
+    again = reopened(storage)  # the first study object is simply gone
+    run_all(again)
+    assert again.is_complete
+    assert len(again.records) == 12
+    assert all(t.state.is_finished() for t in again._study.get_trials())
+
+
+def test_a_trial_that_was_never_launched_is_not_counted():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    run_all(study)
+    study._study.ask()  # a driver killed between asking Optuna and choosing the configuration
+    again = reopened(storage, trials=13)
+    assert trial_of(again, 12).state == TrialState.FAIL
+    run_all(again)
+    assert sorted(again.records) == [*range(12), 13]
+
+
+def test_a_finished_study_is_extended_by_more_trials():
+    storage = InMemoryStorage()
+    run_all(new_study(storage))
+    assert reopened(storage).propose() is None
+    extended = reopened(storage, trials=15)
+    assert len(run_all(extended)) == 3
+    assert [r.preset for r in extended.records.values()].count("guide") == 1
+    assert reopened(storage).num_trials == 15  # what was asked last
+
+
+def test_three_failures_in_a_row_end_the_study_with_the_traceback():
+    study = new_study()
+    for _ in range(2):
+        study.finish(study.propose().number, FAILED, "ValueError: x", traceback="Traceback: 1")
+    with pytest.raises(StudyFailed, match="3 trials in a row failed; the last: ValueError: y\nTraceback: 2"):
+        study.finish(study.propose().number, FAILED, "ValueError: y", traceback="Traceback: 2")
+    assert {t.state for t in study._study.get_trials()} == {TrialState.FAIL}
+
+
+def test_failures_between_successes_do_not_end_the_study():
+    study = new_study()
+    for i in range(9):
+        proposal = study.propose()
+        if i % 3:
+            study.finish(proposal.number, FAILED, "x")
+        else:
+            train(study, proposal)
+    assert sum(r.outcome == FAILED for r in study.records.values()) == 6
+
+
+def test_a_changed_space_is_refused_with_what_changed():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    changed = settings(space=SPACE.replace("max: 6", "max: 5"), seed=1)
+    with pytest.raises(StudyError, match="exists with other settings") as caught:
+        Study.check_same(study._study, changed)
+    assert "the space file has changed" in str(caught.value)
+    assert "seed: 0 before, 1 now" in str(caught.value)
+    Study.check_same(study._study, settings())
+
+
+def test_settings_survive_their_storage():
+    before = settings()
+    after = StudySettings.from_attrs(before.to_attrs())
+    assert before.differences(after) == []
+    assert after.space.parameters == before.space.parameters
+
+
+def test_a_maximised_metric_keeps_the_fastest():
+    space = SPACE.replace("budget:", "metric: {name: tokens_per_second, goal: maximize}\nbudget:")
+    study = new_study(space=space)
+    for speed in (100.0, 50.0, 200.0):
+        number = study.propose().number
+        goes_on = study.report(number, measurement(1000, 2.0) | {"tokens_per_second": speed})
+        assert goes_on == (speed != 50.0)
+
+
+def test_tpe_takes_over_after_the_startup_trials():
+    """Proposals close in on the best learning rate: the later ones lie much nearer to 0.01 than uniform draws do."""
+    space = load_space("spaces/hybrid.yaml")
+    budget = space.budget("quick").model_copy(update={"trials": 50})
+    study = Study.create(
+        InMemoryStorage(),
+        "study",
+        StudySettings(space=space, budget=budget, seed=1, corpus={"digest": "", "paths": []}),
+    )
+    distances = []
+    while (proposal := study.propose()) is not None:
+        distance = abs(math.log10(proposal.values["learning_rate"]) + 2)
+        distances.append(distance)
+        for rung in study.rungs:
+            if not study.report(proposal.number, measurement(rung, 2 + distance)):
+                break
+    uniform = np.abs(np.linspace(math.log10(1e-4), math.log10(3e-2), 1000) + 2)
+    assert np.mean(distances[-20:]) < 0.5 * np.mean(uniform)
+
+
+def test_a_record_reads_back_what_the_brain_wrote():
+    study = new_study()
+    run_all(study)
+    for number, record in study.records.items():
+        stored = TrialRecord.of(trial_of(study, number))
+        assert (stored.values, stored.outcome, stored.reason, stored.preset, stored.measurements) == (
+            record.values,
+            record.outcome,
+            record.reason,
+            record.preset,
+            record.measurements,
+        )
