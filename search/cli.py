@@ -53,6 +53,7 @@ class BestFormat(StrEnum):
 
     yaml = "yaml"
     json = "json"
+    train = "train"
 
 
 @app.command()
@@ -252,7 +253,7 @@ def best(
     study: StudyName = None,
     runs: Runs = Path("runs"),
     form: Annotated[
-        BestFormat, typer.Option("--format", help="yaml, or json with the trainer's whole configuration.")
+        BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
@@ -266,7 +267,9 @@ def best(
         document = best_document(_folder(runs, study).load())
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
-        if as_json or form is BestFormat.json:
+        if form is BestFormat.train:
+            _print_json(document["train"])
+        elif as_json or form is BestFormat.json:
             _print_json(document)
         else:
             document.pop("train")

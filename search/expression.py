@@ -11,7 +11,7 @@ import math
 import operator
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 MAX_LENGTH = 400
@@ -64,7 +64,7 @@ class Expression:
 
     text: str
     names: frozenset[str]
-    tree: ast.expr
+    tree: ast.expr = field(compare=False, repr=False)  # the text says it all; trees are equal only to themselves
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
         """The value for these parameters. Raises ExpressionError where a name is missing or the arithmetic fails."""

@@ -102,15 +102,14 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
         num_feasible += not against
     presets = [preset.values for preset in space.presets.values()]
     is_hopeless = num_feasible == 0 and all(feasibility.reasons_against(values) for values in presets)
-    drawn = f"none of {num_samples:,} configurations drawn"
     faults = [
-        space.document.fault(rule.path, f"{drawn} satisfies {rule.require}")
+        space.document.fault(rule.path, f"no configuration satisfies {rule.require} ({num_samples:,} were drawn)")
         for rule, ok in zip(space.rules, satisfied, strict=True)
         if not ok and is_hopeless
     ]
     if not faults and is_hopeless:
         most = "; ".join(f"{reason} ({count:,} times)" for reason, count in reasons.most_common(3))
-        faults = [space.document.fault((), f"{drawn} can be launched: {most}")]
+        faults = [space.document.fault((), f"none of {num_samples:,} configurations drawn can be launched: {most}")]
     if faults:
         raise SpaceError(space.document.source, faults)
     return Assessment(num_feasible / num_samples, num_samples, dict(reasons.most_common()))

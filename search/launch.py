@@ -200,7 +200,7 @@ def best_document(stored: optuna.Study) -> dict[str, Any] | None:
         "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
         **compared,
         "parameters": best.values,
-        "train": train_config(settings, best.values).to_dict(),
+        "train": train_config(settings, best.values, num_threads=best.environment.get("num_threads")).to_dict(),
     }
 
 

@@ -43,6 +43,7 @@ class TrialRecord:
     tokens: int = 0  # trained so far, also between rungs
     tokens_per_second: float | None = None  # of the latest report
     traceback: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
 
     @property
     def has_ended(self) -> bool:
@@ -78,6 +79,7 @@ class TrialRecord:
             preset=attrs.get("preset", ""),
             measurements=measurements,
             traceback=attrs.get("traceback", ""),
+            environment=attrs.get("environment", {}),
         )
         record.tokens = max(record.rung, attrs.get("tokens", 0))
         record.tokens_per_second = record.measured("tokens_per_second")

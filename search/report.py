@@ -125,6 +125,7 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
         "outcome": record.outcome,
         "reason": record.reason or None,
         "parameters": record.values,
+        "environment": record.environment or None,
         "measurements": {str(t): {k: finite(v) for k, v in m.items()} for t, m in sorted(record.measurements.items())},
     }
 

@@ -81,7 +81,7 @@ class Space:
         if name is None:
             return self.spec.budget
         if name not in self.spec.budgets:
-            raise ValueError(f"{self.document.source}: {_unknown('budget', name, self.spec.budgets)}")
+            raise ValueError(f"{self.document.source}: {unknown_name('budget', name, self.spec.budgets)}")
         return self.spec.budgets[name]
 
     def limits(self, budget: BudgetSpec) -> dict[str, LimitSpec]:
@@ -230,7 +230,7 @@ def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
     for goal_name in goals:
         goal = space.spec.goals.get(goal_name)
         if goal is None:
-            raise ValueError(f"{space.document.source}: {_unknown('goal', goal_name, space.spec.goals)}")
+            raise ValueError(f"{space.document.source}: {unknown_name('goal', goal_name, space.spec.goals)}")
         for name, move, target in _moves(goal):
             if name in moved and moved[name][0] != move:
                 raise ValueError(
@@ -316,7 +316,7 @@ def _assignment(space: Space, text: str) -> tuple[str, Value]:
     if not equals or not raw or not name:
         raise ValueError(f"--set {text}: write name=value")
     if name not in space.parameters:
-        raise ValueError(f"--set {text}: {_unknown('parameter', name, space.parameters)}")
+        raise ValueError(f"--set {text}: {unknown_name('parameter', name, space.parameters)}")
     kind = space.parameters[name].type
     number = parse_number(raw)
     value: Any = raw if number is None or kind is str else number
@@ -333,7 +333,3 @@ def _check_condition(space: Space, assignment: str, defaults: Values) -> None:
     when = space.parameters[name].when
     if when is not None and name not in defaults and not any(space.parameters[n].is_searched for n in when.names):
         raise ValueError(f"--set {assignment}: {name} is only there where {when}, and that does not hold")
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return unknown_name(kind, name, known) if known else f"unknown {kind} {name!r}; the space has none"

@@ -304,6 +304,9 @@ class Study:
 
     def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
         trial = self._trials[record.number]
+        if environment := measurement.pop("environment", None):
+            record.environment = environment
+            trial.set_user_attr("environment", environment)
         record.measurements[tokens] = measurement
         trial.set_user_attr(f"rung {tokens}", measurement)
         for name in HEADLINES:

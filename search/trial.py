@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import platform
 import time
 import traceback
 from pathlib import Path
@@ -70,7 +71,7 @@ class TrialRun:
         if self._checkpoint.exists():
             self._run.restore(self._checkpoint)
             # The report of a rung may have been lost with the worker; the driver ignores those it has.
-            self._unreported = [m.to_dict() for m in self._run.measurements]
+            self._unreported = [self._reported(m) for m in self._run.measurements]
 
     def _train(self) -> dict[str, Any]:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
@@ -79,8 +80,12 @@ class TrialRun:
         report = {"tokens": self._run.tokens, "tokens_per_second": self._run.tokens_per_second}
         if measurement is None:
             return {**report, "measurement": None}
-        exclusive = self._request.get("exclusive", True)
-        return {**report, "measurement": {**measurement.to_dict(), "exclusive": exclusive}}
+        return {**report, "measurement": self._reported(measurement)}
+
+    def _reported(self, measurement: Any) -> dict[str, Any]:
+        """A Measurement as the driver records it; the trainer cannot know who shares its device, the driver does."""
+        exclusive = measurement.exclusive and self._request["exclusive"]
+        return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
         """Save, and make slices so long that saving stays a small share of them."""
@@ -102,6 +107,21 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def environment(run: Any) -> dict[str, Any]:
+    """What a run's figures depend on beside its configuration: the machine, the versions, the trainer's source."""
+    import torch
+
+    on_gpu = run.device.type == "cuda"
+    return {
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(run.device) if on_gpu else platform.machine(),
+        "num_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "code_digest": code_digest(),
+    }
 
 
 def outcome_of(error: Exception) -> dict[str, Any]:

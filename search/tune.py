@@ -53,14 +53,16 @@ class Listener(Protocol):
 
 @contextlib.contextmanager
 def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """Start Ray on this machine, reachable from this machine only, until the block ends. Raises StudyError."""
+    """Start Ray on this machine until the block ends. Raises StudyError.
+
+    Ray 2.60 listens on every interface, whatever address it is told.
+    """
     with _ray(
         "Ray does not start on this machine",
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _node_ip_address="127.0.0.1",
     ):
         yield
 
@@ -84,11 +86,13 @@ def _ray(failure: str, **options: Any) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Workers import this very checkout, also where it is not installed.
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+    # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
+    wait_policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     try:
         ray.init(
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_WAIT_POLICY": wait_policy}},
             **options,
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

@@ -260,11 +260,12 @@ def test_json_output_is_json_and_agrees_with_itself():
     assert best["train"]["rungs"] == list(study.rungs)
 
 
-def test_best_as_json_is_what_the_trainer_takes():
+def test_best_prints_what_the_trainer_takes():
     make_study("mine")
     document = json.loads(tinysearch("best", "mine", "--format", "json")[1])
     config = TrainConfig.from_dict(document["train"])
     assert config.learning_rate == document["parameters"]["learning_rate"]
+    assert json.loads(tinysearch("best", "mine", "--format", "train")[1]) == document["train"]
 
 
 def test_validate_as_json_tells_the_feasible_share():

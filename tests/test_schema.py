@@ -1,4 +1,4 @@
-"""The grammar as editors and readers see it: spaces/schema.json and spaces/README.md against the loader's own models."""
+"""The grammar as editors and readers see it: schema.json and README.md in spaces/ against the loader's own models."""
 
 from __future__ import annotations
 

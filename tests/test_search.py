@@ -156,7 +156,7 @@ def test_every_trial_leaves_nothing_but_the_checkpoints_that_can_be_continued(fi
 
 def test_the_winners_configuration_trains_alone_to_the_same_loss(finished: Path):
     best = json.loads(tinysearch(finished, "best", "smoke", "--json").stdout)
-    (finished / "best.json").write_text(json.dumps(best["train"]))
+    (finished / "best.json").write_text(tinysearch(finished, "best", "smoke", "--format", "train").stdout)
     run = subprocess.run(
         [sys.executable, "-m", "trainer", "best.json", "--json"],
         cwd=finished, env=environment(finished), capture_output=True, text=True, timeout=DEADLINE_SECONDS,

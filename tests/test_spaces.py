@@ -378,6 +378,10 @@ def test_random_configurations_reach_every_value_and_both_ends():
     assert 0.45 < small < 0.55  # half of the logarithmic axis lies below
 
 
+def test_the_same_text_gives_the_same_parameters():
+    assert parse_space(CONDITIONAL).parameters == parse_space(CONDITIONAL).parameters
+
+
 def test_the_same_seed_draws_the_same():
     space = parse_space(CONDITIONAL)
     assert draws(space, 20, seed=3) == draws(space, 20, seed=3) != draws(space, 20, seed=4)

@@ -21,10 +21,12 @@ ROWS = [
     {"search.report"},
     {"search.study"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.halving", "search.sampling"},
-    {"search.feasibility"},
-    {"search.loading"},
+    {"search.feasibility", "search.journal"},
+    {"search.drawing", "search.loading"},
+    {"search.checking"},
     {"search.space"},
-    {"search.grammar"},
+    {"search.parameter"},
+    {"search.interval", "search.grammar"},
     {"search.document", "search.expression"},
 ]
 FOREIGN_TO = {
