@@ -68,8 +68,13 @@ def tinysearch(place: Path, *arguments: str) -> subprocess.CompletedProcess:
 def driver(place: Path, *arguments: str) -> Iterator[subprocess.Popen]:
     """A search in the background; ended, with all it started, when the block ends."""
     process = subprocess.Popen(
-        command("run", *arguments), cwd=place, env=environment(place), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )  # fmt: skip
+        command("run", *arguments),
+        cwd=place,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         yield process
     finally:
@@ -159,8 +164,12 @@ def test_the_winners_configuration_trains_alone_to_the_same_loss(finished: Path)
     (finished / "best.json").write_text(tinysearch(finished, "best", "smoke", "--format", "train").stdout)
     run = subprocess.run(
         [sys.executable, "-m", "trainer", "best.json", "--json"],
-        cwd=finished, env=environment(finished), capture_output=True, text=True, timeout=DEADLINE_SECONDS,
-    )  # fmt: skip
+        cwd=finished,
+        env=environment(finished),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
     assert run.returncode == 0, run.stderr
     last = json.loads(run.stdout.splitlines()[-1])
     assert last["tokens"] == 36_000
@@ -246,8 +255,13 @@ def test_a_worker_with_another_trainer_is_refused_with_both_paths(place: Path):
         "search.cli.main()"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, env=environment(place), capture_output=True, text=True, timeout=DEADLINE_SECONDS
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
     assert run.returncode == 2, run.stdout + run.stderr
     assert f"a worker imports another trainer: {ROOT / 'trainer'} there, {ROOT / 'trainer'} here" in run.stderr
     assert 0 not in states_in_journal(place, "foreign").values()
@@ -283,7 +297,9 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
     )
     env = environment(place)
     env["PYTHONPATH"] = os.pathsep.join([str(place), env["PYTHONPATH"]])
-    run = subprocess.run([sys.executable, "-c", code], cwd=place, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     outcomes = [t["outcome"] for t in trials(place, "faulty")]
     assert outcomes[1::4] == ["out of memory"] * 2
@@ -301,17 +317,29 @@ def test_the_dashboard_shows_the_study_in_a_browser(finished: Path):
 
     server = subprocess.Popen(
         command("dashboard", "smoke", "--port", "0"),
-        cwd=finished, env=environment(finished), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=finished,
+        env=environment(finished),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     browser = None
     try:
         url = re.search(r"http://127\.0\.0\.1:\d+/dashboard/", server.stdout.readline())[0]
         listening = {c.laddr.ip for c in psutil.Process(server.pid).net_connections() if c.status == "LISTEN"}
         assert listening == {"127.0.0.1"}
         options = Options()
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-                     "--disable-component-update", "--disable-sync", "--no-first-run", "--window-size=1600,1400",
-                     f"--user-data-dir={finished / 'browser'}"):  # fmt: skip
+        for flag in (
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            "--window-size=1600,1400",
+            f"--user-data-dir={finished / 'browser'}",
+        ):
             options.add_argument(flag)
         browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
 
@@ -329,9 +357,9 @@ def test_the_dashboard_shows_the_study_in_a_browser(finished: Path):
         shows("studies/0", "smoke", "Intermediate values", "History")
         # states and the measurements of a trial
         shows("studies/0/trials?numbers=0", "Trial 0", "Complete", "tokens_per_second", "peak_vram_bytes", "loss")
-        shows("studies/0/trialTable", "Pruned", "Complete")
+        shows("studies/0/trials?numbers=2", "Trial 2", "Pruned", "Complete")
         if folder := os.environ.get("TINYSEARCH_SCREENSHOTS"):
-            for name in ("studies/0", "studies/0/trialTable", "studies/0/trials?numbers=0"):
+            for name in ("studies/0", "studies/0/trials?numbers=0"):
                 browser.get(url + name)
                 time.sleep(3)
                 browser.save_screenshot(str(Path(folder) / f"{re.sub(r'[^a-zA-Z0-9]+', '-', name)}.png"))
