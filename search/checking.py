@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
-from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown
+from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space import Preset, Space, extremes
 from trainer.config import ConfigError, unknown_name
 
@@ -92,7 +92,7 @@ def _check_target(
 
 
 def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]]:
-    """The presets, complete; each must be a configuration of the space that can be trained."""
+    """The presets; each, with the defaults, must be a configuration of the space that can be trained."""
     for name, entry in space.spec.presets.items():
         for key, value in entry.values.items():
             if key not in space.parameters:
@@ -109,7 +109,8 @@ def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]
             continue
         _check_preset(space, name, entry.values, values, faults)
         if not faults.within("presets", name):
-            yield name, Preset(name=name, values=values, why=entry.why, source=entry.source)
+            typed_values = {key: typed(value, space.parameters[key].type) for key, value in entry.values.items()}
+            yield name, Preset(name=name, values=typed_values, why=entry.why, source=entry.source)
 
 
 def _check_preset(space: Space, name: str, chosen: Values, values: Values, faults: Faults) -> None:

@@ -100,7 +100,7 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
         against = feasibility.reasons_against(values)
         reasons.update(against)
         num_feasible += not against
-    presets = [preset.values for preset in space.presets.values()]
+    presets = [space.complete(preset.values) for preset in space.presets.values()]
     is_hopeless = num_feasible == 0 and all(feasibility.reasons_against(values) for values in presets)
     faults = [
         space.document.fault(rule.path, f"no configuration satisfies {rule.require} ({num_samples:,} were drawn)")

@@ -38,7 +38,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A configuration that the guide recommends, complete with the space's defaults."""
+    """What the guide recommends; `Space.complete(preset.values)` adds the defaults, also those that were narrowed."""
 
     name: str
     values: dict[str, Value]

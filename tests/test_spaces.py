@@ -29,7 +29,7 @@ HYBRID = (ROOT / "spaces" / "hybrid.yaml").read_text(encoding="utf-8")
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_presets_and_defaults_of_a_shipped_space_can_be_trained(path: Path):
     space = load_space(path)
-    for values in [space.complete({}), *(preset.values for preset in space.presets.values())]:
+    for values in [space.complete({}), *(space.complete(preset.values) for preset in space.presets.values())]:
         assert space.faults_of(values) == []
         assert space.train_config(values, rungs=rungs_of(space.budget())).family == space.family
     assert space.presets, "a space without a preset has no reference to compare a search with"
@@ -462,7 +462,7 @@ def test_set_fixes_searched_fixed_conditional_and_derived_parameters():
 
 def test_a_preset_that_differs_from_what_was_set_may_not_be_launched():
     space = parse_space(CONDITIONAL).narrowed(assignments=["d_model=64"])
-    reference = space.presets["reference"].values
+    reference = space.complete(space.presets["reference"].values)
     against = Feasibility.of(space, space.budget()).reasons_against(reference)
     assert against == ["d_model out of its range"]
     assert space.faults_of(reference) == ["d_model: 32 is not 64, to which it is fixed"]

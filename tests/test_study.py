@@ -360,3 +360,15 @@ def test_a_record_reads_back_what_the_brain_wrote():
             record.preset,
             record.measurements,
         )
+
+
+def test_a_preset_takes_what_was_set_and_is_left_out_where_it_says_otherwise():
+    space = parse_space(SPACE).narrowed(assignments=["n_layers=5", "d_model=32"])
+    study = Study.create(
+        InMemoryStorage(),
+        "study",
+        StudySettings(space=space, budget=space.budget(), corpus={"digest": "", "paths": []}),
+    )
+    assert study.propose().values["n_layers"] == 5
+    assert study.records[0].preset == "guide"
+    assert study.skipped_presets == {"wide": "d_model out of its range"}
