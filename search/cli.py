@@ -299,6 +299,35 @@ def dashboard(
         )
 
 
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny.")],
+    budget: Budget = None,
+    assign: Assignments = None,
+    data: Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")] = None,
+    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one preset of a guide alone."""
+    with _reporting_errors():
+        from search.preset import preset_config
+        from trainer.__main__ import run_alone
+
+        config = preset_config(
+            preset,
+            budget_name=budget,
+            assignments=tuple(assign or ()),
+            data=tuple(data or ()),
+            token_dtype=token_dtype.value,
+            seed=seed,
+        )
+        code = run_alone(config, checkpoint=checkpoint, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command(hidden=True)
 def schema() -> None:
     """Print the JSON schema of space files, as it stands in spaces/schema.json."""

@@ -61,6 +61,11 @@ def divide(
     return Slots(fitting, cpus, share)
 
 
+def precision(num_gpus: float) -> str:
+    """The precision to train in where nobody asked for one: on a CPU without the instructions bf16 is 20 times slower."""
+    return "bf16" if num_gpus else "fp32"
+
+
 def num_cores() -> int:
     """Cores this process may use."""
     try:

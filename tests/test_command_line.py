@@ -278,3 +278,24 @@ def test_validate_as_json_tells_the_feasible_share():
 def test_no_argument_shows_help():
     code, out, err = tinysearch()
     assert "run" in out + err and "dashboard" in out + err
+
+
+def test_a_preset_trains_alone(monkeypatch: pytest.MonkeyPatch):
+    code, out, err = tinysearch("train", "--preset", "smoke/default", "--data", "text", "--json", "--set", "n_layers=3")
+    assert code == 0, err
+    rungs = [json.loads(line) for line in out.splitlines()]
+    assert [m["tokens"] for m in rungs] == [4000, 12000, 36000]
+    assert rungs[-1]["loss"] < rungs[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ("tiny", "--preset tiny: write space/preset, such as hybrid/tiny"),
+        ("hybird/tiny", "unknown space 'hybird'."),
+        ("hybrid/tinny", "Did you mean 'tiny'?"),
+        ("hybrid/", "write space/preset"),
+    ],
+)
+def test_a_mistaken_preset_is_refused(preset: str, message: str):
+    assert message in refused("train", "--preset", preset)

@@ -82,6 +82,7 @@ def test_an_interval_holds_every_value_of_its_expression(text: str):
     ("text", "expected"),
     [
         ("a - 1", (-1, 3)),
+        ("a - c", (-5, 3)),
         ("min(2, a - 1)", (-1, 2)),
         ("8 // c", (1, 8)),
         ("a % 5", (0, 4)),

@@ -139,7 +139,7 @@ def test_extremes_take_no_longer_with_many_parameters_in_one_bound(num: int):
 
 @pytest.mark.parametrize(
     ("low", "high", "eta", "expected"),
-    [(1, 27, 3, (1, 3, 9, 27)), (10, 100, 3, (10, 30, 90, 100)), (5, 5, 3, (5,)), (4, 7, 2, (4, 7))],
+    [(1, 27, 3, (1, 3, 9, 27)), (10, 100, 3, (10, 30, 90, 100)), (5, 5, 3, (5,)), (4, 20, 2, (4, 8, 16, 20))],
 )
 def test_rungs_start_at_min_tokens_and_end_at_max_tokens(low: int, high: int, eta: int, expected: tuple[int, ...]):
     space = parse_space(f"family: hybrid\nbudget: {{min_tokens: {low}, max_tokens: {high}, eta: {eta}}}\n"

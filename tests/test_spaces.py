@@ -337,6 +337,7 @@ goals:
   up: {raise: [d_model, n_layers, seq_len, learning_rate, batch_size]}
   down: {lower: [d_state, n_layers, seq_len, weight_decay]}
   early: {set: {attn_layer_idx: 0}}
+  front: {lower: [attn_layer_idx]}
   tied: {set: {beta1: 0.5 + n_layers / 100}}
 presets:
   reference: {d_model: 32}
@@ -376,6 +377,28 @@ def test_random_configurations_reach_every_value_and_both_ends():
     assert all(("n_heads" in v) == (v["d_model"] >= 32) for v in found)
     small = sum(v["learning_rate"] < 1e-3 for v in found) / len(found)
     assert 0.45 < small < 0.55  # half of the logarithmic axis lies below
+
+
+def test_bounds_between_whole_numbers_are_rounded_into_the_range():
+    space = parse_space(
+        TOP + "  n_layers: {min: 2, max: 5, default: 3}\n"
+        "  d_state: {min: n_layers / 2, max: n_layers * 1.5, default: 3}"
+    )
+    assert space.parameters["d_state"].bounds({"n_layers": 3}) == (2, 4)
+    assert extremes(space, space.parameters["d_state"]) == (1, 7)
+
+
+def test_a_condition_that_reads_an_inactive_parameter_does_not_hold():
+    space = parse_space(
+        BASE + "  n_heads: {values: [2, 4], default: 2, when: d_model > 32}\n  max_seq: {value: 256, when: n_heads > 1}"
+    )
+    assert space.complete({}) == {"d_model": 32}
+    assert space.complete({"d_model": 64}) == {"d_model": 64, "n_heads": 2, "max_seq": 256}
+
+
+def test_whole_numbers_may_be_written_with_an_exponent_or_a_unit():
+    budget = parse_space(BASE + "budget: {trials: 1e1, min_tokens: 1e3, max_tokens: 0.5M}").budget()
+    assert (budget.trials, budget.min_tokens, budget.max_tokens) == (10, 1000, 500_000)
 
 
 def test_the_same_text_gives_the_same_parameters():
@@ -423,7 +446,7 @@ def test_a_goal_keeps_the_part_on_its_side_of_the_default():
 @pytest.mark.parametrize(
     ("goals", "assignments", "message"),
     [
-        (["upp"], [], "<space>: unknown goal 'upp'. Known: down, early, tied, up. Did you mean 'up'?"),
+        (["upp"], [], "<space>: unknown goal 'upp'. Known: down, early, front, tied, up. Did you mean 'up'?"),
         (["up", "down"], [],
          "the goals up and down contradict each other: one would raise n_layers, the other lower it"),
         ([], ["d_model"], "--set d_model: write name=value"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = TrainConfig.from_file(options.config)
-        return _train(config, options.checkpoint, options.json)
+        return run_alone(config, checkpoint=options.checkpoint, as_json=options.json)
     except ValueError as error:
         # ConfigError, CorpusError and CheckpointError are the user's to mend; any other keeps its traceback.
         if not _is_users(error):
@@ -34,7 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _train(config: TrainConfig, checkpoint: str | None, as_json: bool) -> int:
+def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None = None, as_json: bool = False) -> int:
+    """Train, printing a line for each rung; returns the exit code: 0, or 1 where the run diverged.
+
+    Raises ConfigError, CorpusError or CheckpointError.
+    """
     from trainer.data import open_corpus
     from trainer.loop import Diverged, train  # torch takes a second: a faulty configuration is told at once
 

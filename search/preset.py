@@ -1,0 +1,59 @@
+"""The configuration of a guide's preset, to train alone: no search, no Ray, no study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from search import hardware
+from search.loading import load_space
+from search.space import Space, rungs_of
+from trainer.config import TrainConfig, unknown_name
+
+SPACES = Path("spaces")
+CHECKOUT = Path(__file__).resolve().parent.parent / "spaces"
+
+
+def preset_config(
+    preset: str,
+    *,
+    budget_name: str | None = None,
+    assignments: tuple[str, ...] = (),
+    data: tuple[Path, ...] = (),
+    token_dtype: str = "uint16",
+    seed: int = 0,
+) -> TrainConfig:
+    """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
+
+    Raises SpaceError, ConfigError or ValueError for what the user can mend.
+    """
+    space, name = _find(preset)
+    space = space.narrowed(assignments=assignments)
+    budget = space.budget(budget_name)
+    values = space.complete(space.presets[name].values)
+    if against := space.faults_of(values):
+        raise ValueError(f"{preset}: {'; '.join(against)}")
+    precision = {} if "precision" in values else {"precision": hardware.precision(hardware.num_gpus())}
+    return space.train_config(
+        values,
+        rungs=rungs_of(budget),
+        eval_tokens=budget.eval_tokens,
+        data=tuple(str(path.absolute()) for path in data),
+        token_dtype=token_dtype,
+        seed=seed,
+        **precision,
+    )
+
+
+def _find(preset: str) -> tuple[Space, str]:
+    """The space and preset that `space/preset` names, from ./spaces or the checkout's. Raises ValueError."""
+    space_name, slash, name = preset.rpartition("/")
+    if not slash or not space_name or not name:
+        raise ValueError(f"--preset {preset}: write space/preset, such as hybrid/tiny")
+    path = next((p for folder in (SPACES, CHECKOUT) if (p := folder / f"{space_name}.yaml").is_file()), None)
+    if path is None:
+        known = {p.stem for folder in (SPACES, CHECKOUT) for p in folder.glob("*.yaml")}
+        raise ValueError(f"--preset {preset}: {unknown_name('space', space_name, known)}")
+    space = load_space(path)
+    if name not in space.presets:
+        raise ValueError(f"--preset {preset}: {unknown_name('preset', name, space.presets)}")
+    return space, name
