@@ -62,7 +62,7 @@ def divide(
 
 
 def precision(num_gpus: float) -> str:
-    """The precision to train in where nobody asked for one: on a CPU without the instructions bf16 is 20 times slower."""
+    """The precision where nobody asked for one: bf16 is up to 20 times slower on a CPU without the instructions."""
     return "bf16" if num_gpus else "fp32"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import types
 import typing
@@ -203,7 +204,7 @@ def parameter_types(family: str) -> dict[str, type]:
     """Every name that a configuration of this family may set, with its type: the model's fields and the run's."""
     types: dict[str, type] = {}
     for config in (MODEL_CONFIGS[family], TrainConfig):
-        types |= {n: t for n, t in typing.get_type_hints(config).items() if n not in ("family", "model", "rungs")}
+        types |= {n: t for n, t in _hints(config).items() if n not in ("family", "model", "rungs")}
     return types
 
 
@@ -217,7 +218,7 @@ def unknown_name(kind: str, name: str, known: typing.Iterable[str]) -> str:
 
 def _build(cls: type, values: Mapping[str, Any]) -> Any:
     """`cls(**values)` with every value's type checked against the field's annotation."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     checked, faults = {}, []
     for name, value in values.items():
         try:
@@ -233,6 +234,12 @@ def _build(cls: type, values: Mapping[str, Any]) -> Any:
     if faults:
         raise ConfigError("; ".join(faults))
     return cls(**checked)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a config's fields; cached, for `typing` compiles every annotation anew at each call."""
+    return typing.get_type_hints(cls)
 
 
 def _coerce(value: Any, hint: Any) -> Any:
