@@ -16,9 +16,10 @@ from search.feasibility import Assessment, assess
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.report import Overview, comparison_line, counts_line, finite, is_number
+from search.settings import StudySettings
 from search.space import Space, extremes, rungs_of
 from search.storage import StudyFolder
-from search.study import Study, StudySettings
+from search.study import Study
 from search.trial import trial_request
 from trainer.config import TrainConfig
 from trainer.data import open_corpus

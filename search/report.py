@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, TrialRecord, best_record
+from search.settings import StudySettings, num_trials_of
 from search.space import rungs_of
-from search.study import Study, StudySettings, num_trials_of
+from search.study import Study
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,10 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
-from search.grammar import BudgetSpec
 from search.halving import next_rung, survives
 from search.journal import Journal
-from search.loading import parse_space
 from search.record import (
     DIVERGED,
     FAILED,
@@ -37,11 +35,10 @@ from search.record import (
     TrialRecord,
 )
 from search.sampling import FeasibleSampler
-from search.space import Space
-from search.storage import FORMAT_VERSION, StudyError
+from search.settings import TRIALS, StudySettings, num_trials_of
+from search.storage import StudyError
 
 MAX_FAILURES_IN_A_ROW = 3
-TRIALS = "trials"
 HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
 
 
@@ -59,65 +56,6 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
 class StudyFailed(RuntimeError):
     """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySettings:
-    """What makes a study the one it is; kept in its storage and compared when it is opened again."""
-
-    space: Space
-    budget: BudgetSpec
-    budget_name: str = ""
-    seed: int = 0
-    goals: tuple[str, ...] = ()
-    assignments: tuple[str, ...] = ()
-    run: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig, the same for every trial
-    corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
-
-    def to_attrs(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "space": self.space.document.text,
-            "space_source": self.space.document.source,
-            "goals": list(self.goals),
-            "assignments": list(self.assignments),
-            "budget": self.budget.model_dump(),
-            "budget_name": self.budget_name,
-            "seed": self.seed,
-            "run": self.run,
-            "corpus": self.corpus,
-        }
-
-    @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> StudySettings:
-        goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
-        space = parse_space(attrs["space"], attrs["space_source"]).narrowed(goals=goals, assignments=assignments)
-        return cls(
-            space=space,
-            budget=BudgetSpec.model_validate(attrs["budget"]),
-            budget_name=attrs["budget_name"],
-            seed=attrs["seed"],
-            goals=goals,
-            assignments=assignments,
-            run=attrs["run"],
-            corpus=attrs["corpus"],
-        )
-
-    def differences(self, other: StudySettings) -> list[str]:
-        """What `other` would change, in words; the number of trials may grow and does not count."""
-        found = []
-        if self.space.document.text != other.space.document.text:
-            found.append("the space file has changed")
-        for name in ("goals", "assignments", "seed", "run"):
-            if getattr(self, name) != getattr(other, name):
-                found.append(f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now")
-        before, now = self.budget.model_dump(exclude={"trials"}), other.budget.model_dump(exclude={"trials"})
-        found += [
-            f"budget {key}: {before[key]!r} before, {now[key]!r} now" for key in before if before[key] != now[key]
-        ]
-        if self.corpus.get("digest") != other.corpus.get("digest"):
-            found.append(f"the text: {self.corpus.get('about')} before, {other.corpus.get('about')} now")
-        return found
 
 
 @dataclass(frozen=True)
@@ -185,8 +123,9 @@ class Study:
         Interrupted trials come first, under their own numbers; then the guide's presets; then new configurations.
         Raises NothingFeasible where no configuration may be launched.
         """
-        if self._resumable:
-            return self._resume(self._resumable.popleft())
+        while self._resumable:
+            if (resumed := self._resume(self._resumable.popleft())) is not None:
+                return resumed
         if len(self.records) >= self.num_trials:
             return None
         preset, forced = self._presets.popleft() if self._presets else ("", None)
@@ -230,12 +169,10 @@ class Study:
             for r in self.records.values()
             if r is not record and tokens in r.measurements
         ]
-        if record.preset != self.reference_name and not survives(value, others, self.settings.budget.eta):
-            return self._end(
-                record,
-                STOPPED,
-                f"not among the best 1/{self.settings.budget.eta} of {len(others) + 1} at {tokens:,} tokens",
-            )
+        is_reference = record.preset != "" and record.preset == self.reference_name
+        eta = self.settings.budget.eta
+        if not is_reference and not survives(value, others, eta):
+            return self._end(record, STOPPED, f"not among the best 1/{eta} of {len(others) + 1} at {tokens:,} tokens")
         return True
 
     @_at_once
@@ -367,7 +304,8 @@ class Study:
         storage.set_trial_user_attr(frozen._trial_id, "reason", "the driver ended before this trial was launched")
         storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
-    def _resume(self, number: int) -> Proposal:
+    def _resume(self, number: int) -> Proposal | None:
+        """An interrupted trial again, or None where only the word that it had finished was missing."""
         record = self.records[number]
         storage, frozen = (
             self._study._storage,
@@ -377,6 +315,9 @@ class Study:
             storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
         record.outcome = RUNNING
         self._trials[number] = optuna.Trial(self._study, frozen._trial_id)
+        if next_rung(record.rung, self.rungs) is None:
+            self._end(record, FINISHED, "")
+            return None
         return Proposal(number, record.values, is_resumed=True)
 
     def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
@@ -391,11 +332,6 @@ class Study:
                 seen.append(values)
                 queue.append((preset.name, values))
         return queue
-
-
-def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
-    """How many trials a stored study is to have: what was asked last, or its budget's number."""
-    return study.user_attrs.get(TRIALS, settings.budget.trials)
 
 
 def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:

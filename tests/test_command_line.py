@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.loading import load_space
+from search.settings import StudySettings
 from search.storage import StudyFolder
-from search.study import Study, StudySettings
+from search.study import Study
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
 

@@ -20,6 +20,7 @@ ROWS = [
     {"search.tune", "search.display", "search.dashboard"},
     {"search.report"},
     {"search.study"},
+    {"search.settings"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.halving", "search.sampling"},
     {"search.feasibility", "search.journal"},
     {"search.drawing", "search.loading"},

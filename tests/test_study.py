@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 
 from search.loading import load_space, parse_space
 from search.record import FAILED, OUT_OF_MEMORY, TrialRecord
+from search.settings import StudySettings
 from search.storage import StudyError
-from search.study import Proposal, Study, StudyFailed, StudySettings
+from search.study import Proposal, Study, StudyFailed
 
 SPACE = """
 family: hybrid
@@ -372,3 +373,22 @@ def test_a_preset_takes_what_was_set_and_is_left_out_where_it_says_otherwise():
     assert study.propose().values["n_layers"] == 5
     assert study.records[0].preset == "guide"
     assert study.skipped_presets == {"wide": "d_model out of its range"}
+
+
+def test_a_space_without_presets_stops_weak_trials_too():
+    study = new_study(space=SPACE[: SPACE.index("presets:")])
+    for loss, expected in ((2.0, True), (3.0, False), (1.0, True)):
+        assert study.report(study.propose().number, measurement(1000, loss)) is expected
+
+
+def test_a_trial_whose_last_word_was_lost_is_finished_without_training_again():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    number = study.propose().number
+    for rung in RUNGS[:-1]:
+        study.report(number, measurement(rung, 2.0))
+    study._record_rung(study.records[number], RUNGS[-1], measurement(RUNGS[-1], 1.5))  # and then the driver died
+    again = reopened(storage)
+    assert again.propose().number == 1
+    assert trial_of(again, number).state == TrialState.COMPLETE
+    assert trial_of(again, number).value == 1.5
