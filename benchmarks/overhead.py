@@ -207,8 +207,8 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     from search.launch import train_config
     from search.loading import load_space
     from search.report import Overview
-    from search.storage import StudyFolder
     from search.settings import StudySettings
+    from search.storage import StudyFolder
     from search.study import Study
     from search.trial import trial_request
     from search.tune import run_trials
