@@ -79,10 +79,10 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         num_trials = number_of_trials(options.trials, so_far)
         if so_far is not None and so_far.is_complete and num_trials in (None, so_far.num_trials):
             return so_far
+        stack.enter_context(folder.lock())
         if not options.address:
             stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
-        stack.enter_context(folder.lock())
         if existing is None:
             (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
@@ -281,7 +282,8 @@ def test_no_argument_shows_help():
     assert "run" in out + err and "dashboard" in out + err
 
 
-def test_a_preset_trains_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_preset_trains_alone():
+    torch.set_num_threads(1)
     code, out, err = tinysearch("train", "--preset", "smoke/default", "--data", "text", "--json", "--set", "n_layers=3")
     assert code == 0, err
     rungs = [json.loads(line) for line in out.splitlines()]

@@ -40,6 +40,8 @@ def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None 
 
     Raises ConfigError, CorpusError or CheckpointError.
     """
+    # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from trainer.data import open_corpus
     from trainer.loop import Diverged, train  # torch takes a second: a faulty configuration is told at once
 
