@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space import Preset, Space, extremes
-from trainer.config import ConfigError, unknown_name
+from trainer.config import ConfigError, parameter_types, unknown_name
 
 
 def check_defaults(space: Space, faults: Faults) -> None:
@@ -94,43 +94,84 @@ def _check_target(
 def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]]:
     """The presets; each, with the defaults, must be a configuration of the space that can be trained."""
     for name, entry in space.spec.presets.items():
+        written: dict[str, str] = {}  # the parameter's name, and the one that the preset gives it
         for key, value in entry.values.items():
-            if key not in space.parameters:
+            parameter = space.aliases.get(key, key)
+            if parameter not in space.parameters:
                 faults.add(unknown_name("parameter", key[:60], space.parameters), "presets", name, key)
-            elif checked_value(value, space.parameters[key].type) is None:
-                kind = kind_name(space.parameters[key].type)
+            elif checked_value(value, space.parameters[parameter].type) is None:
+                kind = kind_name(space.parameters[parameter].type)
                 faults.add(f"expected {kind}, got {given(value)}", "presets", name, key)
+            elif written.setdefault(parameter, key) != key:
+                faults.add(f"{key} and {written[parameter]} are one parameter; give one", "presets", name, key)
         if faults.within("presets", name):
             continue
+        chosen = {parameter: entry.values[key] for parameter, key in written.items()}
         try:
-            values = space.complete(entry.values)
+            values = space.complete(chosen)
         except ExpressionError as error:
             faults.add(f"has no value: {error}", "presets", name)
             continue
-        _check_preset(space, name, entry.values, values, faults)
+        _check_preset(space, name, chosen, values, written, faults)
         if not faults.within("presets", name):
-            typed_values = {key: typed(value, space.parameters[key].type) for key, value in entry.values.items()}
+            typed_values = {key: typed(value, space.parameters[key].type) for key, value in chosen.items()}
             yield name, Preset(name=name, values=typed_values, why=entry.why, source=entry.source)
 
 
-def _check_preset(space: Space, name: str, chosen: Values, values: Values, faults: Faults) -> None:
+def _check_preset(
+    space: Space, name: str, chosen: Values, values: Values, written: Mapping[str, str], faults: Faults
+) -> None:
     for key, value in chosen.items():
-        parameter = space.parameters[key]
+        parameter, at = space.parameters[key], ("presets", name, written[key])
         if key not in values:
-            faults.add(f"has no place here: {parameter.when} does not hold", "presets", name, key)
+            faults.add(f"has no place here: {parameter.when} does not hold", *at)
         elif parameter.derived is not None and value != values[key]:
-            faults.add(
-                f"{given_value(value)}, but {parameter.derived} gives {given_value(values[key])}", "presets", name, key
-            )
+            faults.add(f"{given_value(value)}, but {parameter.derived} gives {given_value(values[key])}", *at)
     for key, wrong in space.outside(values).items():
         # a default that this preset's other values leave no room for has no line of its own
-        at, message = (["presets", name, key], wrong) if key in chosen else (["presets", name], f"{key}: {wrong}")
+        at, message = ("presets", name), f"{key}: {wrong}"
+        if key in chosen:
+            at, message = ("presets", name, written[key]), wrong
         faults.add(message, *at)
     for rule in space.broken_rules(values):
         why = f" ({rule.why})" if rule.why else ""
         faults.add(f"breaks the rule {_described(rule.require, values)}{why}", "presets", name)
     if not faults.within("presets", name):
         _check_trainable(space, values, faults, "presets", name)
+
+
+def check_claims(space: Space, faults: Faults) -> None:
+    """Each claim has a number, and is of configurations that can be trained; they may lie outside of the ranges."""
+    ids: set[str] = set()
+    for i, claim in enumerate(space.spec.claims):
+        if claim.id in ids:
+            faults.add(f"{claim.id} is an earlier claim's id", "claims", i, "id")
+        ids.add(claim.id)
+        if (claim.value is None) == (claim.min is None and claim.max is None):
+            faults.add("needs value, or min or max", "claims", i)
+        if claim.preset and claim.preset not in space.spec.presets:
+            faults.add(unknown_name("preset", claim.preset[:60], space.spec.presets), "claims", i, "preset")
+            continue
+        for key, changes in (("set", claim.set), ("against", claim.against)):
+            if changes or key == "set":
+                _check_claimed(space, claim.preset, changes, faults, "claims", i, *([key] if changes else []))
+
+
+def _check_claimed(space: Space, preset: str, changes: Values, faults: Faults, *path: str | int) -> None:
+    """A claim's configuration; `changes` may also name what the run has and the space leaves alone (precision)."""
+    if preset and preset not in space.presets:
+        return  # its own faults are noted
+    known = {**dict.fromkeys(parameter_types(space.family), ""), **space.aliases}
+    if unknown := [name for name in changes if name not in known]:
+        faults.add(unknown_name("parameter", unknown[0][:60], known), *path, unknown[0])
+        return
+    given_by_preset = space.spec.presets[preset].values if preset else {}
+    chosen = {space.aliases.get(name, name): value for name, value in {**given_by_preset, **changes}.items()}
+    try:
+        values = space.complete({name: value for name, value in chosen.items() if name in space.parameters})
+        space.train_config({**values, **chosen}, rungs=(1,))
+    except (ConfigError, ExpressionError) as error:
+        faults.add(f"cannot be trained: {error}", *path)
 
 
 def _check_trainable(space: Space, values: Values, faults: Faults, *path: str) -> None:

@@ -41,6 +41,16 @@ MISTAKEN_NAMES = {
 }  # fmt: skip
 """Common names of measurements and directions, and what they are called here."""
 
+CONTEXT = ("tokens", "corpus_bytes", "num_params", "vram_gib", "num_gpus")
+"""What advice may hang on beside parameters: training tokens and bytes of the corpus, the model, the GPUs."""
+
+PLACEHOLDERS: dict[str, dict[str, str]] = {
+    "rules": {"require": "0 == 0"},
+    "advice": {"when": "0 == 0", "say": ""},
+    "claims": {"id": "", "measurement": "loss"},
+}
+"""What stands for an entry of a list whose shape is wrong, until the faults are reported."""
+
 MAX_ENTRIES = 100  # of a section; keeps every check short
 MAX_VALUES = 200  # of a parameter
 
@@ -166,6 +176,7 @@ class ParameterSpec(_Entry):
     derive: Expression = Field(None, description="computed from other parameters, not searched")
     default: Scalar = Field(None, description="the guide's own value (in a range it may be an expression)")
     when: Expression = Field(None, description="the parameter is there only where this holds")
+    aliases: list[Name] = Field([], max_length=MAX_ENTRIES, description="other names that presets and --set may use")
     effect: dict[Affected, Direction] = Field({}, description="what raising the parameter does, according to the guide")
     why: Text = Field("", description=WHY)
     source: Text = Field("", description=SOURCE)
@@ -208,6 +219,36 @@ class PresetSpec(_Entry):
         return dict(self.__pydantic_extra__)
 
 
+class AdviceSpec(_Entry):
+    """What the guide recommends where its recommendation hangs on the data, the hardware or the model's size."""
+
+    example: ClassVar = "{when: tokens < 5e6, say: text, suggest: {dropout: 0.2}}"
+
+    when: Expression = Field(description="where it applies; also over tokens, num_params, vram_gib and the like")
+    say: Text = Field(description="the advice in a sentence")
+    suggest: dict[str, Scalar] = Field({}, description="parameters and their values, or expressions that give them")
+    preset: Name = Field("", description="the preset that it recommends")
+    source: Text = Field("", description=SOURCE)
+
+
+class ClaimSpec(_Entry):
+    """A number that the guide states of a measurement; recorded, and checked by an audit only."""
+
+    example: ClassVar = "{id: nano-params, measurement: num_params, preset: nano, value: 5M}"
+
+    id: Name = Field(description="a name of its own")
+    measurement: Measured = Field(description="what the number is of")
+    preset: Name = Field("", description="the preset that it is about")
+    set: dict[str, Scalar] = Field({}, description="values that differ from the preset's, or from the defaults")
+    against: dict[str, Scalar] = Field({}, description="values of a second configuration: the number is the ratio")
+    value: Number = Field(None, description="about this much")
+    min: Number = Field(None, description="at least this much")
+    max: Number = Field(None, description="at most this much")
+    hardware: Text = Field("", description="what the guide measured it on")
+    why: Text = Field("", description=WHY)
+    source: Text = Field("", description=SOURCE)
+
+
 class SpaceSpec(_Entry):
     """A tinysearch space: the ranges, rules and trade-offs of one model family's guide."""
 
@@ -235,6 +276,10 @@ class SpaceSpec(_Entry):
     presets: dict[str, PresetSpec] = Field(
         {}, max_length=MAX_ENTRIES, description="configurations the guide recommends; the first is the reference"
     )
+    advice: list[AdviceSpec] = Field(
+        [], max_length=MAX_ENTRIES, description="recommendations that hang on the data or the hardware"
+    )
+    claims: list[ClaimSpec] = Field([], max_length=MAX_ENTRIES, description="numbers that the guide states")
 
 
 def read_spec(document: Document, faults: Faults) -> SpaceSpec:
@@ -288,7 +333,7 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
             kind = "measurement" if "limits" in loc else "effect"
             faults.add(_unknown(kind, str(given_there), get_args(get_args(_type_at(loc[:-2]))[0])), *path)
         case "literal_error" if isinstance(given_there, str):
-            kind = "measurement" if loc[-1] == "name" else "direction"
+            kind = "measurement" if loc[-1] in ("name", "measurement") else "direction"
             faults.add(_unknown(kind, given_there, get_args(_type_at(loc))), *path)
         case "literal_error":
             faults.add(f"expected one of {', '.join(get_args(_type_at(loc)))}, got {given(given_there)}", *path)
@@ -321,8 +366,8 @@ def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
         return value
     section = value[top]
     if len(path) > 1 and isinstance(section, list):
-        placeholder = [{"require": "0 == 0"} if i == path[1] else item for i, item in enumerate(section)]
-        return {**value, top: placeholder}  # removing it would shift the others
+        kept = [PLACEHOLDERS.get(str(top)) if i == path[1] else item for i, item in enumerate(section)]
+        return {**value, top: kept}  # removing it would shift the others
     if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget"):
         return {**value, top: {key: item for key, item in section.items() if key != path[1]}}
     return {key: item for key, item in value.items() if key != top}

@@ -175,7 +175,7 @@ def _corpus(space: Space, options: RunOptions) -> dict[str, Any]:
     for size in sizes:
         corpus = open_corpus(paths, vocab_size=int(size), token_dtype=options.token_dtype)
         if longest is not None:
-            corpus.require(int(extremes(space, longest)[1] if longest.is_range else max(longest.choices)))
+            corpus.require(int(extremes(space, longest)[1]))
         digests.append(corpus.digest)
         about = about or corpus.about
     return {"paths": list(paths), "digest": "+".join(digests), "about": about}

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args
 
-from search.checking import check_defaults, check_goals, check_ranges, checked_presets
+from search.advise import check_advice
+from search.checking import check_claims, check_defaults, check_goals, check_ranges, checked_presets
 from search.document import Document, Faults, given, parse_document, read_document
 from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import ParameterSpec, SpaceSpec, read_spec
@@ -46,6 +48,7 @@ def _build(document: Document) -> Space:
         faults.add("is empty", "parameters")
         faults.check()
     parameters = _parameters(spec, declared, faults)
+    _check_aliases(spec, faults)
     rules = tuple(_rules(spec, declared, faults))
     _check_goal_names(spec, declared, faults)
     _check_measurements(spec, faults)
@@ -64,12 +67,14 @@ def _build(document: Document) -> Space:
     faults.check()
     check_goals(space, faults)
     space = replace(space, presets=dict(checked_presets(space, faults)))
+    check_advice(space, faults)
+    check_claims(space, faults)
     faults.check()
     return space
 
 
 def _parameters(spec: SpaceSpec, declared: set[str], faults: Faults) -> dict[str, Parameter]:
-    types = {name: kind for name, kind in parameter_types(spec.family).items() if name not in RESERVED}
+    types = {name: _plain(kind) for name, kind in parameter_types(spec.family).items() if name not in RESERVED}
     parameters: dict[str, Parameter] = {}
     for name, entry in spec.parameters.items():
         if name in RESERVED:
@@ -85,6 +90,23 @@ def _parameters(spec: SpaceSpec, declared: set[str], faults: Faults) -> dict[str
                 for key, part in parameter.expressions.items():
                     _check_names(part, declared, faults, "parameters", name, key)
     return parameters
+
+
+def _plain(kind: Any) -> Any:
+    """`int | None` as int: None is what a configuration has where the parameter is left out."""
+    return next(k for k in get_args(kind) if k is not NoneType) if isinstance(kind, UnionType) else kind
+
+
+def _check_aliases(spec: SpaceSpec, faults: Faults) -> None:
+    taken = {**dict.fromkeys(parameter_types(spec.family), ""), **dict.fromkeys(spec.parameters, "")}
+    for name, entry in spec.parameters.items():
+        for i, alias in enumerate(entry.aliases):
+            path = ("parameters", name, "aliases", i)
+            if not alias.isidentifier():
+                faults.add(f"{given(alias)} is no name; use letters, digits and _", *path)
+            elif taken.setdefault(alias, name) != name:
+                of = f"an alias of {taken[alias]}" if taken[alias] else "a parameter itself"
+                faults.add(f"{alias} is {of}", *path)
 
 
 def _check_names(expression: Expression, declared: set[str], faults: Faults, *path: str | int) -> None:

@@ -66,6 +66,11 @@ class Space:
         return {name: p for name, p in self.parameters.items() if p.is_searched}
 
     @property
+    def aliases(self) -> dict[str, str]:
+        """The parameter behind each other name that presets and `--set` may use."""
+        return {alias: name for name, p in self.parameters.items() for alias in p.spec.aliases}
+
+    @property
     def digest(self) -> str:
         """Identifies the text and the narrowing; comments and layout count, so that a difference is never missed."""
         text = "\n".join([self.document.text, *self.changes])
@@ -295,8 +300,12 @@ def not_in(space: Space, parameter: Parameter, value: Value) -> str | None:
 def _with_assignments(space: Space, assignments: tuple[str, ...]) -> Space:
     """Each named parameter fixed: a searched one inside its range, a fixed or derived one to any value of its type."""
     fixed: dict[str, Value] = {}
+    written: dict[str, str] = {}
     for text in assignments:
         name, value = _assignment(space, text)
+        as_written = text.partition("=")[0].strip()
+        if written.setdefault(name, as_written) != as_written:
+            raise ValueError(f"--set {text}: {as_written} and {written[name]} are one parameter; set one of them")
         if fixed.setdefault(name, value) != value:
             raise ValueError(f"--set {text}: {name} is set to {shown(fixed[name])} as well")
         parameter = space.parameters[name]
@@ -315,6 +324,7 @@ def _assignment(space: Space, text: str) -> tuple[str, Value]:
     name, equals, raw = (part.strip() for part in text.partition("="))
     if not equals or not raw or not name:
         raise ValueError(f"--set {text}: write name=value")
+    name = space.aliases.get(name, name)
     if name not in space.parameters:
         raise ValueError(f"--set {text}: {unknown_name('parameter', name, space.parameters)}")
     kind = space.parameters[name].type
@@ -330,6 +340,7 @@ def _assignment(space: Space, text: str) -> tuple[str, Value]:
 def _check_condition(space: Space, assignment: str, defaults: Values) -> None:
     """Refuse to set what is never there, its condition reading only what is not searched and not holding."""
     name = assignment.partition("=")[0].strip()
+    name = space.aliases.get(name, name)
     when = space.parameters[name].when
     if when is not None and name not in defaults and not any(space.parameters[n].is_searched for n in when.names):
         raise ValueError(f"--set {assignment}: {name} is only there where {when}, and that does not hold")

@@ -19,7 +19,7 @@ from search.loading import load_space
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
-from trainer.config import TrainConfig
+from trainer.config import MODEL_CONFIGS, TrainConfig
 from trainer.data import open_corpus
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
@@ -131,7 +131,8 @@ def test_a_space_with_several_faults_names_each_with_its_line():
 
 def test_an_unknown_family_is_refused_with_the_nearest():
     space = space_file("family: hybird\nparameters:\n  d_model: {value: 64}\n")
-    expected = "space.yaml:1: family: unknown family 'hybird'. Known: hybrid. Did you mean 'hybrid'?"
+    known = ", ".join(sorted(MODEL_CONFIGS))
+    expected = f"space.yaml:1: family: unknown family 'hybird'. Known: {known}. Did you mean 'hybrid'?"
     assert refused("validate", space) == expected
 
 

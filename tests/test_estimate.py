@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
-from trainer.estimate import SCAN_FLOPS, estimate, live_bytes
+from trainer.costs.hybrid import SCAN_FLOPS
+from trainer.estimate import estimate, live_bytes
 from trainer.models.registry import build
 
 SPREAD = [

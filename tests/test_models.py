@@ -12,14 +12,38 @@ import torch.nn.functional as F
 from tests import reference
 from trainer.config import HybridConfig, TrainConfig
 from trainer.estimate import estimate
+from trainer.loop import loss_sums
 from trainer.models.hybrid import HybridLM, scan
 from trainer.models.registry import FAMILIES, build
 
+# A family, or one of its architectures.
 SMALL = {
+    "ghost": {"vocab_size": 40, "dim": 16, "layers": 3},
+    "bdh": {
+        "vocab_size": 40,
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 2,
+        "mlp_internal_dim_multiplier": 8,
+        "dropout": 0.0,
+    },
     "hybrid": {"vocab_size": 40, "d_model": 16, "d_state": 6, "n_layers": 3, "n_heads": 2, "attn_layer_idx": 1},
+    "transformer gpt2": {"vocab_size": 40, "d_model": 16, "n_layers": 3, "n_heads": 4, "dropout": 0.0},
+    "transformer llama": {"arch": "llama", "vocab_size": 40, "d_model": 16, "n_layers": 3, "n_heads": 4},
 }
 # Each documented parameter of the model, and a value other than that of SMALL or the default.
+DROPOUTS = {"dropout": 0.5, "emb_dropout": 0.5, "attn_dropout": 0.5, "resid_dropout": 0.5}
+TRANSFORMER = {"vocab_size": 41, "d_model": 32, "n_layers": 4, "n_heads": 2, "d_ff": 24, "norm_eps": 0.1, **DROPOUTS}
 OTHER_VALUES = {
+    "ghost": {"vocab_size": 41, "dim": 40, "layers": 4, "max_depth": 2, "threshold": 0.95},
+    "bdh": {
+        "vocab_size": 41,
+        "n_embd": 32,
+        "n_layer": 4,
+        "n_head": 4,
+        "mlp_internal_dim_multiplier": 4,
+        "dropout": 0.5,
+    },
     "hybrid": {
         "vocab_size": 41,
         "d_model": 32,
@@ -30,8 +54,16 @@ OTHER_VALUES = {
         "base_decay": 0.5,
         "context_factor": 2.0,
     },
+    "transformer gpt2": {**TRANSFORMER, "arch": "llama", "context_length": 24},
+    "transformer llama": {**TRANSFORMER, "arch": "gpt2", "n_kv_heads": 2, "rope_theta": 100.0},
 }
-every_family = pytest.mark.parametrize("family", sorted(FAMILIES))
+# What changes no output: a bound on the text, and what is another architecture's.
+WITHOUT_EFFECT = {
+    "hybrid": {"max_seq"},
+    "transformer gpt2": {"n_kv_heads", "rope_theta"},
+    "transformer llama": {"context_length"},
+}
+every_family = pytest.mark.parametrize("family", sorted(SMALL))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +72,7 @@ def one_thread():
 
 
 def small(family: str, **changes) -> TrainConfig:
-    return TrainConfig.from_flat(family, {**SMALL[family], "seq_len": 12, "rungs": [100], **changes})
+    return TrainConfig.from_flat(family.split()[0], {**SMALL[family], "seq_len": 12, "rungs": [100], **changes})
 
 
 def seeded(config: TrainConfig) -> torch.nn.Module:
@@ -50,6 +82,10 @@ def seeded(config: TrainConfig) -> torch.nn.Module:
 
 def tokens_of(config: TrainConfig, batch: int = 2, time: int = 12) -> torch.Tensor:
     return torch.randint(config.model.vocab_size, (batch, time), generator=torch.Generator().manual_seed(1))
+
+
+def test_every_family_is_under_this_contract():
+    assert {family.split()[0] for family in SMALL} == set(FAMILIES)
 
 
 @every_family
@@ -88,8 +124,9 @@ def test_the_hybrid_has_the_documented_number_of_parameters(V, D, S, n):
 @every_family
 def test_gradients_reach_every_parameter(family):
     config = small(family)
-    model = seeded(config)
-    model(tokens_of(config)).square().mean().backward()
+    model, tokens = seeded(config), tokens_of(config)
+    cross_entropy, addition, _ = loss_sums(model, tokens[:, :-1], tokens[:, 1:])
+    (cross_entropy + addition).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -128,7 +165,7 @@ def test_every_documented_parameter_changes_the_output(family):
     config = small(family)
     tokens = tokens_of(config)
     logits = seeded(config)(tokens)
-    documented = {field.name for field in dataclasses.fields(config.model)} - {"max_seq"}  # only a bound
+    documented = {field.name for field in dataclasses.fields(config.model)} - WITHOUT_EFFECT.get(family, set())
     assert documented == set(OTHER_VALUES[family])
     for name, value in OTHER_VALUES[family].items():
         other = seeded(small(family, **{name: value}))(tokens)

@@ -15,11 +15,14 @@ import yaml
 from search.cli import app
 from search.document import SpaceError, parse_number
 from search.grammar import (
+    CONTEXT,
     MEASUREMENTS,
     MISTAKEN_KEYS,
     QUALITIES,
+    AdviceSpec,
     Affected,
     BudgetSpec,
+    ClaimSpec,
     Direction,
     GoalSpec,
     LimitSpec,
@@ -36,7 +39,9 @@ from search.loading import parse_space
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "spaces" / "README.md").read_text(encoding="utf-8")
 SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
-MODELS = (SpaceSpec, MetricSpec, LimitSpec, BudgetSpec, ParameterSpec, RuleSpec, GoalSpec, PresetSpec)
+MODELS = (
+    SpaceSpec, MetricSpec, LimitSpec, BudgetSpec, ParameterSpec, RuleSpec, GoalSpec, PresetSpec, AdviceSpec, ClaimSpec
+)  # fmt: skip
 KEYS = {field.alias or name for model in MODELS for name, field in model.model_fields.items()}
 
 
@@ -120,6 +125,11 @@ BASE = "family: hybrid\nparameters:\n  d_model: {values: [32, 64], default: 32}\
         BASE + "budget: {min_tokens: -5K}",
         BASE + "budget: {max_tokens: lots}",
         BASE + "budget: {eta: 11}",
+        BASE + "  n_layers: {value: 2, aliases: LAYERS}",
+        BASE + "advice: [{when: d_model > 1}]",
+        BASE + "advice: [{when: d_model > 1, say: x, suggest: [d_model]}]",
+        BASE + "claims: [{id: a, measurement: speed, value: 1}]",
+        BASE + "claims: [{measurement: loss, value: 1}]",
     ],
 )
 def test_what_the_schema_refuses_the_loader_refuses_too(text: str):
@@ -151,7 +161,7 @@ def test_a_mistaken_key_leads_to_a_key_that_there_is():
 
 
 def test_the_readme_names_every_key_and_every_word_of_the_grammar():
-    for word in [*KEYS, *MEASUREMENTS, *QUALITIES, *get_args(Direction), "minimize", "maximize"]:
+    for word in [*KEYS, *MEASUREMENTS, *QUALITIES, *CONTEXT, *get_args(Direction), "minimize", "maximize"]:
         assert re.search(rf"`(?:[^`\n]*\W)?{word}(?:\W[^`\n]*)?`", README), word
 
 

@@ -57,7 +57,10 @@ def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
 
 TOP = "family: hybrid\nparameters:\n"
 BASE = TOP + "  d_model: {values: [32, 64], default: 32}\n"
-KEYS = "family, about, source, metric, limits, budget, budgets, parameters, not_searched, rules, goals, presets"
+KEYS = (
+    "family, about, source, metric, limits, budget, budgets, parameters, not_searched, rules, goals, presets, "
+    "advice, claims"
+)
 TRAINED = (
     "accumulate_grad_batches, attn_layer_idx, base_decay, batch_size, beta1, beta2, compile, context_factor, d_model, "
     "d_state, grad_clip_norm, learning_rate, max_seq, min_lr_ratio, n_heads, n_layers, precision, schedule, seq_len, "
@@ -66,6 +69,8 @@ TRAINED = (
 MEASURED = "loss, bits_per_byte, tokens_per_second, peak_vram_bytes, num_params, train_seconds"
 QUALITIES = "memory_span, adaptation_speed, stability, convergence_speed, overfitting, locality"
 BUDGET_KEYS = "trials, min_tokens, max_tokens, eta, eval_tokens, limits"
+
+ALIASED = TOP + "  d_model: {values: [32, 64], default: 32, aliases: [DIM]}\n"
 
 FAULTY = {
     # the file
@@ -214,6 +219,50 @@ FAULTY = {
         "5: presets.p.n_heads: has no place here: d_model > 32 does not hold",
     BASE + "rules: [{require: d_model < 64, why: slow}]\npresets: {p: {d_model: 64}}":
         "5: presets.p: breaks the rule d_model < 64 where d_model is 64 (slow)",
+    # aliases
+    TOP + "  d_model: {value: 64, aliases: [n_layers]}":
+        "3: parameters.d_model.aliases.0: n_layers is a parameter itself",
+    TOP + "  d_model: {value: 64, aliases: [width]}\n  n_layers: {value: 2, aliases: [width]}":
+        "4: parameters.n_layers.aliases.0: width is an alias of d_model",
+    TOP + "  d_model: {value: 64, aliases: [model width]}":
+        "3: parameters.d_model.aliases.0: 'model width' is no name; use letters, digits and _",
+    TOP + "  d_model: {value: 64, aliases: width}": "3: parameters.d_model.aliases: expected a list, got 'width'",
+    ALIASED + "presets: {p: {DIM: 64, d_model: 32}}":
+        "4: presets.p.d_model: d_model and DIM are one parameter; give one",
+    ALIASED + "presets: {p: {DIM: 48}}": "4: presets.p.DIM: 48 is none of 32, 64",
+    ALIASED + "presets: {p: {DIM: wide}}": "4: presets.p.DIM: expected a whole number, got 'wide'",
+    ALIASED + "rules: [{require: DIM > 1}]": "4: rules.0.require: DIM > 1: unknown parameter 'DIM'. Known: d_model.",
+    # advice
+    BASE + "advice: {when: d_model > 1}": "4: advice: expected a list, got a mapping",
+    BASE + "advice: [{when: d_model > 1}]": "4: advice.0: say is missing",
+    BASE + "advice: [{when: d_model >, say: x}]": "4: advice.0.when: 'd_model >' is not an expression",
+    BASE + "advice: [{when: vram > 1, say: x}]":
+        "4: advice.0.when: vram > 1: unknown name 'vram'. Known: corpus_bytes, d_model, num_gpus, num_params, tokens, "
+        "vram_gib. Did you mean 'vram_gib'?",
+    BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_modle: 64}}]":
+        "4: advice.0.suggest.d_modle: unknown parameter 'd_modle'. Known: d_model. Did you mean 'd_model'?",
+    BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 48}}]":
+        "4: advice.0.suggest.d_model: 48 is none of 32, 64",
+    BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 4.5}}]":
+        "4: advice.0.suggest.d_model: expected a whole number, got 4.5",
+    BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: q + 1}}]":
+        "4: advice.0.suggest.d_model: q + 1: unknown name 'q'. Known: corpus_bytes, d_model, num_gpus, num_params, "
+        "tokens, vram_gib.",
+    BASE + "advice: [{when: tokens > 1, say: x, preset: big}]":
+        "4: advice.0.preset: unknown preset 'big'. Known: .",
+    # claims
+    BASE + "claims: [{id: a, measurement: params, value: 1}]":
+        f"4: claims.0.measurement: unknown measurement 'params'. Known: {MEASURED}. Did you mean 'num_params'?",
+    BASE + "claims: [{id: a, measurement: loss}]": "4: claims.0: needs value, or min or max",
+    BASE + "claims: [{id: a, measurement: loss, value: 1, max: 2}]": "4: claims.0: needs value, or min or max",
+    BASE + "claims: [{id: a, measurement: loss, max: 2}, {id: a, measurement: loss, max: 3}]":
+        "4: claims.1.id: a is an earlier claim's id",
+    BASE + "presets: {p: {d_model: 32}}\nclaims: [{id: a, measurement: loss, max: 2, preset: q}]":
+        "5: claims.0.preset: unknown preset 'q'. Known: p.",
+    BASE + "claims: [{id: a, measurement: loss, max: 2, set: {d_model: 30}}]":
+        "4: claims.0.set: cannot be trained: n_heads 4 does not divide d_model 30",
+    BASE + "claims: [{id: a, measurement: loss, max: 2, against: {d_model: wide}}]":
+        "4: claims.0.against: cannot be trained: d_model: expected int, got 'wide'",
     # metric, limits, budgets
     BASE + "metric: loss": "4: metric: expected a mapping such as {name: loss, goal: minimize}, got 'loss'",
     BASE + "metric: {name: val_loss}": f"4: metric.name: unknown measurement 'val_loss'. Known: {MEASURED}. "
@@ -481,6 +530,21 @@ def test_set_fixes_searched_fixed_conditional_and_derived_parameters():
         assert values.get("n_heads", 4) == 4
         assert values["attn_layer_idx"] <= 2
     assert not {"n_layers", "max_seq", "n_heads"} & space.searched.keys()
+
+
+def test_a_parameter_goes_by_any_of_its_names_in_presets_and_set():
+    text = ALIASED + "  n_layers: {min: 3, max: 4, default: 4, aliases: [LAYERS]}\npresets: {p: {DIM: 64, LAYERS: 3}}"
+    space = parse_space(text)
+    assert space.complete(space.presets["p"].values)["d_model"] == 64
+    narrowed = space.narrowed(assignments=["DIM=64", "LAYERS=3"])
+    assert narrowed.complete({}) == {"d_model": 64, "n_layers": 3}
+    for wrong, message in {
+        ("DIM=64", "d_model=64"): "--set d_model=64: d_model and DIM are one parameter; set one of them",
+        ("DIM=48",): "--set DIM=48: 48 is none of 32, 64; to search elsewhere, change the space",
+    }.items():
+        with pytest.raises(ValueError) as error:
+            space.narrowed(assignments=wrong)
+        assert str(error.value) == message
 
 
 def test_a_preset_that_differs_from_what_was_set_may_not_be_launched():

@@ -24,7 +24,7 @@ ROWS = [
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.halving", "search.sampling"},
     {"search.feasibility", "search.journal"},
     {"search.drawing", "search.loading"},
-    {"search.checking"},
+    {"search.checking", "search.advise"},
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},

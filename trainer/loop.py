@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
 from trainer.config import ConfigError, TrainConfig
@@ -239,19 +239,17 @@ class TrainingRun:
         return tensor.to(self.device)
 
     def _eager_loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Summed cross-entropy in nats of the targets that count."""
+        """What a step minimises: the summed cross-entropy in nats of the targets that count, and the family's own."""
         with self._autocast():
-            # No name holds the logits, so that they are freed as soon as their softmax is taken.
-            return F.cross_entropy(
-                self.model(inputs).flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
+            cross_entropy, addition, _ = loss_sums(self.model, inputs, targets)
+            return cross_entropy + addition
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = AUTOCAST_DTYPES.get(self.config.precision)
         return torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
 
     def _measure(self) -> Measurement:
-        loss, bits_per_byte = self._evaluate()
+        loss, bits_per_byte, shares = self._evaluate()
         if not math.isfinite(loss):
             raise Diverged(self.tokens, f"the held-out loss is {loss}")
         expected = estimate(self.config)
@@ -267,21 +265,40 @@ class TrainingRun:
             peak_rss_bytes=self._memory.rss_bytes(),
             estimated=vram_bytes is None,
             exclusive=True,
+            **shares,
         )
 
-    def _evaluate(self) -> tuple[float, float | None]:
-        """Loss in nats per token on held-out text, and bits per byte where the tokens' bytes are known."""
+    def _evaluate(self) -> tuple[float, float | None, dict[str, float]]:
+        """Loss in nats per token on held-out text, bits per byte where the tokens' bytes are known, and the shares
+        of the tokens that the family counts.
+        """
         if self._held_out is None:
             self._held_out = _HeldOut(self.corpus, self.config)
         held_out = self._held_out
         self.model.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        with torch.inference_mode():
+        totals: dict[str, Tensor] = {}
+        with torch.inference_mode(), self._autocast():
             for inputs, targets in held_out.batches():
-                nats += self._eager_loss_sum(self._to_device(inputs), self._to_device(targets))
+                cross_entropy, _, counts = loss_sums(self.model, self._to_device(inputs), self._to_device(targets))
+                nats += cross_entropy
+                totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         total = nats.item()
         bits_per_byte = None if held_out.num_bytes is None else total / math.log(2) / held_out.num_bytes
-        return total / held_out.num_tokens, bits_per_byte
+        shares = {name: count.item() / held_out.num_tokens for name, count in totals.items()}
+        return total / held_out.num_tokens, bits_per_byte, shares
+
+
+def loss_sums(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
+    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count."""
+    if hasattr(model, "forward_aside"):
+        logits, addition, counts = model.forward_aside(inputs, targets)
+    else:
+        logits, addition, counts = model(inputs), 0.0, {}
+    cross_entropy = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return cross_entropy, addition, counts
 
 
 class _HeldOut:

@@ -26,6 +26,7 @@ class Measurement:
     peak_rss_bytes: int | None  # None where the system does not tell, and on CUDA
     estimated: bool  # peak_vram_bytes was computed for a GPU that is not here
     exclusive: bool  # nobody else used the device; the trainer cannot know, so whoever shares it says so
+    kept_fraction: float | None = None  # of held-out bytes that ran the layers; None where the family skips none
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

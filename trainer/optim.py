@@ -16,12 +16,14 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over every parameter; only matrices decay.
 
     Biases, norms and other vectors are left out of the decay, and so are embeddings: a rare token's row would
-    shrink at every step while it learns at few.
+    shrink at every step while it learns at few. A module names in `undecayed` what of its own has the shape of a
+    matrix and is none.
     """
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    undecayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    undecayed |= {id(getattr(module, n)) for module in model.modules() for n in getattr(module, "undecayed", ())}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in embeddings]
-    kept = [p for p in parameters if p.ndim < 2 or id(p) in embeddings]
+    decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in undecayed]
+    kept = [p for p in parameters if p.ndim < 2 or id(p) in undecayed]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

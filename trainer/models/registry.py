@@ -8,12 +8,21 @@ from typing import Any
 from torch import nn
 
 from trainer.config import TrainConfig
+from trainer.models.bdh import BDH
+from trainer.models.ghost import GhostLM
 from trainer.models.hybrid import HybridLM
+from trainer.models.transformer import TransformerLM
 
 # A family is a module called as `model(tokens, state=None) -> logits`: tokens (B, T) integers, logits (B, T, V).
 # `model.empty_state()` is what a caller passes, and passes again, to go on where the last call ended.
+# A family that learns by more than its logits, or has more to tell, also has `model.forward_aside(tokens, targets)`,
+# which returns the logits, a loss to add to training's, and counts by the name of the Measurement field that is their
+# share of all targets; loss and counts are sums over the targets that are not negative.
 FAMILIES: dict[str, Callable[[Any], nn.Module]] = {
+    "bdh": BDH,
+    "ghost": GhostLM,
     "hybrid": HybridLM,
+    "transformer": TransformerLM,
 }
 
 
