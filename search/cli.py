@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -176,6 +177,44 @@ def validate(
                 "warning: below 5 %, proposals will be slow to find; narrow the ranges or loosen the limits",
                 style="yellow",
             )
+
+
+@app.command()
+def advise(
+    space: SpaceFile,
+    data: Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")] = None,
+    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
+    assign: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """What the guide recommends for this text and this machine."""
+    with _reporting_errors():
+        from search.advise import advise, unknown_to
+        from search.grammar import CONTEXT
+        from search.launch import RunOptions, known_context
+        from search.loading import load_space
+
+        options = RunOptions(space=space, data=tuple(data or ()), token_dtype=token_dtype.value)
+        loaded = load_space(space).narrowed(assignments=assign or ())
+        context = known_context(loaded, options)
+        found, unknown = advise(loaded, context), unknown_to(loaded, context)
+        known = {name: context[name] for name in CONTEXT if name in context}
+        if as_json:
+            _print_json(
+                {"context": known, "unknown": unknown, "advice": [dataclasses.asdict(entry) for entry in found]}
+            )
+            return
+        console = _console()
+        console.print(", ".join(f"{name} {value:,.4g}" for name, value in known.items()), style="dim")
+        for entry in found:
+            suggested = [f"--set {name}={value}" for name, value in entry.suggest.items()]
+            suggested += [f"preset {entry.preset}"] if entry.preset else []
+            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""), markup=False)
+            console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
+        if not found:
+            console.print("the guide has no advice for this text and this machine")
+        if unknown:
+            console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
 
 @app.command()

@@ -61,6 +61,15 @@ def divide(
     return Slots(fitting, cpus, share)
 
 
+def smallest_gpu_bytes() -> int | None:
+    """Memory of the smallest GPU here, which every trial must fit; None where there is none."""
+    import torch
+
+    if not num_gpus():
+        return None
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+
 def precision(num_gpus: float) -> str:
     """The precision where nobody asked for one: bf16 is up to 20 times slower on a CPU without the instructions."""
     return "bf16" if num_gpus else "fp32"

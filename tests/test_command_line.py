@@ -303,3 +303,12 @@ def test_a_preset_trains_alone():
 )
 def test_a_mistaken_preset_is_refused(preset: str, message: str):
     assert message in refused("train", "--preset", preset)
+
+
+def test_advise_answers_for_this_text_and_says_what_it_does_not_know():
+    document = json.loads(tinysearch("advise", str(SMOKE.parent / "ghost.yaml"), "--data", "text", "--json")[1])
+    assert document["context"]["tokens"] == document["context"]["corpus_bytes"]  # bytes are its tokens
+    assert document["context"]["tokens"] > 10_000
+    robo = str(SMOKE.parent / "robo.yaml")
+    said = json.loads(tinysearch("advise", robo, "--data", "text", "--json")[1])["advice"]
+    assert {"dropout": 0.2} in [entry["suggest"] for entry in said]  # little text
