@@ -103,7 +103,7 @@ class GhostLM(nn.Module):
 
     def _guess(self, h: Tensor) -> Tensor:
         """The quick head's logits; its input is brought to size, or it would learn far behind the other head."""
-        return self.quick(F.rms_norm(h, h.shape[-1:], eps=self.config.norm_eps))
+        return self.quick(F.rms_norm(h, h.shape[-1:], None, self.config.norm_eps))
 
     def _is_kept(self, guesses: Tensor) -> Tensor:
         guesses = guesses.float()
