@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check clean
+.PHONY: run test lint check clean
 
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
@@ -11,11 +11,12 @@ run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 test: $(VENV)/.installed ## every test
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed ## layout, lint, the generated schema, every test
+lint: $(VENV)/.installed ## layout, lint, the generated schema
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/tinysearch schema | diff - spaces/schema.json
-	$(BIN)/python -m pytest
+
+check: lint test ## all that a change must pass
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "tinysearch needs Python 3.11 to 3.13, not %d.%d; make PYTHON=python3.11" % sys.version_info[:2])'
