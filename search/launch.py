@@ -101,6 +101,13 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         requests = _Requests(study, folder, slots)
         with Display(lambda: Overview.of(study), console=console) as display:
             tune().run_trials(study, slots, requests.request, _Pruning(display, folder))
+        if study.rejections:
+            reason, count = study.rejections.most_common(1)[0]
+            console.print(
+                f"{study.rejections.total():,} configurations were rejected before launch, {count:,} for {reason}",
+                style="dim",
+                markup=False,
+            )
         return Overview.of(study)
 
 

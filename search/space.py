@@ -6,7 +6,6 @@ to narrow itself by goals and `--set`, and how to turn a configuration into what
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,12 +68,6 @@ class Space:
     def aliases(self) -> dict[str, str]:
         """The parameter behind each other name that presets and `--set` may use."""
         return {alias: name for name, p in self.parameters.items() for alias in p.spec.aliases}
-
-    @property
-    def digest(self) -> str:
-        """Identifies the text and the narrowing; comments and layout count, so that a difference is never missed."""
-        text = "\n".join([self.document.text, *self.changes])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def reference(self) -> Preset | None:

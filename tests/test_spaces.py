@@ -489,7 +489,6 @@ def test_a_goal_keeps_the_part_on_its_side_of_the_default():
         assert values["d_state"] <= 16 and values["n_layers"] <= 4 and values["attn_layer_idx"] == 0
         assert values["beta1"] == 0.5 + values["n_layers"] / 100
     assert down.changes == ("goal down", "goal early", "goal tied")
-    assert down.digest != space.digest
 
 
 @pytest.mark.parametrize(
