@@ -1,0 +1,1 @@
+"""How well search strategies do on recorded learning curves: `python -m benchmarks.search FOLDER`."""

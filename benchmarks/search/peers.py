@@ -1,0 +1,76 @@
+"""The baselines and the peers that tinysearch is measured against, each handing over what its own interface would."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+
+from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
+from benchmarks.search.simulation import random_order
+
+
+class RandomSearch:
+    """Configurations in random order, each trained to its end. Hands over the best finished one."""
+
+    rungs: tuple[int, ...] = ()
+
+    def __init__(self, problem: Problem, seed: int):
+        self._points = problem.points
+        self._order = random_order(problem.num_configurations, seed)
+        self._num_proposed = 0
+        self._best: tuple[float, int | None] = (math.inf, None)
+
+    def propose(self) -> Proposal | None:
+        key = self._num_proposed
+        if key >= len(self._order):
+            return None
+        self._num_proposed += 1
+        return Proposal(key, self._points[self._order[key]])
+
+    def report(self, key: int, rung: int, value: float) -> bool:
+        return True
+
+    def finished(self, key: int, rung: int, value: float) -> None:
+        if value < self._best[0]:
+            self._best = (value, key)
+
+    def incumbent(self) -> int | None:
+        return self._best[1]
+
+
+class RandomAsha(RandomSearch):
+    """Random search with asynchronous successive halving (arXiv:1810.05934) by Ray's rule.
+
+    A trial stops at a rung when it is worse than the best 1/eta quantile (interpolated) of those that were there
+    before it. Hands over the best at the deepest rung, and a finished trial is deepest.
+    """
+
+    def __init__(self, problem: Problem, seed: int, eta: int = ETA):
+        super().__init__(problem, seed)
+        self.rungs = stopping_rungs(problem.num_rungs, eta)
+        self._eta = eta
+        self._values: dict[int, list[float]] = {rung: [] for rung in self.rungs}
+        self._deepest: tuple[float, float, int | None] = (0, math.inf, None)  # minus the rung, value, key
+
+    def report(self, key: int, rung: int, value: float) -> bool:
+        if math.isnan(value):
+            return False
+        values = self._values[rung]
+        goes_on = not values or value <= quantile(values, 1 / self._eta)
+        insort(values, value)
+        self._deepest = min(self._deepest, (-rung, value, key))
+        return goes_on
+
+    def finished(self, key: int, rung: int, value: float) -> None:
+        if not math.isnan(value):
+            self._deepest = min(self._deepest, (-math.inf, value, key))
+
+    def incumbent(self) -> int | None:
+        return self._deepest[2]
+
+
+def quantile(ordered: list[float], share: float) -> float:
+    """With linear interpolation, as numpy's."""
+    place = share * (len(ordered) - 1)
+    i = int(place)
+    return ordered[i] + (place - i) * (ordered[i + 1] - ordered[i]) if i + 1 < len(ordered) else ordered[-1]
