@@ -70,11 +70,21 @@ class Proposal:
 class Study:
     """A search in progress. All token counts are absolute; a trial is known by its Optuna number."""
 
-    def __init__(self, study: optuna.Study, settings: StudySettings, *, trials: int | None = None):
-        """`trials` is how many configurations to train in all; else what was asked last, or the budget's number."""
+    def __init__(
+        self,
+        study: optuna.Study,
+        settings: StudySettings,
+        *,
+        trials: int | None = None,
+        feasibility: Feasibility | None = None,
+    ):
+        """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
+
+        `feasibility` says what may be launched, where that is not for the space and the trainer to say.
+        """
         self.settings = settings
         self.space = settings.space
-        self.feasibility = Feasibility.of(self.space, settings.budget)
+        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget)
         self.rungs = self.feasibility.rungs
         self.metric = self.space.spec.metric
         self.num_trials = trials or num_trials_of(study, settings)
@@ -92,9 +102,15 @@ class Study:
 
     @classmethod
     def create(
-        cls, storage: optuna.storages.BaseStorage, name: str, settings: StudySettings, *, trials: int | None = None
+        cls,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        settings: StudySettings,
+        *,
+        trials: int | None = None,
+        feasibility: Feasibility | None = None,
     ) -> Study:
-        """A new study in `storage`."""
+        """A new study in `storage`; the options are those of Study itself."""
         direction = settings.space.spec.metric.goal
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
         for key, value in settings.to_attrs().items():
@@ -102,7 +118,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since Optuna 3.2
             study.set_metric_names([settings.space.spec.metric.name])
-        return cls(study, settings, trials=trials)
+        return cls(study, settings, trials=trials, feasibility=feasibility)
 
     @staticmethod
     def check_same(study: optuna.Study, expected: StudySettings) -> None:

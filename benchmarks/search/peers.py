@@ -1,9 +1,13 @@
-"""The baselines and the peers that tinysearch is measured against, each handing over what its own interface would."""
+"""The baselines that split a strategy's gain: random search, successive halving alone, the first epoch alone.
+
+The peers that search with Optuna and Ray are in optuna_peers.py and ray_peers.py.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import insort
+from heapq import heappop, heappush
 
 from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
 from benchmarks.search.simulation import random_order
@@ -39,10 +43,11 @@ class RandomSearch:
 
 
 class RandomAsha(RandomSearch):
-    """Random search with asynchronous successive halving (arXiv:1810.05934) by Ray's rule.
+    """Random search with asynchronous successive halving (arXiv:1810.05934) by the rule of Ray's ASHAScheduler.
 
     A trial stops at a rung when it is worse than the best 1/eta quantile (interpolated) of those that were there
-    before it. Hands over the best at the deepest rung, and a finished trial is deepest.
+    before it, and, unlike in Ray, where it diverged. Hands over the best at the deepest rung; a finished trial is
+    deepest, whatever its length.
     """
 
     def __init__(self, problem: Problem, seed: int, eta: int = ETA):
@@ -67,6 +72,36 @@ class RandomAsha(RandomSearch):
 
     def incumbent(self) -> int | None:
         return self._deepest[2]
+
+
+class OneEpochTopK(RandomSearch):
+    """Looks at random configurations for one rung each, then trains the best of them to the end, in order.
+
+    The looks take half the budget, counted in rungs of a median training; the other half decides K. Hands over the
+    best finished trial; while there is none, the best after its first rung.
+    """
+
+    def __init__(self, problem: Problem, seed: int):
+        super().__init__(problem, seed)
+        self.rungs = (1,) if problem.num_rungs > 1 else ()
+        num_looks = math.ceil(problem.budget / 2 * problem.median_length)
+        self._num_looks = min(num_looks, problem.num_configurations)
+        self._looked: list[tuple[float, int]] = []
+        self._best_look: tuple[float, int | None] = (math.inf, None)
+
+    def propose(self) -> Proposal | None:
+        if self._num_proposed < self._num_looks:
+            return super().propose()
+        return Proposal(heappop(self._looked)[1]) if self._looked else None
+
+    def report(self, key: int, rung: int, value: float) -> bool:
+        if not math.isnan(value):
+            heappush(self._looked, (value, key))
+            self._best_look = min(self._best_look, (value, key))
+        return False
+
+    def incumbent(self) -> int | None:
+        return self._best_look[1] if self._best[1] is None else self._best[1]
 
 
 def quantile(ordered: list[float], share: float) -> float:

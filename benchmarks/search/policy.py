@@ -21,11 +21,12 @@ class Problem:
     num_rungs: int
     median_length: int  # rungs of a full training, in the middle
     budget: float  # full trainings
+    restart: bool  # whether to go on from a rung costs the whole run again
 
     @classmethod
     def of(cls, table: Table, budget: float) -> Problem:
         length = int(np.median(table.lengths))
-        return cls(table.axes, table.points, table.num_rungs, max(length, 1), budget)
+        return cls(table.axes, table.points, table.num_rungs, length, budget, table.restart)
 
     @property
     def num_configurations(self) -> int:

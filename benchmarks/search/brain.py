@@ -1,0 +1,103 @@
+"""tinysearch's own brain over a table: `search.study.Study` as a search runs it, only that nothing is trained.
+
+A table's rung is a token to the brain, so that its rungs are 1, eta, eta squared and so on to R. A configuration whose
+own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+
+from benchmarks.search.policy import ETA, Problem, Proposal
+from benchmarks.search.table import Axis
+from search.document import Document
+from search.feasibility import Feasibility
+from search.grammar import BudgetSpec, SpaceSpec
+from search.parameter import Parameter, Values
+from search.record import best_record
+from search.settings import StudySettings
+from search.space import Preset, Space
+from search.study import Study
+
+METRIC = "loss"
+
+
+class Anything(Feasibility):
+    """Every configuration may be launched: a table's are no configurations of the trainer."""
+
+    def reasons_against(self, values: Values) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Between a table's unit cube and the values of a space."""
+
+    axes: tuple[Axis, ...]
+
+    def space(self, presets: list[np.ndarray] | None = None) -> Space:
+        """The table's hyperparameters as a space; `presets` are trained first."""
+        given = {f"preset {i}": Preset(name=f"preset {i}", values=self.values(p)) for i, p in enumerate(presets or [])}
+        return Space(
+            spec=SpaceSpec(family="recorded curves", parameters={}),
+            document=Document("<recorded curves>", ""),
+            parameters={axis.name: _parameter(axis) for axis in self.axes},
+            rules=(),
+            presets=given,
+        )
+
+    def point(self, values: Values) -> np.ndarray:
+        return np.array([float(values[a.name]) / max(a.num_levels - 1, 1) for a in self.axes])
+
+    def values(self, point: np.ndarray) -> dict[str, float | int]:
+        found: dict[str, float | int] = {}
+        for axis, x in zip(self.axes, point.tolist(), strict=True):
+            found[axis.name] = round(x * (axis.num_levels - 1)) if axis.num_levels else x
+        return found
+
+
+class Tinysearch:
+    """The brain with an in-memory record. Hands over the best trial that has finished, as `tinysearch best` does."""
+
+    def __init__(self, problem: Problem, seed: int, presets: list[np.ndarray] | None = None):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._adapter = Adapter(problem.axes)
+        self._end = problem.num_rungs
+        budget = BudgetSpec(min_tokens=1, max_tokens=self._end, eta=ETA, trials=problem.num_configurations)
+        settings = StudySettings(space=self._adapter.space(presets), budget=budget, seed=seed)
+        self.study = Study.create(
+            optuna.storages.InMemoryStorage(),
+            f"seed {seed}",
+            settings,
+            feasibility=Anything.of(settings.space, budget),
+        )
+        self.rungs = tuple(rung for rung in self.study.rungs if rung < self._end)
+        self._best: int | None = None
+
+    def propose(self) -> Proposal | None:
+        proposed = self.study.propose()
+        if proposed is None:
+            return None
+        return Proposal(proposed.number, None if proposed.is_resumed else self._adapter.point(proposed.values))
+
+    def report(self, key: int, rung: int, value: float) -> bool:
+        return self.study.report(key, {METRIC: value, "tokens": rung})
+
+    def finished(self, key: int, rung: int, value: float) -> None:
+        self.study.report(key, {METRIC: value, "tokens": self._end})
+        best = best_record(self.study.records.values(), METRIC)
+        self._best = best.number if best else None
+
+    def incumbent(self) -> int | None:
+        return self._best
+
+
+def _parameter(axis: Axis) -> Parameter:
+    if not axis.num_levels:
+        return Parameter(name=axis.name, type=float, low=0.0, high=1.0, default=0.5)
+    if axis.is_ordered:
+        return Parameter(name=axis.name, type=int, low=0, high=axis.num_levels - 1, default=0)
+    return Parameter(name=axis.name, type=int, choices=tuple(range(axis.num_levels)), default=0)
