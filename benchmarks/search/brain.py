@@ -6,13 +6,13 @@ own full budget is shorter than R is told as finished, at R: the end of its trai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import optuna
 
 from benchmarks.search.policy import ETA, Problem, Proposal
-from benchmarks.search.table import Axis
+from benchmarks.search.table import Axis, point
 from search.document import Document
 from search.feasibility import Feasibility
 from search.grammar import BudgetSpec, SpaceSpec
@@ -32,42 +32,26 @@ class Anything(Feasibility):
         return []
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """Between a table's unit cube and the values of a space."""
-
-    axes: tuple[Axis, ...]
-
-    def space(self, presets: list[np.ndarray] | None = None) -> Space:
-        """The table's hyperparameters as a space; `presets` are trained first."""
-        given = {f"preset {i}": Preset(name=f"preset {i}", values=self.values(p)) for i, p in enumerate(presets or [])}
-        return Space(
-            spec=SpaceSpec(family="recorded curves", parameters={}),
-            document=Document("<recorded curves>", ""),
-            parameters={axis.name: _parameter(axis) for axis in self.axes},
-            rules=(),
-            presets=given,
-        )
-
-    def point(self, values: Values) -> np.ndarray:
-        return np.array([float(values[a.name]) / max(a.num_levels - 1, 1) for a in self.axes])
-
-    def values(self, point: np.ndarray) -> dict[str, float | int]:
-        found: dict[str, float | int] = {}
-        for axis, x in zip(self.axes, point.tolist(), strict=True):
-            found[axis.name] = round(x * (axis.num_levels - 1)) if axis.num_levels else x
-        return found
+def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray]) -> Space:
+    """A table's hyperparameters as a space; `presets`, points of the unit cube, are trained first."""
+    return Space(
+        spec=SpaceSpec(family="recorded curves", parameters={}),
+        document=Document("<recorded curves>", ""),
+        parameters={axis.name: _parameter(axis) for axis in axes},
+        rules=(),
+        presets={str(i): Preset(name=str(i), values=_values(axes, p)) for i, p in enumerate(presets)},
+    )
 
 
 class Tinysearch:
     """The brain with an in-memory record. Hands over the best trial that has finished, as `tinysearch best` does."""
 
-    def __init__(self, problem: Problem, seed: int, presets: list[np.ndarray] | None = None):
+    def __init__(self, problem: Problem, seed: int, presets: Iterable[np.ndarray] = ()):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._adapter = Adapter(problem.axes)
+        self._axes = problem.axes
         self._end = problem.num_rungs
         budget = BudgetSpec(min_tokens=1, max_tokens=self._end, eta=ETA, trials=problem.num_configurations)
-        settings = StudySettings(space=self._adapter.space(presets), budget=budget, seed=seed)
+        settings = StudySettings(space=space_of(problem.axes, list(presets)), budget=budget, seed=seed)
         self.study = Study.create(
             optuna.storages.InMemoryStorage(),
             f"seed {seed}",
@@ -81,7 +65,7 @@ class Tinysearch:
         proposed = self.study.propose()
         if proposed is None:
             return None
-        return Proposal(proposed.number, None if proposed.is_resumed else self._adapter.point(proposed.values))
+        return Proposal(proposed.number, None if proposed.is_resumed else point(self._axes, proposed.values))
 
     def report(self, key: int, rung: int, value: float) -> bool:
         return self.study.report(key, {METRIC: value, "tokens": rung})
@@ -101,3 +85,8 @@ def _parameter(axis: Axis) -> Parameter:
     if axis.is_ordered:
         return Parameter(name=axis.name, type=int, low=0, high=axis.num_levels - 1, default=0)
     return Parameter(name=axis.name, type=int, choices=tuple(range(axis.num_levels)), default=0)
+
+
+def _values(axes: tuple[Axis, ...], at: np.ndarray) -> dict[str, float | int]:
+    pairs = zip(axes, at.tolist(), strict=True)
+    return {axis.name: round(x * (axis.num_levels - 1)) if axis.num_levels else x for axis, x in pairs}

@@ -5,23 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
-from benchmarks.search.table import Axis
+from benchmarks.search.table import Axis, point
 
 
 def distributions(axes: tuple[Axis, ...]) -> dict[str, BaseDistribution]:
     """An Optuna distribution for each hyperparameter of a table: levels by number, everything else from 0 to 1."""
     return {axis.name: _distribution(axis) for axis in axes}
-
-
-def point(axes: tuple[Axis, ...], values: dict[str, float]) -> np.ndarray:
-    """Where values drawn from `distributions` lie in the unit cube."""
-    return np.array([values[axis.name] / max(axis.num_levels - 1, 1) for axis in axes])
 
 
 class OptunaTPE:

@@ -15,8 +15,9 @@ from typing import Any
 
 import optuna
 
-from benchmarks.search.optuna_peers import distributions, point
+from benchmarks.search.optuna_peers import distributions
 from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
+from benchmarks.search.table import point
 
 METRIC, TIME = "value", "training_iteration"
 DOCS_ETA = 4  # ASHAScheduler's default

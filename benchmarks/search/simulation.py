@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from time import perf_counter
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Run:
     num_finished: int = 0
     unfinished: list[int] = field(default_factory=list)  # rows stopped or paused, and not under way at the end
     total: float = 0.0
+    num_proposals: int = 0
+    thinking_seconds: float = 0.0  # real time that the policy took, reports included
 
     def regret_at(self, cost: float) -> float:
         i = bisect.bisect_right(self.costs, cost)
@@ -73,7 +76,13 @@ class _Simulation:
         handed_key, handed_regret = None, GUESS
         unfinished: set[int] = set()
         while True:
-            while self.num_idle and (proposal := policy.propose()) is not None:
+            while self.num_idle:
+                started = perf_counter()
+                proposal = policy.propose()
+                run.thinking_seconds += perf_counter() - started
+                if proposal is None:
+                    break
+                run.num_proposals += 1
                 self._start(proposal)
                 unfinished.discard(proposal.key)
             if not events:
@@ -87,6 +96,7 @@ class _Simulation:
             self.spent[trial.row] += time - trial.started
             trial.num_done = rung = trial.target
             value = float(self.values[trial.row, rung - 1])
+            started = perf_counter()
             if rung >= self.lengths[trial.row]:
                 policy.finished(trial.key, rung, value)
                 run.num_finished += 1
@@ -97,6 +107,7 @@ class _Simulation:
                 unfinished.add(trial.key)
                 self.num_idle += 1
             key = policy.incumbent()
+            run.thinking_seconds += perf_counter() - started
             if key != handed_key:
                 handed_key = key
                 regret = GUESS if key is None else float(self.regrets[self.trials[key].row])

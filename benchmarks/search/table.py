@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,11 @@ class Axis:
     name: str
     num_levels: int = 0
     is_ordered: bool = True
+
+
+def point(axes: tuple[Axis, ...], values: Mapping[str, Any]) -> np.ndarray:
+    """Where a configuration lies in the unit cube: numbers from 0 to 1 as they are, levels by their number."""
+    return np.array([values[axis.name] / max(axis.num_levels - 1, 1) for axis in axes], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

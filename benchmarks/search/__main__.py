@@ -1,0 +1,155 @@
+"""How well the search finds good configurations: tinysearch beside its peers on recorded learning curves.
+
+    python -m benchmarks.search FOLDER [--json] [--workers 8] [--seeds 30] [--budget 50] [--policies all]
+                                       [--tables GLOB] [--processes N]
+
+FOLDER holds tables of real training runs (table.py says which format). Workers share a simulated clock, the cost that
+all of them have consumed, in units of a full training. At 5, 10, 20 and 50 units each policy hands over a configuration
+and is scored by its equivalent random search: 3 is as good as random search with three times the budget, below 1 is
+worse than random. Figures are geometric means over families of tables with bootstrap intervals over families, tables
+and seeds. Time to think is reported and not charged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.search.contest import Result, Terms, contest
+from benchmarks.search.entrants import ENTRANTS, TINYSEARCH
+from benchmarks.search.score import Scores
+from benchmarks.search.table import Table, TableError, read_tables
+
+STUDY_SIZES = (200, 2000)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _parsed(arguments)
+    try:
+        tables = read_tables(options.folder, options.tables)
+    except TableError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    terms = Terms.of(options.workers, options.budget)
+    measured = measure(tables, options.policies, range(options.seeds), terms, options.processes)
+    if options.json:
+        print(json.dumps(measured))
+        return
+    from rich.console import Console
+
+    for shown in (headline(measured), by_family(measured)):
+        Console().print(shown)
+
+
+def measure(tables: list[Table], policies: list[str], seeds: range, terms: Terms, num_processes: int) -> dict[str, Any]:
+    """Everything there is to print, as one object."""
+    progress = _Progress(len(tables) * len(policies) * len(seeds))
+    results = contest(tables, policies, seeds, terms, num_processes=num_processes, on_result=progress.add)
+    progress.end("scoring")
+    scores = Scores(tables, policies, results, terms)
+    measured = scores.to_dict(baseline=TINYSEARCH)
+    if TINYSEARCH in policies:
+        from benchmarks.search.proposing import propose_ms
+
+        progress.end("timing proposals")
+        widest = max(tables, key=lambda table: len(table.axes))
+        measured["propose_ms"] = {str(size): propose_ms(widest, size) for size in STUDY_SIZES}
+    return {
+        **measured,
+        "workers": terms.num_workers,
+        "seeds": len(seeds),
+        "budget": terms.budget,
+        "cpu_cores": os.cpu_count(),
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("optuna", "ray")}},
+    }
+
+
+def headline(measured: dict[str, Any]) -> Any:
+    """The policies, for people."""
+    from rich.table import Table as Shown
+
+    policies = measured["policies"]
+    readings = [key for key in next(iter(policies.values())) if key.replace(".", "").isdigit()]
+    caption = f"{len(measured['tables'])} tables of {len(measured['families'])} families, {measured['seeds']} seeds, "
+    caption += f"{measured['workers']} workers"
+    if "propose_ms" in measured:
+        times = ", ".join(f"{ms:.0f} ms at {size}" for size, ms in measured["propose_ms"].items())
+        caption += f"; tinysearch proposes in {times} trials"
+    shown = Shown(title="equivalent random search by budget, with 95 % intervals", caption=caption)
+    columns = ["", *readings, f"rank {readings[-1]}", "trials", "false stops", "cost below median", "ms to think"]
+    for column in columns:
+        shown.add_column(column, justify="right" if column else "left")
+    for name, p in policies.items():
+        ratios = [f"{p[r]:.2f} ({p[f'interval_{r}'][0]:.2f}-{p[f'interval_{r}'][1]:.2f})" for r in readings]
+        rest = [f"{p[f'rank_{readings[-1]}']:.1f}", f"{p['trials']:.0f}", f"{p['false_stops']:.1f}"]
+        rest += [f"{p['below_median_cost_share']:.0%}", f"{p['thinking_ms']:.1f}"]
+        shown.add_row(name, *ratios, *rest)
+    return shown
+
+
+def by_family(measured: dict[str, Any]) -> Any:
+    """The families, for people: each policy at the middle reading and at the last."""
+    from rich.table import Table as Shown
+
+    families = measured["families"]
+    policies = list(measured["policies"])
+    readings = list(families[next(iter(families))][policies[0]])
+    shown_readings = dict.fromkeys([readings[len(readings) // 3], readings[-1]])
+    shown = Shown(title=f"by family, at {' / '.join(shown_readings)}")
+    for column in ("", *policies):
+        shown.add_column(column, justify="right" if column else "left")
+    for family, ratios in families.items():
+        shown.add_row(family, *(" / ".join(f"{ratios[name][r]:.2f}" for r in shown_readings) for name in policies))
+    return shown
+
+
+class _Progress:
+    """Lines on stderr: how many runs are done, every few seconds."""
+
+    def __init__(self, num_runs: int, every_seconds: float = 10.0):
+        self.num_runs, self.num_done = num_runs, 0
+        self.every, self.started = every_seconds, time.monotonic()
+        self.shown = self.started
+
+    def add(self, result: Result) -> None:
+        self.num_done += 1
+        now = time.monotonic()
+        if now - self.shown >= self.every or self.num_done == self.num_runs:
+            self.shown = now
+            left = (now - self.started) / self.num_done * (self.num_runs - self.num_done)
+            print(f"{self.num_done}/{self.num_runs} runs, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def end(self, next_: str) -> None:
+        print(f"{next_} after {time.monotonic() - self.started:.0f} s", file=sys.stderr, flush=True)
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", help="of .npz tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--workers", type=int, default=8, help="trials at a time")
+    parser.add_argument("--seeds", type=int, default=30, help="runs of each policy on each table")
+    parser.add_argument("--budget", type=float, default=50.0, help="full trainings' cost")
+    parser.add_argument("--policies", default="all", help=f"all, or some of {','.join(ENTRANTS)}")
+    parser.add_argument("--tables", default="*.npz", metavar="GLOB", help="only files of such names")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    options = parser.parse_args(arguments)
+    options.policies = list(ENTRANTS) if options.policies == "all" else options.policies.split(",")
+    if unknown := [name for name in options.policies if name not in ENTRANTS]:
+        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(ENTRANTS)}")
+    if len(set(options.policies)) < len(options.policies):
+        parser.error("a policy is named twice")
+    if min(options.workers, options.seeds, options.processes) < 1 or not 0 < options.budget < float("inf"):
+        parser.error("give at least one worker, seed and process, and a budget above 0")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The policies there are, by name. What a policy needs (Optuna, Ray, the brain) is imported when it first runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from benchmarks.search.policy import Policy
+
+TINYSEARCH = "tinysearch"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A policy's class, and how many times the budget it may spend."""
+
+    place: str  # module:class
+    handicap: float = 1.0
+
+    @property
+    def factory(self) -> Callable[..., Policy]:
+        module, _, name = self.place.partition(":")
+        return getattr(import_module(f"benchmarks.search.{module}"), name)
+
+
+ENTRANTS = {
+    "random": Entrant("peers:RandomSearch"),
+    "random_x2": Entrant("peers:RandomSearch", handicap=2.0),
+    "one_epoch_top_k": Entrant("peers:OneEpochTopK"),
+    "random_asha": Entrant("peers:RandomAsha"),
+    "tpe": Entrant("optuna_peers:OptunaTPE"),
+    "tpe_hyperband": Entrant("optuna_peers:OptunaHyperband"),
+    "ray_docs": Entrant("ray_peers:RayAsInItsDocs"),
+    "ray_eta3": Entrant("ray_peers:RayEta3"),
+    TINYSEARCH: Entrant("brain:Tinysearch"),
+}
