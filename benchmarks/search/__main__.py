@@ -27,6 +27,7 @@ from benchmarks.search.score import Scores
 from benchmarks.search.table import Table, TableError, read_tables
 
 STUDY_SIZES = (200, 2000)
+PLAIN_WIDTH = 160  # of tables that go into a file
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,8 +44,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     from rich.console import Console
 
-    for shown in (headline(measured), by_family(measured)):
-        Console().print(shown)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
+    console.print(headline(measured))
+    console.print(by_family(measured))
 
 
 def measure(tables: list[Table], policies: list[str], seeds: range, terms: Terms, num_processes: int) -> dict[str, Any]:
@@ -76,38 +80,42 @@ def headline(measured: dict[str, Any]) -> Any:
     from rich.table import Table as Shown
 
     policies = measured["policies"]
-    readings = [key for key in next(iter(policies.values())) if key.replace(".", "").isdigit()]
+    readings = _readings(measured)
     caption = f"{len(measured['tables'])} tables of {len(measured['families'])} families, {measured['seeds']} seeds, "
     caption += f"{measured['workers']} workers"
     if "propose_ms" in measured:
-        times = ", ".join(f"{ms:.0f} ms at {size}" for size, ms in measured["propose_ms"].items())
-        caption += f"; tinysearch proposes in {times} trials"
+        times = ", ".join(f"{ms:.0f} ms with {size} trials" for size, ms in measured["propose_ms"].items())
+        caption += f"; tinysearch proposes in {times}"
     shown = Shown(title="equivalent random search by budget, with 95 % intervals", caption=caption)
-    columns = ["", *readings, f"rank {readings[-1]}", "trials", "false stops", "cost below median", "ms to think"]
-    for column in columns:
+    last = readings[-1]
+    for column in ("", *readings, f"rank at {last}", "trials", "false stops", "cost below median", "ms a proposal"):
         shown.add_column(column, justify="right" if column else "left")
     for name, p in policies.items():
-        ratios = [f"{p[r]:.2f} ({p[f'interval_{r}'][0]:.2f}-{p[f'interval_{r}'][1]:.2f})" for r in readings]
-        rest = [f"{p[f'rank_{readings[-1]}']:.1f}", f"{p['trials']:.0f}", f"{p['false_stops']:.1f}"]
+        ratios = [f"{p[r]:.2f} ({p[f'interval_{r}'][0]:.1f}-{p[f'interval_{r}'][1]:.1f})" for r in readings]
+        rest = [f"{p[f'rank_{last}']:.1f}", f"{p['trials']:.0f}", f"{p['false_stops']:.1f}"]
         rest += [f"{p['below_median_cost_share']:.0%}", f"{p['thinking_ms']:.1f}"]
         shown.add_row(name, *ratios, *rest)
     return shown
 
 
 def by_family(measured: dict[str, Any]) -> Any:
-    """The families, for people: each policy at the middle reading and at the last."""
+    """The families, for people: each policy's ratio at a middle reading and at the last."""
     from rich.table import Table as Shown
 
-    families = measured["families"]
-    policies = list(measured["policies"])
-    readings = list(families[next(iter(families))][policies[0]])
-    shown_readings = dict.fromkeys([readings[len(readings) // 3], readings[-1]])
+    readings = _readings(measured)
+    shown_readings = list(dict.fromkeys([readings[len(readings) // 3], readings[-1]]))
     shown = Shown(title=f"by family, at {' / '.join(shown_readings)}")
-    for column in ("", *policies):
+    for column in ("", *measured["families"]):
         shown.add_column(column, justify="right" if column else "left")
-    for family, ratios in families.items():
-        shown.add_row(family, *(" / ".join(f"{ratios[name][r]:.2f}" for r in shown_readings) for name in policies))
+    for name in measured["policies"]:
+        ratios = [family[name] for family in measured["families"].values()]
+        shown.add_row(name, *(" / ".join(f"{r[reading]:.2f}" for reading in shown_readings) for r in ratios))
     return shown
+
+
+def _readings(measured: dict[str, Any]) -> list[str]:
+    first = next(iter(measured["families"].values()))
+    return list(next(iter(first.values())))
 
 
 class _Progress:
