@@ -180,7 +180,7 @@ class _Reader:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with open(self.path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 missing = [name for name in ARRAYS if name not in file]
                 self._check(not missing, "", f"has no {', '.join(missing)}")
                 return {name: file[name] for name in ARRAYS}
