@@ -9,17 +9,27 @@ import math
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from benchmarks.search import __main__ as command
+from benchmarks.search.brain import Tinysearch
 from benchmarks.search.contest import Terms, contest, play
 from benchmarks.search.entrants import ENTRANTS
+from benchmarks.search.optuna_peers import distributions
 from benchmarks.search.peers import OneEpochTopK, RandomAsha, RandomSearch
 from benchmarks.search.policy import Problem, Proposal, stopping_rungs
+from benchmarks.search.ray_peers import RayOptunaAsha
 from benchmarks.search.score import NUM_RESAMPLES, Reference, Scores
 from benchmarks.search.simulation import GUESS, random_curves, simulate
-from benchmarks.search.table import Axis, Rows, Table, TableError, labels, point, read_table, read_tables
+from benchmarks.search.table import Axis, Rows, Table, TableError, labels, point, read_table, read_tables, values_at
+from search.record import FINISHED
 
+LEARNERS = ["tpe", "tpe_hyperband", "ray_docs", "ray_eta3", "tinysearch"]
+LEVELS = [
+    {"name": "layers", "type": "ordinal", "values": [1, 2, 4]},
+    {"name": "norm", "type": "categorical", "values": ["a", "b"]},
+]
 HPS = [{"name": "lr", "type": "float", "values": None, "log": True}, {"name": "width", "type": "float"}]
 
 
@@ -76,10 +86,14 @@ class Scripted:
     def __init__(self, proposals: list[Proposal], rungs: tuple[int, ...] = (), goes_on=lambda key, rung: True):
         self.proposals, self.rungs, self.goes_on = list(proposals), rungs, goes_on
         self.told: list[tuple] = []
+        self.places: dict[int, list[float]] = {}
         self.best: tuple[float, int | None] = (math.inf, None)
 
     def propose(self) -> Proposal | None:
         return self.proposals.pop(0) if self.proposals else None
+
+    def given(self, key: int, point: np.ndarray) -> None:
+        self.places[key] = point.tolist()
 
     def report(self, key: int, rung: int, value: float) -> bool:
         self.told.append((key, rung, value))
@@ -180,6 +194,18 @@ def test_a_proposal_becomes_the_nearest_configuration_that_is_left(table: Table)
     assert rows.num_left == 0
 
 
+def test_a_policy_is_told_which_configuration_a_new_trial_trains_and_only_a_new_one():
+    table = by_hand([[1.0, 2.0]] * 3, [[5.0, 4.0], [4.0, 3.0], [3.0, 2.0]])
+    policy = Scripted([*new(0.6, 0.6, 0.6), Proposal(0)], rungs=(1,), goes_on=lambda key, rung: key > 0)
+    policy.propose, propose = lambda: log.append("propose") or propose(), policy.propose
+    policy.given, given = lambda key, at: log.append(("given", key)) or given(key, at), policy.given
+    log: list = []
+    simulate(table, policy, num_workers=2, budget=100)
+    assert policy.places == {0: [0.5], 1: [1.0], 2: [0.0]}
+    assert log[:4] == ["propose", ("given", 0), "propose", ("given", 1)]
+    assert [entry for entry in log if entry != "propose"] == [("given", key) for key in range(3)]
+
+
 def test_of_equal_configurations_chance_decides():
     twins = by_hand([[1.0]] * 2, [[1.0], [2.0]])
     twins = dataclasses.replace(twins, points=np.zeros((2, 1)))
@@ -237,24 +263,83 @@ def test_every_policy_beats_a_guess_and_repeats_itself(name: str, table: Table):
 
 
 def test_ordinal_and_categorical_axes_reach_every_policy(tmp_path: Path):
-    parts = arrays()
-    hps = [
-        {"name": "layers", "type": "ordinal", "values": [1, 2, 4]},
-        {"name": "norm", "type": "categorical", "values": ["a", "b"]},
-    ]
-    parts["U"] = np.array(list(itertools.islice(itertools.cycle(itertools.product([0, 0.5, 1], [0, 1])), 60)))
-    parts["meta"] = json.dumps({**json.loads(parts["meta"]), "hps": hps})
-    table = read_table(written(tmp_path, **parts))
+    levels = list(itertools.islice(itertools.cycle(itertools.product([0, 0.5, 1], [0, 1])), 60))
+    table = read_table(written(tmp_path, **arrays(hps=LEVELS) | {"U": np.array(levels)}))
     assert [(axis.num_levels, axis.is_ordered) for axis in table.axes] == [(3, True), (2, False)]
     assert point(table.axes, {"layers": 1, "norm": 1}).tolist() == [0.5, 1.0]
+    assert values_at(table.axes, np.array([0.7, 0.6])) == {"layers": 1, "norm": 1}
     for name in ENTRANTS:
         assert play(table, name, 0, Terms.of(4, 10.0)).num_finished > 0
 
 
-def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
-    from benchmarks.search.brain import Tinysearch
-    from search.record import FINISHED
+def optuna_study(policy) -> optuna.Study:
+    """What a policy that searches with Optuna, whether directly or not, keeps its trials in."""
+    if isinstance(policy, Tinysearch):
+        return policy.study._study
+    return policy._searcher._ot_study if isinstance(policy, RayOptunaAsha) else policy._study
 
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learning_policy_records_what_was_trained_in_place_of_what_it_proposed(name: str, tmp_path: Path):
+    parts = arrays(hps=[HPS[0], *LEVELS])
+    levels = itertools.islice(itertools.cycle(itertools.product([0, 0.5, 1], [0, 1])), 60)
+    parts["U"] = np.column_stack([parts["U"][:, 0], list(levels)])
+    table = read_table(written(tmp_path, **parts))
+    policy = ENTRANTS[name].factory(Problem.of(table, 25), 0)
+    proposed, trained = {}, {}
+
+    def propose(original=policy.propose):
+        proposal = original()
+        if proposal is not None and proposal.point is not None:
+            assert len(optuna_study(policy).trials) == proposal.key + 1, (
+                "another was drawn before it was told of this one"
+            )
+            proposed[proposal.key] = values_at(table.axes, proposal.point)
+        return proposal
+
+    def given(key, at, original=policy.given):
+        original(key, at)
+        trained[key] = values_at(table.axes, at)
+        assert optuna_study(policy).trials[key].params == trained[key]
+
+    policy.propose, policy.given = propose, given
+    simulate(table, policy, num_workers=4, budget=25)
+    study = optuna_study(policy)
+    assert len(trained) > 20 and all(trained[key] != proposed[key] for key in trained)
+    assert {key: study.trials[key].params for key in trained} == trained
+    assert all(type(value) is type(trained[0][hp]) for key in trained for hp, value in study.trials[key].params.items())
+    assert any(study.trials[key].state.is_finished() for key in trained)
+    if name == "tinysearch":
+        assert {key: record.values for key, record in policy.study.records.items()} == trained
+        assert {key: study.trials[key].user_attrs["values"] for key in trained} == trained
+    if isinstance(policy, RayOptunaAsha):
+        assert {key: policy._searcher.suggest(str(key)) for key in trained} == trained
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_the_next_proposal_is_that_of_a_study_that_had_proposed_what_was_trained(name: str, table: Table):
+    """All train far from where they were proposed; twelve have ended, and two are under way."""
+    policy = ENTRANTS[name].factory(Problem.of(table, 20), 0)
+    places = np.random.default_rng(1).random((14, 2)) / 4
+    for key, at in enumerate(places):
+        assert policy.propose().key == key
+        policy.given(key, at)
+        if key < 12:
+            policy.finished(key, table.num_rungs, float(at.sum()))
+    told = optuna_study(policy)
+    same = optuna.create_study(study_name=told.study_name, pruner=told.pruner)  # brackets hang on the name
+    for key, values in enumerate([values_at(table.axes, at) for at in places] + [t.params for t in told.trials[14:]]):
+        same.enqueue_trial(values)
+        trial = same.ask(distributions(table.axes))
+        if key < 12:
+            same.tell(trial, float(places[key].sum()))
+    told.sampler, same.sampler = (optuna.samplers.TPESampler(seed=2) for _ in range(2))
+    drawn, expected = (study.ask(distributions(table.axes)) for study in (told, same))
+    assert drawn.number == expected.number >= 14
+    assert drawn.params == expected.params
+
+
+def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
     parts = arrays()
     parts["last"][:] = 4  # five of nine rungs
     table = read_table(written(tmp_path, **parts))
@@ -263,6 +348,18 @@ def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_pat
     finished = [r for r in policy.study.records.values() if r.outcome == FINISHED]
     assert len(finished) == run.num_finished > 0
     assert all(set(r.measurements) == {1, 3, 9} for r in finished)
+
+
+def test_the_brain_hands_over_the_most_promising_trial_while_none_has_finished(table: Table):
+    policy = Tinysearch(Problem.of(table, 20), 0)
+    keys = [policy.propose().key for _ in range(4)]
+    assert policy.incumbent() is None
+    reports = [(0, 1, 2.0, 0), (1, 1, 1.0, 1), (0, 3, 1.5, 0), (2, 1, math.nan, 0), (1, 3, 0.0, 1)]
+    for key, rung, value, best in reports:
+        policy.report(keys[key], rung, value)
+        assert policy.incumbent() == keys[best]
+    policy.finished(keys[3], table.num_rungs, 3.0)
+    assert policy.incumbent() == keys[3]
 
 
 # What the score means.

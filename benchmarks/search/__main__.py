@@ -6,8 +6,9 @@
 FOLDER holds tables of real training runs (table.py says which format). Workers share a simulated clock, the cost that
 all of them have consumed, in units of a full training. At 5, 10, 20 and 50 units each policy hands over a configuration
 and is scored by its equivalent random search: 3 is as good as random search with three times the budget, below 1 is
-worse than random. Figures are geometric means over families of tables with bootstrap intervals over families, tables
-and seeds. Time to think is reported and not charged.
+worse than random. A trial trains the nearest configuration of the table that is left, and every policy is told which
+one it was, as it would know in a real search. Figures are geometric means over families of tables with bootstrap
+intervals over families, tables and seeds. Time to think is reported and not charged.
 """
 
 from __future__ import annotations

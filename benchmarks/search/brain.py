@@ -2,6 +2,9 @@
 
 A table's rung is a token to the brain, so that its rungs are 1, eta, eta squared and so on to R. A configuration whose
 own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by.
+
+The configuration that a trial was really given replaces the proposed one in the study's record and in its Optuna trial,
+as every policy is told: whichever of them the brain learns from, it learns what was trained.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from collections.abc import Iterable
 import numpy as np
 import optuna
 
+from benchmarks.search.optuna_peers import overwrite
 from benchmarks.search.policy import ETA, Problem, Proposal
-from benchmarks.search.table import Axis, point
+from benchmarks.search.table import Axis, point, values_at
 from search.document import Document
 from search.feasibility import Feasibility
 from search.grammar import BudgetSpec, SpaceSpec
 from search.parameter import Parameter, Values
-from search.record import best_record
+from search.record import RUNNING, STOPPED, TrialRecord, best_record
 from search.settings import StudySettings
 from search.space import Preset, Space
 from search.study import Study
@@ -39,12 +43,15 @@ def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray]) -> Space:
         document=Document("<recorded curves>", ""),
         parameters={axis.name: _parameter(axis) for axis in axes},
         rules=(),
-        presets={str(i): Preset(name=str(i), values=_values(axes, p)) for i, p in enumerate(presets)},
+        presets={str(i): Preset(name=str(i), values=values_at(axes, p)) for i, p in enumerate(presets)},
     )
 
 
 class Tinysearch:
-    """The brain with an in-memory record. Hands over the best trial that has finished, as `tinysearch best` does."""
+    """The brain with an in-memory record. Hands over the best trial that has finished, as `tinysearch best` does.
+
+    While none has finished, it hands over the most promising one.
+    """
 
     def __init__(self, problem: Problem, seed: int, presets: Iterable[np.ndarray] = ()):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -67,6 +74,12 @@ class Tinysearch:
             return None
         return Proposal(proposed.number, None if proposed.is_resumed else point(self._axes, proposed.values))
 
+    def given(self, key: int, point: np.ndarray) -> None:
+        record, trial = self.study.records[key], self.study._trials[key]
+        record.values = self.study.space.complete(values_at(self._axes, point))
+        overwrite(trial, record.values)
+        trial.set_user_attr("values", record.values)
+
     def report(self, key: int, rung: int, value: float) -> bool:
         return self.study.report(key, {METRIC: value, "tokens": rung})
 
@@ -76,7 +89,17 @@ class Tinysearch:
         self._best = best.number if best else None
 
     def incumbent(self) -> int | None:
-        return self._best
+        if self._best is not None:
+            return self._best
+        promising = most_promising(self.study)
+        return promising.number if promising else None
+
+
+# Until Study has `most_promising` itself.
+def most_promising(study: Study) -> TrialRecord | None:
+    """Of the trials that have not finished and that nothing speaks against, the best at the deepest rung."""
+    measured = [r for r in study.records.values() if r.outcome in (RUNNING, STOPPED) and r.measurements]
+    return min(measured, key=lambda r: (-r.rung, r.measured(METRIC), r.number), default=None)
 
 
 def _parameter(axis: Axis) -> Parameter:
@@ -85,8 +108,3 @@ def _parameter(axis: Axis) -> Parameter:
     if axis.is_ordered:
         return Parameter(name=axis.name, type=int, low=0, high=axis.num_levels - 1, default=0)
     return Parameter(name=axis.name, type=int, choices=tuple(range(axis.num_levels)), default=0)
-
-
-def _values(axes: tuple[Axis, ...], at: np.ndarray) -> dict[str, float | int]:
-    pairs = zip(axes, at.tolist(), strict=True)
-    return {axis.name: round(x * (axis.num_levels - 1)) if axis.num_levels else x for axis, x in pairs}

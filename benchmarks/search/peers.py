@@ -9,6 +9,8 @@ import math
 from bisect import insort
 from heapq import heappop, heappush
 
+import numpy as np
+
 from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
 from benchmarks.search.simulation import random_order
 
@@ -30,6 +32,9 @@ class RandomSearch:
             return None
         self._num_proposed += 1
         return Proposal(key, self._points[self._order[key]])
+
+    def given(self, key: int, point: np.ndarray) -> None:
+        """The configuration that was proposed, or its twin."""
 
     def report(self, key: int, rung: int, value: float) -> bool:
         return True

@@ -52,6 +52,9 @@ class Policy(Protocol):
     def propose(self) -> Proposal | None:
         """What a free worker does next; None: nothing for now (it is asked again when something has happened)."""
 
+    def given(self, key: int, point: np.ndarray) -> None:
+        """Follows on each new trial's proposal: the trial trains the configuration at `point`, a recorded one."""
+
     def report(self, key: int, rung: int, value: float) -> bool:
         """A value at a rung, NaN where it diverged. Whether the trial goes on; if not, `propose` may resume it."""
 

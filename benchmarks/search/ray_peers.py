@@ -3,6 +3,9 @@
 What Tune does and this repeats: one trial is proposed ahead; every result goes to the scheduler, and to the searcher
 unless the scheduler stops the trial; a trial that ends, stopped or not, is told to both with its last result, so the
 searcher takes a stopped trial's last value for a final one.
+
+A trial trains a recorded configuration and not the proposed one, which the searcher is told by its Optuna trial: there
+it keeps what it has suggested. The trial ahead is proposed after that.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 
-from benchmarks.search.optuna_peers import distributions
+from benchmarks.search.optuna_peers import distributions, overwrite
 from benchmarks.search.policy import ETA, Problem, Proposal, stopping_rungs
-from benchmarks.search.table import point
+from benchmarks.search.table import point, values_at
 
 METRIC, TIME = "value", "training_iteration"
 DOCS_ETA = 4  # ASHAScheduler's default
@@ -52,9 +56,12 @@ class RayOptunaAsha:
         self._best: tuple[float, int | None] = (math.inf, None)
 
     def propose(self) -> Proposal | None:
-        proposal = self._ahead or self._ask()
-        self._ahead = self._ask()
+        proposal, self._ahead = self._ahead or self._ask(), None
         return proposal
+
+    def given(self, key: int, point: np.ndarray) -> None:
+        overwrite(self._searcher._ot_trials[str(key)], values_at(self._axes, point))
+        self._ahead = self._ask()
 
     def report(self, key: int, rung: int, value: float) -> bool:
         if self._result(key, rung, value) == "STOP":

@@ -3,6 +3,10 @@
 A worker spends one unit of cost in one unit of simulated time, whatever it trains, so the workers progress together
 and the cost counted is the sum over all of them. Cost is counted while it is consumed: a hand-over stands at the cost
 that all workers together had consumed at that moment, trials under way included.
+
+A proposal becomes the nearest configuration that the run has not trained yet, and the policy, whichever it is, is told
+that one's place before anything else happens: the values that follow are of what was trained, which in a high
+dimension, or late in a run, lies far from what was proposed, and a real search never confuses the two.
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ def simulate(table: Table, policy: Policy, *, num_workers: int, budget: float, s
 class _Simulation:
     def __init__(self, table: Table, policy: Policy, num_workers: int, seed: int):
         self.policy = policy
+        self.points = table.points
         self.num_idle = num_workers
         self.lengths = table.lengths.tolist()
         self.costs = table.costs
@@ -127,6 +132,9 @@ class _Simulation:
             assert proposal.key not in self.trials, "two trials with one key"
             trial = _Trial(proposal.key, self.rows.take_nearest(proposal.point))
             self.trials[proposal.key] = trial
+            started = perf_counter()
+            self.policy.given(trial.key, self.points[trial.row].copy())
+            self.run_.thinking_seconds += perf_counter() - started
         self.num_idle -= 1
         self._go_on(trial)
 

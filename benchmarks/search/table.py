@@ -40,6 +40,12 @@ def point(axes: tuple[Axis, ...], values: Mapping[str, Any]) -> np.ndarray:
     return np.array([values[axis.name] / max(axis.num_levels - 1, 1) for axis in axes], dtype=np.float64)
 
 
+def values_at(axes: tuple[Axis, ...], at: np.ndarray) -> dict[str, float | int]:
+    """The configuration at a place of the unit cube, as `point` reads it; levels snap to the nearest."""
+    pairs = zip(axes, at.tolist(), strict=True)
+    return {axis.name: round(x * (axis.num_levels - 1)) if axis.num_levels else x for axis, x in pairs}
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
     """A checked table. Costs are in units: 1 is the median cost of a full training."""
