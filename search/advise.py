@@ -47,7 +47,7 @@ def advise(space: Space, context: Mapping[str, Value]) -> list[Advice]:
                     when=str(entry.when),
                     suggest={name: value for name, value in suggested.items() if value is not None},
                     preset=entry.preset,
-                    source=entry.source,
+                    source=space.spec.cited(entry.source),
                 )
             )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
-from search.space import Preset, Space, extremes
+from search.space import Preset, Rule, Space, extremes
 from trainer.config import ConfigError, parameter_types, unknown_name
 
 
@@ -19,7 +19,7 @@ def check_defaults(space: Space, faults: Faults) -> None:
     for name, wrong in space.outside(values).items():
         faults.add(wrong, "parameters", name, "default")
     for rule in space.broken_rules(values):
-        faults.add(f"the defaults break it: {_described(rule.require, values)}", *rule.path)
+        faults.add(f"the defaults break it: {_broken(rule, values)}", *rule.path)
     if not faults.within():
         _check_trainable(space, values, faults, "parameters")
     for name, parameter in space.searched.items():
@@ -134,8 +134,7 @@ def _check_preset(
             at, message = ("presets", name, written[key]), wrong
         faults.add(message, *at)
     for rule in space.broken_rules(values):
-        why = f" ({rule.why})" if rule.why else ""
-        faults.add(f"breaks the rule {_described(rule.require, values)}{why}", "presets", name)
+        faults.add(f"breaks the rule {_broken(rule, values)}", "presets", name)
     if not faults.within("presets", name):
         _check_trainable(space, values, faults, "presets", name)
 
@@ -190,6 +189,5 @@ def _check_choice(space: Space, values: Values, faults: Faults, *path: str | int
         faults.add(str(error), *path)
 
 
-def _described(expression: Expression, values: Values) -> str:
-    named = ", ".join(f"{name} is {shown(values[name])}" for name in sorted(expression.names) if name in values)
-    return f"{expression} where {named}"
+def _broken(rule: Rule, values: Values) -> str:
+    return f"{rule}; here {', '.join(f'{name} is {shown(values[name])}' for name in sorted(rule.require.names))}"

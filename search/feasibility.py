@@ -39,7 +39,7 @@ class Feasibility:
     def reasons_against(self, values: Values) -> list[str]:
         """Why a complete configuration must not be launched; empty where it may."""
         if broken := self.space.broken_rules(values):
-            return [str(rule.require) for rule in broken]
+            return [str(rule) for rule in broken]
         if outside := self.space.outside(values):
             return [f"{name} out of its range" for name in outside]
         try:
@@ -103,7 +103,7 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
     presets = [space.complete(preset.values) for preset in space.presets.values()]
     is_hopeless = num_feasible == 0 and all(feasibility.reasons_against(values) for values in presets)
     faults = [
-        space.document.fault(rule.path, f"no configuration satisfies {rule.require} ({num_samples:,} were drawn)")
+        space.document.fault(rule.path, f"no configuration satisfies {rule}; {num_samples:,} were drawn")
         for rule, ok in zip(space.rules, satisfied, strict=True)
         if not ok and is_hopeless
     ]

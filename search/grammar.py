@@ -255,6 +255,7 @@ class SpaceSpec(_Entry):
     family: Text = Field(description="the model family that the trainer builds, such as hybrid")
     about: Text = Field("", description="what this space is, in a sentence")
     source: Text = Field("", description="the guide that this space writes down")
+    guide: Text = Field("", description="its short name, said before the source of a rule, an advice or a parameter")
     metric: MetricSpec = Field(MetricSpec(), description="what the search optimises")
     limits: Limits = Field({}, description="bounds on measurements; a trial beyond one is infeasible")
     budget: BudgetSpec = Field(BudgetSpec(), description="how much to train when no other budget is named")
@@ -280,6 +281,10 @@ class SpaceSpec(_Entry):
         [], max_length=MAX_ENTRIES, description="recommendations that hang on the data or the hardware"
     )
     claims: list[ClaimSpec] = Field([], max_length=MAX_ENTRIES, description="numbers that the guide states")
+
+    def cited(self, source: str) -> str:
+        """A source as it is told away from its file: the guide's short name before it."""
+        return ", ".join(filter(None, [self.guide, source])) if source else ""
 
 
 def read_spec(document: Document, faults: Faults) -> SpaceSpec:

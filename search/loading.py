@@ -241,7 +241,7 @@ def _rules(spec: SpaceSpec, declared: set[str], faults: Faults) -> Iterable[Rule
         if not require.names:
             faults.add(f"{require} names no parameter", *path)
         _check_names(require, declared, faults, *path)
-        yield Rule(require=require, why=entry.why, source=entry.source, path=path)
+        yield Rule(require=require, why=entry.why, source=spec.cited(entry.source), path=path)
 
 
 def _check_goal_names(spec: SpaceSpec, declared: set[str], faults: Faults) -> None:

@@ -24,8 +24,13 @@ class Rule:
 
     require: Expression
     why: str
-    source: str
+    source: str  # with the guide's name
     path: Path_
+
+    def __str__(self) -> str:
+        """The relation, where the guide has it and what for: `a % b == 0 (Guide, section 1: heads split evenly)`."""
+        told = ": ".join(filter(None, [self.source, self.why]))
+        return f"{self.require} ({told})" if told else str(self.require)
 
     def holds(self, values: Values) -> bool:
         """False also where the rule has no value (a division by zero, say)."""
@@ -131,10 +136,7 @@ class Space:
     def faults_of(self, values: Values) -> list[str]:
         """Why a complete configuration is not in this space: out of range, or against a rule."""
         faults = [f"{name}: {fault}" for name, fault in self.outside(values).items()]
-        return faults + [
-            f"breaks the rule {rule.require}" + (f" ({rule.why})" if rule.why else "")
-            for rule in self.broken_rules(values)
-        ]
+        return faults + [f"breaks the rule {rule}" for rule in self.broken_rules(values)]
 
     def train_config(self, values: Values, *, rungs: Iterable[int], **run: Any) -> TrainConfig:
         """What the trainer takes for a complete configuration. Raises ConfigError where it cannot be trained."""

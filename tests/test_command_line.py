@@ -275,7 +275,7 @@ def test_validate_as_json_tells_the_feasible_share():
     space = space_file(SMOKE.read_text().replace("n_heads: {value: 2}", "n_heads: {values: [2, 3], default: 2}"))
     document = json.loads(tinysearch("validate", space, "--json")[1])
     assert document["feasible_share"] == pytest.approx(0.5, abs=0.05)
-    assert list(document["rejected"]) == ["d_model % n_heads == 0"]
+    assert list(document["rejected"]) == ["d_model % n_heads == 0 (heads split the width evenly)"]
 
 
 def test_no_argument_shows_help():

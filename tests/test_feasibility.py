@@ -28,8 +28,10 @@ parameters:
   seq_len: {min: 8, max: 60, step: 4, default: 16}
   learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
 rules:
-  - {require: d_model % n_heads == 0}
+  - {require: d_model % n_heads == 0, source: row n_heads, why: heads split evenly}
+guide: Reference
 """
+DIVIDED = "d_model % n_heads == 0 (Reference, row n_heads: heads split evenly)"
 
 
 def test_reasons_against_agree_with_the_definition():
@@ -54,17 +56,34 @@ def test_reasons_are_words_that_can_be_counted():
     feasibility = Feasibility.of(space, space.budget())
     default = space.complete({})
     assert feasibility.reasons_against(default) == []
-    assert feasibility.reasons_against({**default, "n_heads": 3}) == ["d_model % n_heads == 0"]
+    assert feasibility.reasons_against({**default, "n_heads": 3}) == [DIVIDED]
+    assert space.faults_of({**default, "n_heads": 3}) == [f"breaks the rule {DIVIDED}"]
     assert feasibility.reasons_against({**default, "seq_len": 17}) == ["seq_len out of its range"]
     large = {**default, "d_model": 64, "n_layers": 8, "d_state": 200}
     assert feasibility.reasons_against(large) == ["num_params above 50000"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("", "n_layers < 8"),
+        (", why: slow", "n_layers < 8 (slow)"),
+        (", source: row n_layers", "n_layers < 8 (Reference, row n_layers)"),
+        (", source: row n_layers, why: slow", "n_layers < 8 (Reference, row n_layers: slow)"),
+    ],
+)
+def test_a_broken_rule_is_told_with_the_guides_section_and_reason(entry: str, told: str):
+    space = parse_space(SPACE.replace("guide:", f"  - {{require: n_layers < 8{entry}}}\nguide:"))
+    broken = {**space.complete({}), "n_layers": 8}
+    assert Feasibility.of(space, space.budget()).reasons_against(broken) == [told]
+    assert parse_space(SPACE.replace("guide: Reference", "")).rules[0].source == "row n_heads"
 
 
 def test_assess_counts_what_may_be_launched_and_why_not():
     space = parse_space(SPACE)
     found = assess(space, space.budget(), num_samples=500)
     assert 0.2 < found.share < 0.9
-    assert found.reasons["d_model % n_heads == 0"] > 50
+    assert found.reasons[DIVIDED] > 50
     small = assess(space, space.budget("small"), num_samples=500)
     assert small.share < found.share
     assert "num_params above 30000" in small.reasons
@@ -75,11 +94,11 @@ def test_assess_counts_what_may_be_launched_and_why_not():
     [
         ("n_layers > 8 or d_model == 32 and seq_len == 16 and n_heads == 2 and n_layers == 4 and learning_rate == 1e-3",
          "s:14: rules.1.require: no configuration satisfies n_layers > 8 or d_model == 32 and "
-         "seq_len == 16 and n_heads == 2 and n_layers == 4 and learning_rate == 1e-3 (200 were drawn)"),
+         "seq_len == 16 and n_heads == 2 and n_layers == 4 and learning_rate == 1e-3; 200 were drawn"),
     ],
 )  # fmt: skip
 def test_a_rule_that_nothing_drawn_satisfies_is_a_fault_of_the_rule(rule: str, message: str):
-    space = parse_space(f"{SPACE.lstrip()}  - {{require: {rule}}}\n", "s")
+    space = parse_space(SPACE.lstrip().replace("guide:", f"  - {{require: {rule}}}\nguide:"), "s")
     with pytest.raises(SpaceError) as error:
         assess(space, space.budget(), num_samples=200)
     assert str(error.value) == message

@@ -178,6 +178,15 @@ def test_the_reference_of_every_guide_fits_the_quick_budget(name: str):
 
 
 @pytest.mark.parametrize("name", SPACES)
+def test_every_rule_names_the_section_of_the_guide_and_is_told_with_it(name: str):
+    space = SPACES[name]
+    entries = space.spec.rules
+    assert [entry.require for entry in entries if not entry.source] == [], "these rules name no section"
+    for entry, rule in zip(entries, space.rules, strict=True):
+        assert str(rule) == f"{entry.require} ({space.spec.cited(entry.source)}: {entry.why})"
+
+
+@pytest.mark.parametrize("name", SPACES)
 def test_every_part_of_a_space_says_where_it_comes_from(name: str):
     spec = SPACES[name].spec
     sourced = {

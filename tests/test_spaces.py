@@ -58,7 +58,7 @@ def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
 TOP = "family: hybrid\nparameters:\n"
 BASE = TOP + "  d_model: {values: [32, 64], default: 32}\n"
 KEYS = (
-    "family, about, source, metric, limits, budget, budgets, parameters, not_searched, rules, goals, presets, "
+    "family, about, source, guide, metric, limits, budget, budgets, parameters, not_searched, rules, goals, presets, "
     "advice, claims"
 )
 TRAINED = (
@@ -187,7 +187,7 @@ FAULTY = {
     BASE + "rules: [{require: d_model = 32}]":
         "4: rules.0.require: 'd_model = 32' is not an expression; write == for =",
     BASE + "rules: [{require: d_model > 32}]":
-        "4: rules.0.require: the defaults break it: d_model > 32 where d_model is 32",
+        "4: rules.0.require: the defaults break it: d_model > 32; here d_model is 32",
     # goals
     BASE + "goals: {g: {raise: d_model}}": "4: goals.g.raise: expected a list, got 'd_model'",
     BASE + "goals: {g: {raise: [d_modle]}}":
@@ -218,7 +218,7 @@ FAULTY = {
     BASE + "  n_heads: {values: [2, 4], default: 2, when: d_model > 32}\npresets: {p: {n_heads: 4}}":
         "5: presets.p.n_heads: has no place here: d_model > 32 does not hold",
     BASE + "rules: [{require: d_model < 64, why: slow}]\npresets: {p: {d_model: 64}}":
-        "5: presets.p: breaks the rule d_model < 64 where d_model is 64 (slow)",
+        "5: presets.p: breaks the rule d_model < 64 (slow); here d_model is 64",
     # aliases
     TOP + "  d_model: {value: 64, aliases: [n_layers]}":
         "3: parameters.d_model.aliases.0: n_layers is a parameter itself",
