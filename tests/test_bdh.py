@@ -42,6 +42,8 @@ def relative_error(fast: torch.Tensor, slow: torch.Tensor) -> float:
         (9, {}),
         (64, {"n_head": 1}),
         (64, {"n_head": 4, "n_embd": 32}),
+        (64, {"n_head": 12, "n_embd": 24}),
+        (64, {"n_head": 16, "n_embd": 32}),
         (DENSE_TOKENS, {}),
         (DENSE_TOKENS + 1, {}),
         (5 * CHUNK + 44, {}),

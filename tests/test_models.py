@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from search.loading import load_space
 from tests import reference
 from trainer.config import HybridConfig, TrainConfig
+from trainer.data import Corpus
 from trainer.estimate import estimate
-from trainer.loop import loss_sums
+from trainer.loop import TrainingRun, loss_sums
 from trainer.models.hybrid import HybridLM, scan
 from trainer.models.registry import FAMILIES, build
 
-# A family, or one of its architectures.
+# A family, or one of its architectures or ways to work: ghost routing keeps about half of the bytes.
 SMALL = {
     "ghost": {"vocab_size": 40, "dim": 16, "layers": 3},
+    "ghost routing": {"vocab_size": 40, "dim": 16, "layers": 3, "threshold": 0.9327},
     "bdh": {
         "vocab_size": 40,
         "n_embd": 16,
@@ -36,6 +42,7 @@ DROPOUTS = {"dropout": 0.5, "emb_dropout": 0.5, "attn_dropout": 0.5, "resid_drop
 TRANSFORMER = {"vocab_size": 41, "d_model": 32, "n_layers": 4, "n_heads": 2, "d_ff": 24, "norm_eps": 0.1, **DROPOUTS}
 OTHER_VALUES = {
     "ghost": {"vocab_size": 41, "dim": 40, "layers": 4, "max_depth": 2, "threshold": 0.95},
+    "ghost routing": {"vocab_size": 41, "dim": 40, "layers": 4, "max_depth": 2, "threshold": 0.0},
     "bdh": {
         "vocab_size": 41,
         "n_embd": 32,
@@ -64,6 +71,8 @@ WITHOUT_EFFECT = {
     "transformer llama": {"context_length"},
 }
 every_family = pytest.mark.parametrize("family", sorted(SMALL))
+SPACES = {path.stem: load_space(path) for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
+every_space = pytest.mark.parametrize("space", sorted(SPACES))
 
 
 @pytest.fixture(autouse=True)
@@ -84,8 +93,31 @@ def tokens_of(config: TrainConfig, batch: int = 2, time: int = 12) -> torch.Tens
     return torch.randint(config.model.vocab_size, (batch, time), generator=torch.Generator().manual_seed(1))
 
 
-def test_every_family_is_under_this_contract():
+def corpus_of(vocab_size: int = 40) -> Corpus:
+    """A walk that mostly counts upwards."""
+    steps = np.random.default_rng(0).choice([1, 1, 1, 5], size=3000)
+    tokens = (np.cumsum(steps) % vocab_size).astype(np.uint16)
+    token_bytes = np.ones(vocab_size, dtype=np.int32)
+    return Corpus(
+        train=tokens[:2400],
+        validation=tokens[2400:],
+        vocab_size=vocab_size,
+        token_bytes=token_bytes,
+        digest="walk",
+        about="a walk",
+    )
+
+
+def test_every_family_and_space_is_under_this_contract():
     assert {family.split()[0] for family in SMALL} == set(FAMILIES)
+    assert {space.family for space in SPACES.values()} == set(FAMILIES)
+
+
+def test_ghost_routing_keeps_some_bytes_and_skips_some():
+    config = small("ghost routing")
+    tokens = tokens_of(config)
+    _, _, counts = loss_sums(seeded(config), tokens, tokens)
+    assert 0.2 < counts["kept_fraction"].item() / tokens.numel() < 0.8
 
 
 @every_family
@@ -154,10 +186,79 @@ def test_carried_state_continues_as_one_long_call(family):
     torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), rtol=1e-5, atol=1e-5)
 
 
+@every_space
+def test_what_a_space_compares_with_is_causal_and_generates_as_one_long_call(space):
+    """At the documented size of the reference, where the contract above has the smallest that shows it."""
+    config = SPACES[space].train_config(SPACES[space].complete(SPACES[space].reference.values), rungs=(1,))
+    model = seeded(config).eval()
+    time = min(12, config.seq_len)
+    tokens = tokens_of(config, time=time)
+    changed = tokens.clone()
+    changed[:, time // 2] = (changed[:, time // 2] + 1) % config.model.vocab_size
+    with torch.no_grad():
+        whole, after = model(tokens), model(changed)
+        state = model.empty_state()
+        parts = [model(part, state) for part in tokens.split([1, time - 4, 3], dim=1)]
+    torch.testing.assert_close(whole[:, : time // 2], after[:, : time // 2], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
 @every_family
 def test_a_configuration_round_trips(family):
     config = small(family)
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+RUN = {"batch_size": 4, "rungs": [480], "learning_rate": 1e-2, "num_threads": 1, "device": "cpu", "eval_tokens": 100}
+OPTIONS = {
+    "plain": {},
+    "accumulating": {"accumulate_grad_batches": 2, "schedule": "wsd", "grad_clip_norm": 0.1, "beta1": 0.5},
+    "dropping": {"dropout": 0.3},  # its generator must go on too
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},  # with a scaled loss
+}
+LACKING = {("bdh", "fp16"), *((family, "dropping") for family in ("hybrid", "ghost", "ghost routing"))}
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [(f, o) for f in sorted(SMALL) for o in OPTIONS if (f, o) not in LACKING]
+)
+def test_a_run_resumed_from_its_checkpoint_equals_one_that_never_stopped_to_the_bit(family, options, tmp_path):
+    config = small(family, **RUN, **OPTIONS[options])
+    whole = TrainingRun(config, corpus_of())
+    expected = whole.advance(480)
+
+    first = TrainingRun(config, corpus_of())
+    halfway = first.advance(2 * 96)  # evaluated here, which must leave no trace
+    first.save(tmp_path / "run.pt")
+    first.close()
+    torch.manual_seed(99)  # another process would have drawn other numbers before
+    second = TrainingRun(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))), corpus_of())
+    second.restore(tmp_path / "run.pt")
+    resumed = second.advance(480)
+    for name in ("tokens", "loss", "bits_per_byte", "kept_fraction", "num_params"):
+        assert getattr(resumed, name) == getattr(expected, name), name
+    assert resumed.loss < halfway.loss
+    same_state(second.model.state_dict(), whole.model.state_dict())
+    same_state(second.optimizer.state_dict(), whole.optimizer.state_dict())
+    same_state(second._scaler.state_dict(), whole._scaler.state_dict())
+
+
+def same_state(one, other) -> None:
+    """Equal to the bit, whatever it holds."""
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            same_state(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            same_state(left, right)
+    else:
+        assert one == other
 
 
 @every_family
@@ -181,12 +282,27 @@ def test_more_tokens_than_max_seq_are_refused():
             model(*arguments)
 
 
-def test_the_hybrid_equals_its_reference():
-    config = small("hybrid", base_decay=0.3, context_factor=0.5)
-    model, tokens = seeded(config), tokens_of(config)
-    fast = model(tokens)
-    slow = reference.hybrid_logits(model.double(), tokens)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_decay": 0.005, "context_factor": 0.5, "d_state": 8},
+        {"base_decay": 0.05, "context_factor": 0.75, "attn_layer_idx": 0, "n_heads": 1},
+        {"base_decay": 0.3, "context_factor": 1.0, "n_layers": 2, "n_heads": 8},
+        {"base_decay": 0.5, "context_factor": 1.5, "attn_layer_idx": 2, "n_heads": 4, "d_state": 64},
+    ],
+)
+def test_the_hybrid_equals_its_reference_with_gradients(changes):
+    """From end to end of what the space searches."""
+    config = small("hybrid", **changes)
+    model, tokens = seeded(config), tokens_of(config, time=24)
+    exact = copy.deepcopy(model).double()
+    fast, slow = model(tokens), reference.hybrid_logits(exact, tokens)
     assert relative_error(fast, slow) < 1e-5
+    weight = torch.randn(fast.shape, generator=torch.Generator().manual_seed(0))
+    fast_gradients = torch.autograd.grad((fast * weight).sum(), list(model.parameters()))
+    slow_gradients = torch.autograd.grad((slow * weight.double()).sum(), list(exact.parameters()))
+    for fast_gradient, slow_gradient in zip(fast_gradients, slow_gradients, strict=True):
+        assert relative_error(fast_gradient, slow_gradient) < 1e-5
 
 
 @pytest.mark.parametrize("base_decay", [0.0, 0.005, 0.05, 0.5, 1.0, 7.0, 100.0])

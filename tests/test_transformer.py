@@ -64,6 +64,39 @@ def test_logits_equal_those_of_transformers(arch, changes):
 
 
 @pytest.mark.parametrize(
+    ("arch", "changes"),
+    [
+        ("gpt2", {}),
+        ("gpt2", {"d_ff": 64, "n_heads": 1, "context_length": 64}),
+        ("llama", {"n_kv_heads": 2, "d_ff": 192}),
+        ("llama", {"n_kv_heads": 1, "n_heads": 8, "context_length": 64}),
+    ],
+)
+def test_logits_and_gradients_equal_those_of_transformers_in_double_precision(arch, changes):
+    model = scrambled(arch, **changes)
+    tokens = tokens_of(model.config.context_length)
+    other = reference_transformer.counterpart(model).double()
+    fast, slow = model(tokens), other(tokens).logits
+    assert relative_error(fast, slow) < 1e-5
+    weight = torch.randn(fast.shape, generator=torch.Generator().manual_seed(0))
+    (fast * weight).sum().backward()
+    (slow * weight.double()).sum().backward()
+    expected = {name: p.grad for name, p in other.named_parameters()}
+    with torch.no_grad():  # our gradients, in the places that transformers has for our weights
+        for parameter in model.parameters():
+            parameter.copy_(parameter.grad)
+    placed = {name: p for name, p in reference_transformer.counterpart(model).named_parameters()}
+    compared = [name for name in placed if placed[name].any()]  # but biases that only transformers has
+    assert len(compared) >= len(list(model.parameters()))
+    for name in compared:
+        assert relative_error(placed[name], expected[name]) < 1e-5, name
+
+
+def relative_error(fast: torch.Tensor, slow: torch.Tensor) -> float:
+    return ((fast.double() - slow).abs().max() / slow.abs().max()).item()
+
+
+@pytest.mark.parametrize(
     ("sizes", "expected"),
     [
         ({"context_length": 256, "d_model": 384, "n_layers": 2, "n_heads": 6}, 6_791_424),
