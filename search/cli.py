@@ -190,13 +190,13 @@ def advise(
     """What the guide recommends for this text and this machine."""
     with _reporting_errors():
         from search.advise import advise, unknown_to
+        from search.context import known_context
         from search.grammar import CONTEXT
-        from search.launch import RunOptions, known_context
         from search.loading import load_space
+        from search.parameter import shown
 
-        options = RunOptions(space=space, data=tuple(data or ()), token_dtype=token_dtype.value)
         loaded = load_space(space).narrowed(assignments=assign or ())
-        context = known_context(loaded, options)
+        context = known_context(loaded, tuple(data or ()), token_dtype=token_dtype.value)
         found, unknown = advise(loaded, context), unknown_to(loaded, context)
         known = {name: context[name] for name in CONTEXT if name in context}
         if as_json:
@@ -205,9 +205,13 @@ def advise(
             )
             return
         console = _console()
-        console.print(", ".join(f"{name} {value:,.4g}" for name, value in known.items()), style="dim")
+        facts = [f"{name} {value:{',' if isinstance(value, int) else '.3g'}}" for name, value in known.items()]
+        console.print(", ".join(facts), style="dim")
         for entry in found:
-            suggested = [f"--set {name}={value}" for name, value in entry.suggest.items()]
+            suggested = [
+                f"{name} is {shown(value)} already" if context.get(name) == value else f"--set {name}={shown(value)}"
+                for name, value in entry.suggest.items()
+            ]
             suggested += [f"preset {entry.preset}"] if entry.preset else []
             console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""), markup=False)
             console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")

@@ -41,8 +41,10 @@ MISTAKEN_NAMES = {
 }  # fmt: skip
 """Common names of measurements and directions, and what they are called here."""
 
-CONTEXT = ("tokens", "corpus_bytes", "num_params", "vram_gib", "num_gpus")
-"""What advice may hang on beside parameters: training tokens and bytes of the corpus, the model, the GPUs."""
+CONTEXT = (
+    "tokens", "corpus_bytes", "non_ascii_fraction", "cjk_fraction", "num_params", "vram_gib", "memory_gib", "num_gpus"
+)  # fmt: skip
+"""What advice may hang on beside parameters: the training text, the model, the machine (see context.py)."""
 
 PLACEHOLDERS: dict[str, dict[str, str]] = {
     "rules": {"require": "0 == 0"},

@@ -70,6 +70,13 @@ def smallest_gpu_bytes() -> int | None:
     return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
 
 
+def ram_bytes() -> int:
+    """Memory of this machine."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
 def precision(num_gpus: float) -> str:
     """The precision where nobody asked for one: bf16 is up to 20 times slower on a CPU without the instructions."""
     return "bf16" if num_gpus else "fp32"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from rich.console import Console
 
@@ -24,9 +23,6 @@ from search.study import Study
 from search.trial import trial_request
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
-from trainer.estimate import estimate
-
-CHUNK_TOKENS = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,27 +141,6 @@ def _settings(
         run=run,
         corpus=_corpus(space, options),
     )
-
-
-def known_context(space: Space, options: RunOptions) -> dict[str, Any]:
-    """What advice may hang on, for this text, this machine and the parameters that `--set` gives."""
-    values = space.complete({})
-    vocab_size = space.train_config(values, rungs=(1,)).model.vocab_size
-    paths = tuple(str(path.absolute()) for path in options.data)
-    corpus = open_corpus(paths, vocab_size=vocab_size, token_dtype=options.token_dtype)
-    context = {
-        "tokens": len(corpus.train),
-        "num_params": estimate(space.train_config(values, rungs=(1,))).num_params,
-        "num_gpus": hardware.num_gpus(),
-        **{name: value for name, value in values.items() if name in space.parameters},
-    }
-    if corpus.token_bytes is not None:
-        chunks = range(0, len(corpus.train), CHUNK_TOKENS)  # a corpus may be larger than memory
-        sizes = (np.take(corpus.token_bytes, corpus.train[i : i + CHUNK_TOKENS]).sum() for i in chunks)
-        context["corpus_bytes"] = int(sum(sizes))
-    if (memory := hardware.smallest_gpu_bytes()) is not None:
-        context["vram_gib"] = memory / 2**30
-    return context
 
 
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:

@@ -24,12 +24,14 @@ def preset_config(
 ) -> TrainConfig:
     """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
 
+    An assignment (`name=value`, by any of the parameter's names) replaces the preset's own value.
     Raises SpaceError, ConfigError or ValueError for what the user can mend.
     """
     space, name = _find(preset)
     space = space.narrowed(assignments=assignments)
     budget = space.budget(budget_name)
-    values = space.complete(space.presets[name].values)
+    assigned = {space.aliases.get(key, key) for key in (text.partition("=")[0].strip() for text in assignments)}
+    values = space.complete({key: value for key, value in space.presets[name].values.items() if key not in assigned})
     if against := space.faults_of(values):
         raise ValueError(f"{preset}: {'; '.join(against)}")
     precision = {} if "precision" in values else {"precision": hardware.precision(hardware.num_gpus())}

@@ -225,36 +225,63 @@ def _circle(parameters: dict[str, Parameter]) -> str:
 def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
     """Narrowed by the goals: raise keeps the part at or above the default, lower the part at or below."""
     parameters = dict(space.parameters)
-    moved: dict[str, tuple[str, str]] = {}
+    moved: dict[str, list[_Move]] = {}
     defaults = space.complete({})
     for goal_name in goals:
         goal = space.spec.goals.get(goal_name)
+        if goal is None and goal_name in space.spec.budgets:
+            raise ValueError(f"{goal_name} is a budget, not a goal: --budget {goal_name}")
         if goal is None:
             raise ValueError(f"{space.document.source}: {unknown_name('goal', goal_name, space.spec.goals)}")
-        for name, move, target in _moves(goal):
-            if name in moved and moved[name][0] != move:
-                raise ValueError(
-                    f"the goals {moved[name][1]} and {goal_name} contradict each other: "
-                    f"one would {moved[name][0]} {name}, the other {move} it"
-                )
-            if name not in moved:
-                moved[name] = (move, goal_name)
-                parameters[name] = _moved(space, space.parameters[name], move, target, defaults, goal_name)
+        for name, move in _moves(goal_name, goal):
+            for other in moved.setdefault(name, []):
+                if _contradict(space, space.parameters[name], move, other, defaults):
+                    raise ValueError(
+                        f"the goals {other.goal} and {goal_name} contradict each other: "
+                        f"one would {other.told(name)}, the other {move.told('it')}"
+                    )
+            # A value that a goal sets stands, whatever part the others keep around it.
+            if not moved[name] or move.target is not None:
+                parameters[name] = _moved(space, space.parameters[name], move, defaults)
+            moved[name].append(move)
     narrowed = replace(space, parameters=in_order(parameters))
-    for name, (_, goal_name) in moved.items():
-        _check_not_empty(narrowed, narrowed.parameters[name], f"goal {goal_name}")
+    for name, moves in moved.items():
+        _check_not_empty(narrowed, narrowed.parameters[name], f"goal {moves[-1].goal}")
     return narrowed
 
 
-def _moves(goal: GoalSpec) -> list[tuple[str, str, Value | None]]:
-    moves: list[tuple[str, str, Value | None]] = [(name, "raise", None) for name in goal.raises]
-    moves += [(name, "lower", None) for name in goal.lowers]
-    return moves + [(name, f"set to {shown(value)}", value) for name, value in goal.set.items()]
+@dataclass(frozen=True)
+class _Move:
+    """What one goal does to one parameter: raise it, lower it, or set it to `target`."""
+
+    goal: str
+    verb: str
+    target: Value | None = None
+
+    def told(self, name: str) -> str:
+        return f"{self.verb} {name}" + ("" if self.target is None else f" to {shown(self.target)}")
 
 
-def _moved(
-    space: Space, parameter: Parameter, move: str, target: Value | None, defaults: Values, goal_name: str
-) -> Parameter:
+def _moves(name: str, goal: GoalSpec) -> list[tuple[str, _Move]]:
+    moves = [(moved, _Move(name, "raise")) for moved in goal.raises]
+    moves += [(moved, _Move(name, "lower")) for moved in goal.lowers]
+    return moves + [(moved, _Move(name, "set", target)) for moved, target in goal.set.items()]
+
+
+def _contradict(space: Space, parameter: Parameter, one: _Move, other: _Move, defaults: Values) -> bool:
+    """Whether no value of the parameter is what both ask for; of a formula nothing is known beforehand."""
+    if (one.verb, one.target) == (other.verb, other.target):
+        return False
+    value, kept = (one, other) if other.target is None else (other, one)
+    if value.target is None or kept.target is not None:
+        return True
+    if isinstance(value.target, str) and parameter.type is not str:
+        return True
+    return not_in(space, _moved(space, parameter, kept, defaults), value.target) is not None
+
+
+def _moved(space: Space, parameter: Parameter, move: _Move, defaults: Values) -> Parameter:
+    target, goal_name = move.target, move.goal
     if isinstance(target, str) and parameter.type is not str:
         formula = replace(parameter.fixed_to(0), choices=(), default=None, derived=parse_expression(target))
         return formula
@@ -270,8 +297,8 @@ def _moved(
             f"goal {goal_name}: {parameter.name} has no default while it is inactive; goals move from there"
         )
     if parameter.is_range:
-        return replace(parameter, **{"at_least" if move == "raise" else "at_most": default})
-    kept = tuple(c for c in parameter.choices if (c >= default if move == "raise" else c <= default))  # type: ignore[operator]
+        return replace(parameter, **{"at_least" if move.verb == "raise" else "at_most": default})
+    kept = tuple(c for c in parameter.choices if (c >= default if move.verb == "raise" else c <= default))  # type: ignore[operator]
     return replace(parameter, choices=kept)
 
 

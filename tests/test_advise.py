@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from search.advise import Advice, advise, unknown_to
+from search.context import text_facts
 from search.loading import load_space, parse_space
+from trainer.data import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,8 +66,9 @@ def test_an_expression_suggests_its_value_under_the_parameters_own_name():
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        ({"token": 1}, "unknown name 'token'. Known: arch, corpus_bytes, d_model, dropout, learning_rate, n_heads, "
-         "n_kv_heads, num_gpus, num_params, tokens, vram_gib. Did you mean 'tokens'?"),
+        ({"token": 1}, "unknown name 'token'. Known: arch, cjk_fraction, corpus_bytes, d_model, dropout, "
+         "learning_rate, memory_gib, n_heads, n_kv_heads, non_ascii_fraction, num_gpus, num_params, tokens, vram_gib. "
+         "Did you mean 'tokens'?"),
         ({"d_model": "wide"}, "d_model is a whole number, not 'wide'"),
     ],
 )  # fmt: skip
@@ -74,16 +78,40 @@ def test_a_mistaken_context_is_refused(context: dict, message: str):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "non_ascii", "cjk"),
+    [
+        ("def main(): pass", 0, 0),
+        ("é" * 10 + "e" * 30, 0.25, 0),
+        ("हिन्दी", 1, 0),
+        ("ひカ漢字한글", 1, 1),
+        ("\u303f\u3040\u9fff\ua000\uabff\uac00\ud7a3", 1, 4 / 7),  # the ends of what counts, and what is beyond
+        ("😀a", 0.5, 0),
+    ],
+)
+def test_what_scripts_a_text_has_is_counted_by_character(text: str, non_ascii: float, cjk: float, monkeypatch):
+    monkeypatch.setattr("search.context.CHUNK_TOKENS", 2)  # so that characters lie across chunks
+    tokens = np.frombuffer(text.encode(), dtype=np.uint8)
+    corpus = Corpus(train=tokens, validation=tokens, vocab_size=256, token_bytes=None, digest="", about="")
+    assert text_facts(corpus) == {
+        "corpus_bytes": len(tokens),
+        "non_ascii_fraction": pytest.approx(non_ascii),
+        "cjk_fraction": pytest.approx(cjk),
+    }
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "spaces").glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("vram_gib", [1, 8, 80])
 def test_what_a_shipped_space_suggests_its_parameters_can_have(path: Path, vram_gib: int):
     from search.space import not_in
 
     space = load_space(path)
+    entries = {entry.say: entry for entry in space.spec.advice}
     for tokens in (10**5, 10**7, 10**9):
-        context = {"tokens": tokens, "corpus_bytes": 4 * tokens, "num_params": 10**7, "vram_gib": vram_gib}
-        for advice in advise(space, {**context, "num_gpus": 1}):
-            assert advice.suggest or advice.preset
+        text = {"tokens": tokens, "corpus_bytes": 4 * tokens, "non_ascii_fraction": 0.1, "cjk_fraction": 0.0}
+        machine = {"vram_gib": vram_gib, "memory_gib": vram_gib, "num_gpus": tokens // 10**7}
+        for advice in advise(space, {**text, **machine, "num_params": 10**7}):
+            assert len(advice.suggest) == len(entries[advice.say].suggest), "a suggestion without a value"
             for name, value in advice.suggest.items():
                 parameter = space.parameters[name]
                 assert not parameter.is_searched or not_in(space, parameter, value) is None, advice

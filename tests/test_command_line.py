@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.loading import load_space
+from search.preset import preset_config
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
@@ -290,6 +291,14 @@ def test_a_preset_trains_alone():
     rungs = [json.loads(line) for line in out.splitlines()]
     assert [m["tokens"] for m in rungs] == [4000, 12000, 36000]
     assert rungs[-1]["loss"] < rungs[0]["loss"]
+
+
+def test_set_replaces_what_the_preset_says_and_a_rule_it_breaks_is_told_with_its_section():
+    config = preset_config("robo/tiny", assignments=("n_embd=256", "n_heads=4", "d_ff=1024"))
+    assert (config.model.d_model, config.model.n_layers, config.model.d_ff) == (256, 4, 1024)
+    assert refused("train", "--preset", "robo/tiny", "--set", "d_model=256") == (
+        "robo/tiny: breaks the rule d_model % n_heads == 0 (Parameter Reference, 1.4: heads split the width evenly)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,10 @@ def advice_differences(space: Space, fact: dict[str, Any]) -> Iterator[Differenc
 
 
 def goal_differences(space: Space, fact: dict[str, Any]) -> Iterator[Difference]:
+    if budget := fact.get("budget"):  # what a goal cannot move, since it belongs to no configuration
+        if budget not in space.spec.budgets:
+            yield f"budgets.{budget}", f"section {fact['section']}, {fact['row']}: is missing"
+        return
     place, section = f"goals.{fact['goal']}", f"section {fact['section']}, {fact['row']}"
     goal = space.spec.goals.get(fact["goal"])
     if goal is None:
@@ -156,7 +160,7 @@ def test_every_parameter_goal_and_configuration_of_a_space_is_a_fact_of_its_guid
     assert [n for n, why in ours.items() if not any(mark in why for mark in marks)] == []
     assert space.spec.not_searched.keys() <= guide["parameters"].keys()
     assert space.presets.keys() <= guide["configurations"].keys()
-    assert space.spec.goals.keys() <= {fact["goal"] for fact in guide["goals"]}
+    assert space.spec.goals.keys() <= {fact.get("goal") for fact in guide["goals"]}
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -220,6 +224,7 @@ CHANGES = {
     "goals.longer-context.lower.n_embd": (
         "goals", 0, {"row": "x", "goal": "longer-context", "raise": ["seq_len"], "lower": ["n_embd"], "section": "x"}
     ),
+    "budgets.endless": ("goals", 0, {"row": "x", "budget": "endless", "section": "x"}),
     "configurations.huge": ("configurations", "huge", {"section": "x", "values": {}}),
     "configurations.default.seq_len": ("configurations", "default", "values", "seq_len", 513),
 }  # fmt: skip

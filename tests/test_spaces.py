@@ -47,6 +47,15 @@ def test_every_goal_and_budget_of_a_shipped_space_leaves_something_to_search(pat
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
+def test_rungs_of_a_shipped_budget_are_apart(path: Path):
+    """A last rung just after another would compare the same trials twice."""
+    space = load_space(path)
+    for budget in [None, *space.spec.budgets]:
+        rungs = rungs_of(space.budget(budget))
+        assert all(late >= 1.7 * early for early, late in zip(rungs, rungs[1:], strict=False)), (budget, rungs)
+
+
+@pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
     space = load_space(path)
     if space.spec.source:
@@ -68,6 +77,9 @@ TRAINED = (
 )
 MEASURED = "loss, bits_per_byte, tokens_per_second, peak_vram_bytes, num_params, train_seconds"
 QUALITIES = "memory_span, adaptation_speed, stability, convergence_speed, overfitting, locality"
+KNOWN_TO_ADVICE = (
+    "cjk_fraction, corpus_bytes, d_model, memory_gib, non_ascii_fraction, num_gpus, num_params, tokens, vram_gib"
+)
 BUDGET_KEYS = "trials, min_tokens, max_tokens, eta, eval_tokens, limits"
 
 ALIASED = TOP + "  d_model: {values: [32, 64], default: 32, aliases: [DIM]}\n"
@@ -237,8 +249,7 @@ FAULTY = {
     BASE + "advice: [{when: d_model > 1}]": "4: advice.0: say is missing",
     BASE + "advice: [{when: d_model >, say: x}]": "4: advice.0.when: 'd_model >' is not an expression",
     BASE + "advice: [{when: vram > 1, say: x}]":
-        "4: advice.0.when: vram > 1: unknown name 'vram'. Known: corpus_bytes, d_model, num_gpus, num_params, tokens, "
-        "vram_gib. Did you mean 'vram_gib'?",
+        f"4: advice.0.when: vram > 1: unknown name 'vram'. Known: {KNOWN_TO_ADVICE}. Did you mean 'vram_gib'?",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_modle: 64}}]":
         "4: advice.0.suggest.d_modle: unknown parameter 'd_modle'. Known: d_model. Did you mean 'd_model'?",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 48}}]":
@@ -246,8 +257,7 @@ FAULTY = {
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 4.5}}]":
         "4: advice.0.suggest.d_model: expected a whole number, got 4.5",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: q + 1}}]":
-        "4: advice.0.suggest.d_model: q + 1: unknown name 'q'. Known: corpus_bytes, d_model, num_gpus, num_params, "
-        "tokens, vram_gib.",
+        f"4: advice.0.suggest.d_model: q + 1: unknown name 'q'. Known: {KNOWN_TO_ADVICE}.",
     BASE + "advice: [{when: tokens > 1, say: x, preset: big}]":
         "4: advice.0.preset: unknown preset 'big'. Known: .",
     # claims
@@ -387,7 +397,11 @@ goals:
   down: {lower: [d_state, n_layers, seq_len, weight_decay]}
   early: {set: {attn_layer_idx: 0}}
   front: {lower: [attn_layer_idx]}
+  wide: {set: {d_model: 64}}
+  narrow: {set: {d_model: 16}}
+  half: {lower: [beta1]}
   tied: {set: {beta1: 0.5 + n_layers / 100}}
+budgets: {quick: {trials: 2}}
 presets:
   reference: {d_model: 32}
 """
@@ -479,6 +493,13 @@ def test_narrowing_by_goals_never_leaves_the_original_ranges(text: str):
     assert num_narrowed > 5
 
 
+def test_goals_that_ask_for_one_value_and_for_the_part_it_lies_in_go_together():
+    space = parse_space(CONDITIONAL)
+    for goals in (["front", "early"], ["early", "front"], ["up", "wide"], ["wide", "up"]):
+        name, value = ("attn_layer_idx", 0) if "early" in goals else ("d_model", 64)
+        assert {values[name] for values in draws(space.narrowed(goals=goals), 20)} == {value}
+
+
 def test_a_goal_keeps_the_part_on_its_side_of_the_default():
     space = parse_space(CONDITIONAL).narrowed(goals=["up"])
     for values in draws(space, 100):
@@ -494,9 +515,18 @@ def test_a_goal_keeps_the_part_on_its_side_of_the_default():
 @pytest.mark.parametrize(
     ("goals", "assignments", "message"),
     [
-        (["upp"], [], "<space>: unknown goal 'upp'. Known: down, early, front, tied, up. Did you mean 'up'?"),
+        (["upp"], [],
+         "<space>: unknown goal 'upp'. Known: down, early, front, half, narrow, tied, up, wide. Did you mean 'up'?"),
         (["up", "down"], [],
          "the goals up and down contradict each other: one would raise n_layers, the other lower it"),
+        (["quick"], [], "quick is a budget, not a goal: --budget quick"),
+        (["wide", "narrow"], [],
+         "the goals wide and narrow contradict each other: one would set d_model to 64, the other set it to 16"),
+        (["up", "narrow"], [],
+         "the goals up and narrow contradict each other: one would raise d_model, the other set it to 16"),
+        (["early", "tied", "half"], [],
+         "the goals tied and half contradict each other: one would set beta1 to 0.5 + n_layers / 100, the other "
+         "lower it"),
         ([], ["d_model"], "--set d_model: write name=value"),
         ([], ["=5"], "--set =5: write name=value"),
         ([], ["d_model="], "--set d_model=: write name=value"),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the top of the house to its foundation: a module imports only from rows below its own.
 ROWS = [
     {"search.cli"},
-    {"search.launch", "search.preset"},
+    {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard"},
     {"search.report"},
     {"search.study"},
