@@ -13,7 +13,7 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import CONTEXT, AdviceSpec
 from search.parameter import Parameter, Value, Values, checked_value, kind_name
 from search.space import Space, not_in
-from trainer.config import unknown_name
+from trainer.checks import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)

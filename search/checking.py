@@ -8,7 +8,8 @@ from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space import Preset, Rule, Space, extremes
-from trainer.config import ConfigError, parameter_types, unknown_name
+from trainer.checks import ConfigError, unknown_name
+from trainer.config import parameter_types
 
 
 def check_defaults(space: Space, faults: Faults) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from search import hardware
 from search.parameter import Value
 from search.space import Space
-from trainer.config import BYTE_VOCAB_SIZE
+from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.data import Corpus, open_corpus
 from trainer.estimate import estimate
 

@@ -17,7 +17,7 @@ from search.expression import ExpressionError
 from search.grammar import BudgetSpec, LimitSpec
 from search.parameter import Values, shown
 from search.space import Space, rungs_of
-from trainer.config import ConfigError
+from trainer.checks import ConfigError
 from trainer.estimate import estimate
 
 ESTIMATED = ("num_params", "peak_vram_bytes")

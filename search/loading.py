@@ -19,7 +19,8 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import ParameterSpec, SpaceSpec, read_spec
 from search.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
 from search.space import Rule, Space, circle_in, in_order
-from trainer.config import MODEL_CONFIGS, parameter_types, unknown_name
+from trainer.checks import unknown_name
+from trainer.config import MODEL_CONFIGS, parameter_types
 
 RESERVED = {"data", "cache_dir", "eval_tokens", "seed", "device", "num_threads", "token_dtype"}
 """Fields of a training run that the command line or the budget sets, never a space."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from search import hardware
 from search.loading import load_space
 from search.space import Space, rungs_of
-from trainer.config import TrainConfig, unknown_name
+from trainer.checks import unknown_name
+from trainer.config import TrainConfig
 
 SPACES = Path("spaces")
 CHECKOUT = Path(__file__).resolve().parent.parent / "spaces"

@@ -15,7 +15,8 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import BudgetSpec, GoalSpec, LimitSpec, SpaceSpec
 from search.interval import interval
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, listed, shown, typed
-from trainer.config import TrainConfig, unknown_name
+from trainer.checks import unknown_name
+from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

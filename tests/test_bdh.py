@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import reference_bdh
 from tests.live_bytes import peak_live_bytes
-from trainer.config import BDHConfig, ConfigError, TrainConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
+from trainer.configs.bdh import BDHConfig
 from trainer.costs import bdh as costs
 from trainer.estimate import estimate, live_bytes
 from trainer.models import bdh

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import reference_ghost
 from tests.live_bytes import peak_live_bytes
-from trainer.config import ConfigError, GhostConfig, TrainConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
+from trainer.configs.ghost import GhostConfig
 from trainer.costs import ghost as costs
 from trainer.data import Corpus
 from trainer.estimate import estimate, live_bytes

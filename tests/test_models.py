@@ -14,7 +14,8 @@ import torch.nn.functional as F
 
 from search.loading import load_space
 from tests import reference
-from trainer.config import HybridConfig, TrainConfig
+from trainer.config import TrainConfig
+from trainer.configs.hybrid import HybridConfig
 from trainer.data import Corpus
 from trainer.estimate import estimate
 from trainer.loop import TrainingRun, loss_sums

@@ -14,7 +14,8 @@ import torch
 
 from trainer.__main__ import main
 from trainer.checkpoint import CheckpointError
-from trainer.config import ConfigError, TrainConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
 from trainer.data import Corpus, CorpusError
 from trainer.loop import Diverged, TrainingRun, _LossWatch, train
 from trainer.optim import build_optimizer, lr_factor

@@ -8,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests import reference_transformer
 from tests.live_bytes import peak_live_bytes
-from trainer.config import ConfigError, TrainConfig, TransformerConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
+from trainer.configs.transformer import TransformerConfig
 from trainer.estimate import estimate, live_bytes
 from trainer.models.transformer import Attention, TransformerLM
 from trainer.optim import build_optimizer

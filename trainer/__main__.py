@@ -8,7 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from trainer.config import ConfigError, TrainConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from trainer.measure import Measurement

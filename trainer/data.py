@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import BYTE_VOCAB_SIZE, TOKEN_DTYPES
+from trainer.config import TOKEN_DTYPES
+from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.documents import CorpusError, Sources, find_sources, read_documents, unreadable
 from trainer.tokenizer import BpeTokenizer, ByteTokenizer, train_bpe
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
-from trainer.config import ConfigError, TrainConfig
+from trainer.checks import ConfigError
+from trainer.config import TrainConfig
 from trainer.data import Corpus, open_corpus
 from trainer.estimate import estimate
 from trainer.measure import Measurement, Stopwatch

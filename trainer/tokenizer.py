@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import BYTE_VOCAB_SIZE
+from trainer.configs.model import BYTE_VOCAB_SIZE
 
 # Merges of the sizes searched here settle long before this much text, and training time grows with it.
 MAX_TRAINING_BYTES = 16 * 2**20

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.config import BDHConfig, TrainConfig
+from trainer.config import TrainConfig
+from trainer.configs.bdh import BDHConfig
 from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
 
 CHUNK, DENSE_TOKENS = 128, 512  # as in the model, which cannot be asked without torch

@@ -5,7 +5,8 @@ How many it skips is known only once it has trained: these are the most that a t
 
 from __future__ import annotations
 
-from trainer.config import GhostConfig, TrainConfig
+from trainer.config import TrainConfig
+from trainer.configs.ghost import GhostConfig
 from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
 
 SEGMENT = 32  # as in the model: moments between the states that it keeps

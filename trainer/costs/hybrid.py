@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.config import HybridConfig, TrainConfig
+from trainer.config import TrainConfig
+from trainer.configs.hybrid import HybridConfig
 from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
 
 # For each state and position: two prefix sums, a difference, an exponential, a quotient, a product and a lerp.

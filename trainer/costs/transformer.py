@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from trainer.config import TrainConfig, TransformerConfig
+from trainer.config import TrainConfig
+from trainer.configs.transformer import TransformerConfig
 from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
 
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.config import BDHConfig
+from trainer.configs.bdh import BDHConfig
 
 INIT_STD = 0.02
 THETA = 2.0**16

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.config import GhostConfig
+from trainer.configs.ghost import GhostConfig
 
 GATE_SHARPNESS = 5.0
 QUICK_LOSS_WEIGHT = 0.1  # AdamW undoes any factor: small only to leave gradient clipping to the model's own loss

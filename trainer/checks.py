@@ -1,0 +1,44 @@
+"""The sentences that refuse a configuration, and the error that carries them.
+
+The checks return a list of them: one for each fault, so none where the configuration is sound.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be trained; the message names every fault and what to do about it."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The sentence that refuses a name: what was given, what is known, and the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}. Known: {', '.join(names)}.{hint}"
+
+
+def at_least(config: Any, minimum: int, *names: str) -> list[str]:
+    """Each of the fields is `minimum` or more."""
+    return [f"{n} {getattr(config, n)} is below {minimum}" for n in names if getattr(config, n) < minimum]
+
+
+def one_of(config: Any, name: str, allowed: tuple[str, ...]) -> list[str]:
+    """The field is one of the allowed words."""
+    value = getattr(config, name)
+    return [] if value in allowed else [unknown_name(name, value, allowed)]
+
+
+def shares(config: Any, *names: str) -> list[str]:
+    """Each of the fields is None or in [0, 1)."""
+    values = {name: getattr(config, name) for name in names}
+    return [f"{n} {v} is not in [0, 1)" for n, v in values.items() if v is not None and not 0 <= v < 1]
+
+
+def require(holds: bool, otherwise: str) -> list[str]:
+    """The claim holds; `otherwise` is the sentence where it does not."""
+    return [] if holds else [otherwise]
