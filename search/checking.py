@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
-from search.space import Preset, Rule, Space, extremes
+from search.space import Preset, Rule, Space, extremes, not_in
 from trainer.checks import ConfigError, unknown_name
 from trainer.config import parameter_types
 
@@ -55,6 +55,20 @@ def check_ranges(space: Space, faults: Faults) -> None:
                 except ExpressionError as error:
                     remedy = "; write max(1, ...)" if parameter.log else ""
                     faults.add(f"in some configurations {error}{remedy}", "parameters", name, key)
+
+
+def check_budgets(space: Space, faults: Faults) -> None:
+    """What a budget sets is a parameter and one of its values."""
+    budgets = {("budget",): space.spec.budget, **{("budgets", name): b for name, b in space.spec.budgets.items()}}
+    for path, budget in budgets.items():
+        for name, value in budget.set.items():
+            at, parameter = (*path, "set", name), space.parameters.get(name)
+            if parameter is None:
+                faults.add(unknown_name("parameter", name[:60], space.parameters), *at)
+            elif (checked := checked_value(value, parameter.type)) is None:
+                faults.add(f"expected {kind_name(parameter.type)}, got {given(value)}", *at)
+            elif parameter.is_searched and (wrong := not_in(space, parameter, checked)):
+                faults.add(wrong, *at)
 
 
 def check_goals(space: Space, faults: Faults) -> None:

@@ -31,10 +31,11 @@ class Feasibility:
     space: Space
     rungs: tuple[int, ...]
     limits: Mapping[str, LimitSpec]
+    min_steps: int = 1
 
     @classmethod
     def of(cls, space: Space, budget: BudgetSpec) -> Feasibility:
-        return cls(space, rungs_of(budget), space.limits(budget))
+        return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps)
 
     def reasons_against(self, values: Values) -> list[str]:
         """Why a complete configuration must not be launched; empty where it may."""
@@ -46,6 +47,8 @@ class Feasibility:
             config = self.space.train_config(values, rungs=self.rungs)
         except ConfigError as error:
             return [str(error)]
+        if config.tokens_per_step * self.min_steps > config.budget_tokens:
+            return [f"fewer than {self.min_steps} optimizer steps in {config.budget_tokens:,} tokens"]
         if not any(name in self.limits for name in ESTIMATED):
             return []
         estimates = estimate(config)

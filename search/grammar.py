@@ -159,7 +159,11 @@ class BudgetSpec(_Entry):
         3, description="rungs are eta times apart; about one trial in eta goes on from each"
     )
     eval_tokens: Tokens = Field(131_072, description="held-out tokens predicted at each rung, at most")
+    min_steps: Annotated[int, *_whole("a whole number", 1)] = Field(
+        1, description="optimizer steps that max_tokens must hold; a configuration with larger steps is not launched"
+    )
     limits: Limits = Field({}, description="limits that hold for this budget, beside those of the space")
+    set: dict[str, Scalar] = Field({}, description="parameters that have one value in this budget, in presets too")
 
 
 class ParameterSpec(_Entry):

@@ -15,6 +15,7 @@ from search.display import Display
 from search.feasibility import Assessment, assess
 from search.grammar import BudgetSpec
 from search.loading import load_space
+from search.parameter import shown
 from search.report import Overview, comparison_line, counts_line, finite, is_number
 from search.settings import StudySettings
 from search.space import Space, extremes, rungs_of
@@ -51,8 +52,9 @@ class RunOptions:
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
-    space = load_space(options.space).narrowed(goals=options.goals, assignments=options.assignments)
+    space = load_space(options.space)
     budget = space.budget(options.budget)
+    space = space.narrowed(budget=budget, goals=options.goals, assignments=options.assignments)
     return space, budget, assess(space, budget)
 
 
@@ -94,6 +96,9 @@ def run_search(options: RunOptions, console: Console) -> Overview:
             f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"
         )
+        if budget.set:
+            fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
+            console.print(f"in this budget every trial, presets too, has {fixed}", style="dim")
         requests = _Requests(study, folder, slots)
         with Display(lambda: Overview.of(study), console=console) as display:
             tune().run_trials(study, slots, requests.request, _Pruning(display, folder))

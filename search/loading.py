@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args
 
 from search.advise import check_advice
-from search.checking import check_claims, check_defaults, check_goals, check_ranges, checked_presets
+from search.checking import check_budgets, check_claims, check_defaults, check_goals, check_ranges, checked_presets
 from search.document import Document, Faults, given, parse_document, read_document
 from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import ParameterSpec, SpaceSpec, read_spec
@@ -66,6 +66,7 @@ def _build(document: Document) -> Space:
     check_defaults(space, faults)
     check_ranges(space, faults)
     faults.check()
+    check_budgets(space, faults)
     check_goals(space, faults)
     space = replace(space, presets=dict(checked_presets(space, faults)))
     check_advice(space, faults)

@@ -29,8 +29,8 @@ def preset_config(
     Raises SpaceError, ConfigError or ValueError for what the user can mend.
     """
     space, name = _find(preset)
-    space = space.narrowed(assignments=assignments)
     budget = space.budget(budget_name)
+    space = space.narrowed(budget=budget, assignments=assignments)
     assigned = {space.aliases.get(key, key) for key in (text.partition("=")[0].strip() for text in assignments)}
     values = space.complete({key: value for key, value in space.presets[name].values.items() if key not in assigned})
     if against := space.faults_of(values):

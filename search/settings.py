@@ -46,10 +46,10 @@ class StudySettings:
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> StudySettings:
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
-        space = parse_space(attrs["space"], attrs["space_source"]).narrowed(goals=goals, assignments=assignments)
+        space, budget = parse_space(attrs["space"], attrs["space_source"]), BudgetSpec.model_validate(attrs["budget"])
         return cls(
-            space=space,
-            budget=BudgetSpec.model_validate(attrs["budget"]),
+            space=space.narrowed(budget=budget, goals=goals, assignments=assignments),
+            budget=budget,
             budget_name=attrs["budget_name"],
             seed=attrs["seed"],
             goals=goals,

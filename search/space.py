@@ -143,11 +143,17 @@ class Space:
         """What the trainer takes for a complete configuration. Raises ConfigError where it cannot be trained."""
         return TrainConfig.from_flat(self.family, {**values, "rungs": tuple(rungs), **run})
 
-    def narrowed(self, *, goals: Iterable[str] = (), assignments: Iterable[str] = ()) -> Space:
-        """This space with goals applied and parameters fixed by `name=value`. Raises ValueError, naming the mistake."""
+    def narrowed(
+        self, *, budget: BudgetSpec | None = None, goals: Iterable[str] = (), assignments: Iterable[str] = ()
+    ) -> Space:
+        """This space with what the budget sets, goals applied and parameters fixed by `name=value`.
+
+        Raises ValueError, naming the mistake.
+        """
         goals, assignments = tuple(goals), tuple(assignments)
+        space = self if budget is None else _with_budget(self, budget)
         space = replace(
-            self, changes=(*self.changes, *(f"goal {g}" for g in goals), *(f"set {a}" for a in assignments))
+            space, changes=(*self.changes, *(f"goal {g}" for g in goals), *(f"set {a}" for a in assignments))
         )
         space = _with_assignments(_with_goals(space, goals), assignments)
         try:
@@ -221,6 +227,17 @@ def _circle(parameters: dict[str, Parameter]) -> str:
     if len(circle) == 1:
         return f"{circle[0]} is defined by itself"
     return f"these parameters are defined by each other: {' reads '.join([*circle, circle[0]])}"
+
+
+def _with_budget(space: Space, budget: BudgetSpec) -> Space:
+    """What the budget sets fixed, in the presets too: they are compared at the same cost of a step."""
+    values = {name: typed(value, space.parameters[name].type) for name, value in budget.set.items()}
+    parameters = {name: p.fixed_to(values[name]) if name in values else p for name, p in space.parameters.items()}
+    presets = {
+        name: replace(preset, values={key: values.get(key, value) for key, value in preset.values.items()})
+        for name, preset in space.presets.items()
+    }
+    return replace(space, parameters=in_order(parameters), presets=presets)
 
 
 def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:

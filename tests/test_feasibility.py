@@ -79,6 +79,15 @@ def test_a_broken_rule_is_told_with_the_guides_section_and_reason(entry: str, to
     assert parse_space(SPACE.replace("guide: Reference", "")).rules[0].source == "row n_heads"
 
 
+def test_a_step_that_the_budget_holds_too_few_of_is_not_launched():
+    space = parse_space(SPACE.replace("eta: 3}", "eta: 3, min_steps: 20}", 1))
+    feasibility = Feasibility.of(space, space.budget())
+    default = space.complete({})
+    assert feasibility.reasons_against(default) == []  # 20,000 tokens are 39 steps of 32 x 16
+    assert feasibility.reasons_against({**default, "seq_len": 28}) == []
+    assert feasibility.reasons_against({**default, "seq_len": 32}) == ["fewer than 20 optimizer steps in 20,000 tokens"]
+
+
 def test_assess_counts_what_may_be_launched_and_why_not():
     space = parse_space(SPACE)
     found = assess(space, space.budget(), num_samples=500)

@@ -80,7 +80,7 @@ QUALITIES = "memory_span, adaptation_speed, stability, convergence_speed, overfi
 KNOWN_TO_ADVICE = (
     "cjk_fraction, corpus_bytes, d_model, memory_gib, non_ascii_fraction, num_gpus, num_params, tokens, vram_gib"
 )
-BUDGET_KEYS = "trials, min_tokens, max_tokens, eta, eval_tokens, limits"
+BUDGET_KEYS = "trials, min_tokens, max_tokens, eta, eval_tokens, min_steps, limits, set"
 
 ALIASED = TOP + "  d_model: {values: [32, 64], default: 32, aliases: [DIM]}\n"
 
@@ -289,6 +289,10 @@ FAULTY = {
         "4: budget.trials: 0 is too small; at least 1\n4: budget.eta: 1 is too small; at least 2",
     BASE + "budget: {max_tokens: 500K}":
         "4: budget.min_tokens: min_tokens 1,000,000 (its default) is above max_tokens 500,000",
+    BASE + "budgets: {q: {set: {d_modle: 4}}}": "4: budgets.q.set.d_modle: unknown parameter 'd_modle'. "
+        "Known: d_model. Did you mean 'd_model'?",
+    BASE + "budget: {set: {d_model: wide}}": "4: budget.set.d_model: expected a whole number, got 'wide'",
+    BASE + "budget: {set: {d_model: 48}}": "4: budget.set.d_model: 48 is none of 32, 64",
     BASE + "budgets: {q: {trails: 4}}":
         f"4: budgets.q.trails: unknown key 'trails'. Known: {BUDGET_KEYS}. Did you mean 'trials'?",
     # several faults of one file, also of different kinds, are reported together
@@ -498,6 +502,19 @@ def test_goals_that_ask_for_one_value_and_for_the_part_it_lies_in_go_together():
     for goals in (["front", "early"], ["early", "front"], ["up", "wide"], ["wide", "up"]):
         name, value = ("attn_layer_idx", 0) if "early" in goals else ("d_model", 64)
         assert {values[name] for values in draws(space.narrowed(goals=goals), 20)} == {value}
+
+
+def test_what_a_budget_sets_holds_for_every_configuration_and_preset_until_the_user_sets_it():
+    space = parse_space(
+        CONDITIONAL.replace("{quick: {trials: 2}}", "{quick: {set: {batch_size: 2, d_model: 16, max_seq: 128}}}")
+    )
+    quick = space.budget("quick")
+    narrowed = space.narrowed(budget=quick, goals=["down"])
+    for values in [*draws(narrowed, 20), narrowed.complete(narrowed.reference.values)]:
+        assert (values["batch_size"], values["d_model"], values["max_seq"]) == (2, 16, 128)
+        assert narrowed.outside(values) == {}
+    assert space.narrowed(budget=quick, assignments=["batch_size=10"]).complete({})["batch_size"] == 10
+    assert space.complete(space.reference.values)["d_model"] == 32
 
 
 def test_a_goal_keeps_the_part_on_its_side_of_the_default():
