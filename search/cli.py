@@ -135,7 +135,7 @@ def validate(
 ) -> None:
     """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
     with _reporting_errors():
-        from search.launch import RunOptions, prepare_space
+        from search.launch import RunOptions, fixed_line, prepare_space
         from search.space import rungs_of
 
         options = RunOptions(space=space, budget=budget, goals=tuple(goal or ()), assignments=tuple(assign or ()))
@@ -150,6 +150,7 @@ def validate(
                     "presets": list(checked.presets),
                     "goals": list(checked.spec.goals),
                     "rungs": list(rungs_of(chosen)),
+                    "set": chosen.set,
                     "feasible_share": assessment.share,
                     "rejected": assessment.reasons,
                 }
@@ -166,6 +167,8 @@ def validate(
             highlight=False,
         )
         console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
+        if chosen.set:
+            console.print(f"  {fixed_line(chosen)}", highlight=False)
         console.print(
             f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
             highlight=False,

@@ -97,8 +97,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
             f"{assessment.share:.0%} of the space may be launched"
         )
         if budget.set:
-            fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
-            console.print(f"in this budget every trial, presets too, has {fixed}", style="dim")
+            console.print(fixed_line(budget), style="dim")
         requests = _Requests(study, folder, slots)
         with Display(lambda: Overview.of(study), console=console) as display:
             tune().run_trials(study, slots, requests.request, _Pruning(display, folder))
@@ -146,6 +145,12 @@ def _settings(
         run=run,
         corpus=_corpus(space, options),
     )
+
+
+def fixed_line(budget: BudgetSpec) -> str:
+    """What the budget sets, in a sentence."""
+    fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
+    return f"in this budget every configuration, presets too, has {fixed}"
 
 
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:

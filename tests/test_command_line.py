@@ -279,6 +279,11 @@ def test_validate_as_json_tells_the_feasible_share():
     assert list(document["rejected"]) == ["d_model % n_heads == 0 (heads split the width evenly)"]
 
 
+def test_validate_tells_what_a_budget_sets():
+    code, out, _ = tinysearch("validate", str(SMOKE.parent / "bdh.yaml"), "--budget", "quick")
+    assert code == 0 and "in this budget every configuration, presets too, has batch_size 2" in out
+
+
 def test_no_argument_shows_help():
     code, out, err = tinysearch()
     assert "run" in out + err and "dashboard" in out + err
