@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from search.document import Faults, given
 from search.expression import Expression, ExpressionError, parse_expression
+from search.narrowing import narrow
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space import Preset, Rule, Space, extremes, not_in
 from trainer.checks import ConfigError, unknown_name
@@ -86,7 +87,7 @@ def check_goals(space: Space, faults: Faults) -> None:
                     _check_target(space, parameter, goal.set[moved], faults, path)
         if not faults.within("goals", name):
             try:
-                space.narrowed(goals=[name])
+                narrow(space, goals=[name])
             except ValueError as error:
                 faults.add(str(error).removeprefix(f"goal {name}: "), "goals", name)
 

@@ -196,9 +196,10 @@ def advise(
         from search.context import known_context
         from search.grammar import CONTEXT
         from search.loading import load_space
+        from search.narrowing import narrow
         from search.parameter import shown
 
-        loaded = load_space(space).narrowed(assignments=assign or ())
+        loaded = narrow(load_space(space), assignments=assign or ())
         context = known_context(loaded, tuple(data or ()), token_dtype=token_dtype.value)
         found, unknown = advise(loaded, context), unknown_to(loaded, context)
         known = {name: context[name] for name in CONTEXT if name in context}

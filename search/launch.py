@@ -15,6 +15,7 @@ from search.display import Display
 from search.feasibility import Assessment, assess
 from search.grammar import BudgetSpec
 from search.loading import load_space
+from search.narrowing import narrow
 from search.parameter import shown
 from search.report import Overview, comparison_line, counts_line, finite, is_number
 from search.settings import StudySettings
@@ -54,7 +55,7 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
     space = load_space(options.space)
     budget = space.budget(options.budget)
-    space = space.narrowed(budget=budget, goals=options.goals, assignments=options.assignments)
+    space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments)
     return space, budget, assess(space, budget)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from search import hardware
 from search.loading import load_space
+from search.narrowing import narrow
 from search.space import Space, rungs_of
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
@@ -30,7 +31,7 @@ def preset_config(
     """
     space, name = _find(preset)
     budget = space.budget(budget_name)
-    space = space.narrowed(budget=budget, assignments=assignments)
+    space = narrow(space, budget=budget, assignments=assignments)
     assigned = {space.aliases.get(key, key) for key in (text.partition("=")[0].strip() for text in assignments)}
     values = space.complete({key: value for key, value in space.presets[name].values.items() if key not in assigned})
     if against := space.faults_of(values):

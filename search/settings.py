@@ -10,6 +10,7 @@ import optuna
 
 from search.grammar import BudgetSpec
 from search.loading import parse_space
+from search.narrowing import narrow
 from search.space import Space
 from search.storage import FORMAT_VERSION
 
@@ -48,7 +49,7 @@ class StudySettings:
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
         space, budget = parse_space(attrs["space"], attrs["space_source"]), BudgetSpec.model_validate(attrs["budget"])
         return cls(
-            space=space.narrowed(budget=budget, goals=goals, assignments=assignments),
+            space=narrow(space, budget=budget, goals=goals, assignments=assignments),
             budget=budget,
             budget_name=attrs["budget_name"],
             seed=attrs["seed"],

@@ -21,6 +21,7 @@ from search.drawing import random_values
 from search.expression import parse_expression
 from search.feasibility import Feasibility
 from search.loading import load_space
+from search.narrowing import narrow
 from search.parameter import Parameter, Value
 from search.space import Space, extremes, not_in
 
@@ -175,7 +176,7 @@ def test_what_no_rule_forbids_can_be_trained(name: str):
 @pytest.mark.parametrize("name", SPACES)
 def test_the_reference_of_every_guide_fits_the_quick_budget(name: str):
     quick = SPACES[name].budget("quick")
-    space = SPACES[name].narrowed(budget=quick)
+    space = narrow(SPACES[name], budget=quick)
     values = space.complete(space.reference.values)
     assert quick.trials >= 16 and quick.min_steps >= 20, "with fewer steps a trial says little"
     assert Feasibility.of(space, quick).reasons_against(values) == []

@@ -16,6 +16,7 @@ from search.document import SpaceError
 from search.drawing import random_values
 from search.feasibility import Feasibility, assess
 from search.loading import load_space, parse_space
+from search.narrowing import narrow
 from search.space import extremes, rungs_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,11 +40,12 @@ def test_presets_and_defaults_of_a_shipped_space_can_be_trained(path: Path):
 def test_every_goal_and_budget_of_a_shipped_space_leaves_something_to_search(path: Path):
     space = load_space(path)
     for goal in space.spec.goals:
-        narrowed = space.narrowed(goals=[goal])
+        narrowed = narrow(space, goals=[goal])
         assert assess(narrowed, narrowed.budget(), num_samples=100).share > 0.05, goal
         assert narrowed.searched, goal
     for budget in [None, *space.spec.budgets]:
-        assert assess(space, space.budget(budget), num_samples=100).share > 0.05, budget
+        narrowed = narrow(space, budget=space.budget(budget))
+        assert assess(narrowed, space.budget(budget), num_samples=100).share > 0.05, budget
 
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
@@ -485,7 +487,7 @@ def test_narrowing_by_goals_never_leaves_the_original_ranges(text: str):
     for _ in range(30):
         goals = rng.sample(sorted(space.spec.goals), rng.randint(1, 3))
         try:
-            narrowed = space.narrowed(goals=goals)
+            narrowed = narrow(space, goals=goals)
         except ValueError as error:
             assert "contradict" in str(error), error
             continue
@@ -501,7 +503,7 @@ def test_goals_that_ask_for_one_value_and_for_the_part_it_lies_in_go_together():
     space = parse_space(CONDITIONAL)
     for goals in (["front", "early"], ["early", "front"], ["up", "wide"], ["wide", "up"]):
         name, value = ("attn_layer_idx", 0) if "early" in goals else ("d_model", 64)
-        assert {values[name] for values in draws(space.narrowed(goals=goals), 20)} == {value}
+        assert {values[name] for values in draws(narrow(space, goals=goals), 20)} == {value}
 
 
 def test_what_a_budget_sets_holds_for_every_configuration_and_preset_until_the_user_sets_it():
@@ -509,20 +511,20 @@ def test_what_a_budget_sets_holds_for_every_configuration_and_preset_until_the_u
         CONDITIONAL.replace("{quick: {trials: 2}}", "{quick: {set: {batch_size: 2, d_model: 16, max_seq: 128}}}")
     )
     quick = space.budget("quick")
-    narrowed = space.narrowed(budget=quick, goals=["down"])
+    narrowed = narrow(space, budget=quick, goals=["down"])
     for values in [*draws(narrowed, 20), narrowed.complete(narrowed.reference.values)]:
         assert (values["batch_size"], values["d_model"], values["max_seq"]) == (2, 16, 128)
         assert narrowed.outside(values) == {}
-    assert space.narrowed(budget=quick, assignments=["batch_size=10"]).complete({})["batch_size"] == 10
+    assert narrow(space, budget=quick, assignments=["batch_size=10"]).complete({})["batch_size"] == 10
     assert space.complete(space.reference.values)["d_model"] == 32
 
 
 def test_a_goal_keeps_the_part_on_its_side_of_the_default():
-    space = parse_space(CONDITIONAL).narrowed(goals=["up"])
+    space = narrow(parse_space(CONDITIONAL), goals=["up"])
     for values in draws(space, 100):
         assert values["d_model"] >= 32 and values["n_layers"] >= 4 and values["learning_rate"] >= 1e-3
         assert values["batch_size"] in (6, 10)
-    down = parse_space(CONDITIONAL).narrowed(goals=["down", "early", "tied"])
+    down = narrow(parse_space(CONDITIONAL), goals=["down", "early", "tied"])
     for values in draws(down, 100):
         assert values["d_state"] <= 16 and values["n_layers"] <= 4 and values["attn_layer_idx"] == 0
         assert values["beta1"] == 0.5 + values["n_layers"] / 100
@@ -565,12 +567,12 @@ def test_a_goal_keeps_the_part_on_its_side_of_the_default():
 )  # fmt: skip
 def test_a_mistaken_narrowing_names_its_mistake(goals: list[str], assignments: list[str], message: str):
     with pytest.raises(ValueError) as error:
-        parse_space(CONDITIONAL).narrowed(goals=goals, assignments=assignments)
+        narrow(parse_space(CONDITIONAL), goals=goals, assignments=assignments)
     assert str(error.value) == message
 
 
 def test_set_fixes_searched_fixed_conditional_and_derived_parameters():
-    space = parse_space(CONDITIONAL).narrowed(assignments=["n_layers=3", " max_seq = 0.2K ", "n_heads=4", "beta1=0.6"])
+    space = narrow(parse_space(CONDITIONAL), assignments=["n_layers=3", " max_seq = 0.2K ", "n_heads=4", "beta1=0.6"])
     for values in draws(space, 50):
         assert values["n_layers"] == 3 and values["max_seq"] == 200 and values["beta1"] == 0.6
         assert values.get("n_heads", 4) == 4
@@ -582,19 +584,19 @@ def test_a_parameter_goes_by_any_of_its_names_in_presets_and_set():
     text = ALIASED + "  n_layers: {min: 3, max: 4, default: 4, aliases: [LAYERS]}\npresets: {p: {DIM: 64, LAYERS: 3}}"
     space = parse_space(text)
     assert space.complete(space.presets["p"].values)["d_model"] == 64
-    narrowed = space.narrowed(assignments=["DIM=64", "LAYERS=3"])
+    narrowed = narrow(space, assignments=["DIM=64", "LAYERS=3"])
     assert narrowed.complete({}) == {"d_model": 64, "n_layers": 3}
     for wrong, message in {
         ("DIM=64", "d_model=64"): "--set d_model=64: d_model and DIM are one parameter; set one of them",
         ("DIM=48",): "--set DIM=48: 48 is none of 32, 64; to search elsewhere, change the space",
     }.items():
         with pytest.raises(ValueError) as error:
-            space.narrowed(assignments=wrong)
+            narrow(space, assignments=wrong)
         assert str(error.value) == message
 
 
 def test_a_preset_that_differs_from_what_was_set_may_not_be_launched():
-    space = parse_space(CONDITIONAL).narrowed(assignments=["d_model=64"])
+    space = narrow(parse_space(CONDITIONAL), assignments=["d_model=64"])
     reference = space.complete(space.presets["reference"].values)
     against = Feasibility.of(space, space.budget()).reasons_against(reference)
     assert against == ["d_model out of its range"]

@@ -25,6 +25,7 @@ ROWS = [
     {"search.feasibility", "search.journal"},
     {"search.drawing", "search.loading"},
     {"search.checking", "search.advise"},
+    {"search.narrowing"},
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},

@@ -12,6 +12,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from search.loading import load_space, parse_space
+from search.narrowing import narrow
 from search.record import FAILED, OUT_OF_MEMORY, TrialRecord
 from search.settings import StudySettings
 from search.storage import StudyError
@@ -364,7 +365,7 @@ def test_a_record_reads_back_what_the_brain_wrote():
 
 
 def test_a_preset_takes_what_was_set_and_is_left_out_where_it_says_otherwise():
-    space = parse_space(SPACE).narrowed(assignments=["n_layers=5", "d_model=32"])
+    space = narrow(parse_space(SPACE), assignments=["n_layers=5", "d_model=32"])
     study = Study.create(
         InMemoryStorage(),
         "study",
