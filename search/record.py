@@ -15,9 +15,10 @@ INFEASIBLE = "infeasible"
 OUT_OF_MEMORY = "out of memory"
 DIVERGED = "diverged"
 FAILED = "failed"
+PAUSED = "paused"  # others promise more; goes on when it looks best
 WAITING = "waiting"  # interrupted; the next run continues it
 RUNNING = "running"
-OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, WAITING, RUNNING)
+OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUSED, WAITING, RUNNING)
 
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,
@@ -47,7 +48,7 @@ class TrialRecord:
 
     @property
     def has_ended(self) -> bool:
-        return self.outcome not in (WAITING, RUNNING)
+        return self.outcome not in (PAUSED, WAITING, RUNNING)
 
     @property
     def rung(self) -> int:
@@ -71,6 +72,8 @@ class TrialRecord:
             outcome = attrs.get("outcome", FINISHED if trial.state == TrialState.COMPLETE else FAILED)
         else:
             outcome = WAITING if trial.state == TrialState.WAITING else RUNNING
+            if outcome == WAITING and attrs.get("paused"):
+                outcome = PAUSED
         record = cls(
             number=trial.number,
             values=attrs["values"],
@@ -90,6 +93,13 @@ def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool =
     """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
     finished = [r for r in records if r.outcome == FINISHED and _is_number(r.measured(metric))]
     return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
+
+
+def most_promising(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
+    """Of the trials that have not finished and that nothing speaks against, the best at the deepest rung, or None."""
+    measured = [r for r in records if r.outcome in (RUNNING, WAITING, PAUSED, STOPPED) and _is_number(r.measured(metric))]
+    sign = -1 if maximize else 1
+    return min(measured, key=lambda r: (-r.rung, sign * r.measured(metric), r.number), default=None)  # type: ignore[operator]
 
 
 def _is_number(value: Any) -> bool:

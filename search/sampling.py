@@ -1,23 +1,26 @@
-"""From a Space to Optuna distributions and back: TPE that proposes only what may be launched."""
+"""From a Space to points of the unit cube and back, to Optuna distributions, and to candidates for new trials."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.drawing import random_values
 from search.expression import ExpressionError
-from search.parameter import Parameter, Values
+from search.parameter import Parameter, Value, Values, typed
 from search.space import Space, extremes
 
-NUM_STARTUP_TRIALS = 10  # ended trials before TPE has something to learn from (Optuna's own default)
-MAX_MODEL_DRAWS = 32  # infeasible draws from TPE before one from the feasible part at random
 MAX_RANDOM_DRAWS = 20_000
+POOL_SIZE = 256  # configurations drawn once, to look everywhere
+NUM_NEAR = 20  # configurations near each leader
+STEP_SIZES = (0.05, 0.12, 0.25)  # of a change, in units of an axis
+CHANGE_SHARE = 0.6  # of the axes, at each change
+UNKNOWN = 0.5  # where a parameter that is not there lies on its axis
 
 
 class NothingFeasible(RuntimeError):
@@ -27,67 +30,33 @@ class NothingFeasible(RuntimeError):
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """An Optuna distribution for each searched parameter; bounds that are expressions get their widest range.
 
-    Optuna and its dashboard see the true value; a draw outside the bounds of the moment is rejected as infeasible.
+    Optuna and its dashboard see the true value.
     """
     return {name: _distribution(space, parameter) for name, parameter in space.searched.items()}
 
 
-class FeasibleSampler(optuna.samplers.BaseSampler):
-    """TPE over the whole space at once, drawn again until `reasons_against` has nothing against the configuration.
-
-    Every trial has a generator of its own, derived from the seed and the trial's number, so that a study that was
-    interrupted proposes what it would have proposed anyway. `forced` makes the next trial a given configuration.
-    """
+class Candidates:
+    """Configurations that might be trained next; those that may not be launched are counted, by reason."""
 
     def __init__(self, space: Space, reasons_against: Callable[[Values], list[str]], seed: int):
         self._space = space
         self._against = reasons_against
         self._seed = seed
-        self._distributions = distributions(space)
-        self.forced: Values | None = None
+        self._axes = [axis for parameter in space.searched.values() for axis in _axes_of(space, parameter)]
+        self._pool: list[dict[str, Value]] | None = None
+        self._pool_points = np.zeros((0, self.num_dims))
         self.rejections: Counter[str] = Counter()
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: Any) -> dict[str, BaseDistribution]:
-        return {name: d for name, d in self._distributions.items() if not d.single()}
+    @property
+    def num_dims(self) -> int:
+        return len(self._axes)
 
-    def sample_relative(
-        self, study: optuna.Study, trial: Any, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        if self.forced is not None:
-            return {name: value for name, value in self.forced.items() if name in search_space}
-        seeds = np.random.SeedSequence([self._seed, trial.number])
-        if values := self._draw_from_model(study, trial, search_space, seeds):
-            return values
-        return self._draw_at_random(np.random.default_rng(seeds), search_space)
+    def point(self, values: Values) -> np.ndarray:
+        """A configuration in the unit cube, (num_dims,): log axes applied, a level each for the values of a list."""
+        return np.array([axis.position(values) for axis in self._axes], dtype=float)
 
-    def sample_independent(
-        self, study: optuna.Study, trial: Any, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        parameter = self._space.parameters[param_name]
-        if self.forced is not None and param_name in self.forced:
-            return self.forced[param_name]
-        return parameter.default_for(self._space.complete({}))
-
-    def _draw_from_model(
-        self, study: Any, trial: Any, search_space: dict, seeds: np.random.SeedSequence
-    ) -> dict[str, Any]:
-        tpe = optuna.samplers.TPESampler(
-            seed=int(seeds.generate_state(1)[0]),
-            n_startup_trials=NUM_STARTUP_TRIALS,
-            multivariate=True,
-            constant_liar=True,
-        )
-        for _ in range(MAX_MODEL_DRAWS):
-            drawn = tpe.sample_relative(study, trial, search_space)
-            if not drawn:
-                return {}
-            against = self._reasons_against(drawn)
-            if not against:
-                return drawn
-            self.rejections.update(against)
-        return {}
-
-    def _draw_at_random(self, rng: np.random.Generator, search_space: dict) -> dict[str, Any]:
+    def random(self, rng: np.random.Generator) -> dict[str, Value]:
+        """A random configuration that may be launched. Raises NothingFeasible."""
         against: list[str] = []
         for _ in range(MAX_RANDOM_DRAWS):
             try:
@@ -97,17 +66,123 @@ class FeasibleSampler(optuna.samplers.BaseSampler):
             else:
                 against = self._against(values)
                 if not against:
-                    return {name: value for name, value in values.items() if name in search_space}
+                    return values
             self.rejections.update(against)
         raise NothingFeasible(
             f"no configuration that may be launched in {MAX_RANDOM_DRAWS:,} draws; the last broke: {'; '.join(against)}"
         )
 
-    def _reasons_against(self, drawn: dict[str, Any]) -> list[str]:
+    def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Value]], np.ndarray]:
+        """Configurations from everywhere and then some near `leaders` (k, num_dims), with their points (n, num_dims).
+
+        They may break a rule or a limit: ask `may_launch`.
+        """
+        if self._pool is None:
+            self._fill_pool()
+        assert self._pool is not None
+        near = []
+        for leader in leaders:
+            for _ in range(NUM_NEAR):
+                step = rng.choice(STEP_SIZES) * rng.normal(size=self.num_dims)
+                changed = rng.random(self.num_dims) < CHANGE_SHARE
+                if (values := self._at(np.clip(leader + step * changed, 0, 1))) is not None:
+                    near.append(values)
+        points = np.array([self.point(values) for values in near]).reshape(-1, self.num_dims)
+        return [*self._pool, *near], np.vstack([self._pool_points, points])
+
+    def may_launch(self, values: Values) -> bool:
+        """Whether nothing stands against a configuration; what does is counted in `rejections`."""
+        against = self._against(values)
+        if against:
+            self.rejections.update(against)
+            kept = [i for i, pooled in enumerate(self._pool or ()) if pooled is not values]
+            if self._pool is not None and len(kept) < len(self._pool):  # not to be asked again
+                self._pool, self._pool_points = [self._pool[i] for i in kept], self._pool_points[kept]
+        return not against
+
+    def _fill_pool(self) -> None:
+        rng = np.random.default_rng([self._seed, POOL_SIZE])
+        self._pool = []
+        for _ in range(POOL_SIZE):
+            try:
+                self._pool.append(random_values(self._space, rng))
+            except ExpressionError as error:
+                self.rejections.update([str(error)])
+        points = [self.point(values) for values in self._pool]
+        self._pool_points = np.array(points).reshape(-1, self.num_dims)
+
+    def _at(self, point: np.ndarray) -> dict[str, Value] | None:
+        """The configuration at a point, each parameter within the bounds that the others set; None where there is none."""
+        where: dict[str, list[float]] = {}
+        for axis, position in zip(self._axes, point, strict=True):
+            where.setdefault(axis.parameter.name, []).append(float(position))
+
+        def value_at(parameter: Parameter, values: Values) -> Value:
+            if parameter.name not in where:
+                return parameter.choices[0]
+            return _value_at(self._space, parameter, where[parameter.name], values)
+
         try:
-            return self._against(self._space.complete(drawn))
-        except ExpressionError as error:
-            return [str(error)]
+            return self._space.filled(value_at)
+        except ExpressionError:
+            return None
+
+
+class _Axis:
+    """One dimension of the cube: a number's place in its range, its level, or whether it is a certain word."""
+
+    def __init__(self, parameter: Parameter, low: float, high: float, word: Value | None = None):
+        self.parameter = parameter
+        self._low, self._width, self._word = low, max(high - low, 1e-12), word
+
+    def position(self, values: Values) -> float:
+        name = self.parameter.name
+        if name not in values:
+            return UNKNOWN if self._word is None else 0.0
+        if self._word is not None:
+            return float(values[name] == self._word)
+        return (_scale(self.parameter, values[name]) - self._low) / self._width
+
+
+def _axes_of(space: Space, parameter: Parameter) -> list[_Axis]:
+    if parameter.is_range:
+        low, high = (_scale(parameter, end) for end in extremes(space, parameter))
+        return [_Axis(parameter, low, high)] if high > low else []
+    if _is_ordered(parameter):
+        return [_Axis(parameter, 0, len(parameter.choices) - 1)]
+    return [_Axis(parameter, 0, 1, word=choice) for choice in parameter.choices]
+
+
+def _is_ordered(parameter: Parameter) -> bool:
+    return all(isinstance(choice, (int, float)) for choice in parameter.choices)
+
+
+def _levels(parameter: Parameter) -> list[Any]:
+    return sorted(parameter.choices)  # type: ignore[type-var]
+
+
+def _scale(parameter: Parameter, value: Any) -> float:
+    """A value along its axis: the logarithm on a log axis, the level of a value of a list."""
+    if not parameter.is_range:
+        return float(_levels(parameter).index(value))
+    return math.log(value) if parameter.log else float(value)
+
+
+def _value_at(space: Space, parameter: Parameter, where: list[float], values: Values) -> Value:
+    if not parameter.is_range:
+        if not _is_ordered(parameter):
+            return parameter.choices[int(np.argmax(where))]
+        return _levels(parameter)[round(where[0] * (len(parameter.choices) - 1))]
+    start, end = (_scale(parameter, bound) for bound in extremes(space, parameter))
+    value = start + where[0] * (end - start)
+    value = math.exp(value) if parameter.log else value
+    low, high = parameter.bounds(values)
+    if parameter.step and high >= low:
+        value = low + round((value - low) / parameter.step) * parameter.step
+        high = parameter.on_grid(low, high)
+    if parameter.type is int:
+        value = round(value)
+    return typed(max(low, min(high, value)), parameter.type)
 
 
 def _distribution(space: Space, parameter: Parameter) -> BaseDistribution:

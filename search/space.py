@@ -153,6 +153,11 @@ def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:
     return (*rungs, budget.max_tokens)
 
 
+def next_rung(tokens: int, rungs: tuple[int, ...]) -> int | None:
+    """The first rung above `tokens`, or None when the budget is spent."""
+    return next((rung for rung in rungs if rung > tokens), None)
+
+
 def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
     """The widest range that a parameter's values can take, whatever the parameters have that its bounds read.
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
-from search.halving import next_rung, survives
 from search.journal import Journal
 from search.record import (
     DIVERGED,
@@ -28,17 +26,21 @@ from search.record import (
     FINISHED,
     INFEASIBLE,
     OUT_OF_MEMORY,
+    PAUSED,
     RUNNING,
     STATE_OF,
     STOPPED,
     WAITING,
     TrialRecord,
 )
-from search.sampling import FeasibleSampler
+from search.sampling import Candidates, distributions
 from search.settings import TRIALS, StudySettings, num_trials_of
+from search.space import next_rung
 from search.storage import StudyError
+from search.strategy import Continue, Curve, Start, Strategy
 
 MAX_FAILURES_IN_A_ROW = 3
+STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
 HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
 
 
@@ -91,10 +93,16 @@ class Study:
         self.records: dict[int, TrialRecord] = {}
         self.skipped_presets: dict[str, str] = {}
         self._study = study
-        self._sampler = FeasibleSampler(self.space, self.feasibility.reasons_against, settings.seed)
-        study.sampler = self._sampler
+        study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
+        self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
+        self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
+        self._strategy = Strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        self._curves: dict[int, Curve] = {}
+        self._choice: Start | Continue | None = None
+        self._choice_is_valid = False  # until anything is learned or started
         self._trials: dict[int, optuna.Trial] = {}  # those under way
-        self._resumable: deque[int] = deque()
+        self._interrupted: deque[int] = deque()
         if study.user_attrs.get(TRIALS) != self.num_trials:
             study.set_user_attr(TRIALS, self.num_trials)
         self._recover()
@@ -136,26 +144,25 @@ class Study:
     def propose(self) -> Proposal | None:
         """The next trial to run, or None when all have been handed out.
 
-        Interrupted trials come first, under their own numbers; then the guide's presets; then new configurations.
+        Interrupted trials come first, under their own numbers; then the guide's presets; then whatever promises most, a
+        new configuration or a paused trial's next rung. With None, the trials that are still paused have been stopped.
         Raises NothingFeasible where no configuration may be launched.
         """
-        while self._resumable:
-            if (resumed := self._resume(self._resumable.popleft())) is not None:
+        while self._interrupted:
+            if (resumed := self._resume(self._interrupted.popleft())) is not None:
                 return resumed
-        if len(self.records) >= self.num_trials:
-            return None
-        preset, forced = self._presets.popleft() if self._presets else ("", None)
-        self._sampler.forced = forced
-        trial = self._study.ask()
-        chosen = self._suggest(trial, forced)
-        record = TrialRecord(number=trial.number, values=self.space.complete(chosen), preset=preset)
-        if preset:
-            record.preset = preset
-            trial.set_user_attr("preset", preset)
-        trial.set_user_attr("values", record.values)
-        self.records[trial.number] = record
-        self._trials[trial.number] = trial
-        return Proposal(trial.number, record.values)
+        if len(self.records) < self.num_trials and self._presets:
+            preset, values = self._presets.popleft()
+            return self._start(values, preset)
+        match self._choose():
+            case Start(values):
+                return self._start(values)
+            case Continue(number):
+                return self._resume(number)
+        for record in list(self.records.values()):
+            if record.outcome == PAUSED:
+                self._end(record, STOPPED, f"hardly a chance to become the best, after {record.rung:,} tokens")
+        return None
 
     @_at_once
     def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
@@ -180,16 +187,22 @@ class Study:
             return self._end(record, INFEASIBLE, "; ".join(broken))
         if next_rung(tokens, self.rungs) is None:
             return self._end(record, FINISHED, "")
-        others = [
-            self._signed(r.measurements[tokens].get(self.metric.name))
-            for r in self.records.values()
-            if r is not record and tokens in r.measurements
-        ]
-        is_reference = record.preset != "" and record.preset == self.reference_name
-        eta = self.settings.budget.eta
-        if not is_reference and not survives(value, others, eta):
-            return self._end(record, STOPPED, f"not among the best 1/{eta} of {len(others) + 1} at {tokens:,} tokens")
-        return True
+        if record.preset != "" and record.preset == self.reference_name:
+            return True
+        curve = self._curves[number]
+        curve.is_running, curve.is_paused = False, True
+        match self._choose():
+            case Continue(chosen) if chosen == number:
+                curve.is_running, curve.is_paused = True, False
+                self._choice_is_valid = False
+                return True
+            case None:
+                return self._end(record, STOPPED, f"hardly a chance to become the best, after {tokens:,} tokens")
+        record.outcome = PAUSED
+        trial = self._trials.pop(number)
+        trial.set_user_attr("paused", True)
+        self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        return False
 
     @_at_once
     def finish(self, number: int, outcome: str, reason: str, *, tokens: int | None = None, traceback: str = "") -> None:
@@ -215,10 +228,15 @@ class Study:
 
     @_at_once
     def release(self, number: int) -> None:
-        """Put an interrupted trial back: it waits, with all it has reported, until the study is run again."""
+        """Put an interrupted trial back: it waits, with all it has reported, until the study is run again.
+
+        Does nothing to a trial that has ended or is paused.
+        """
         record = self.records[number]
-        if not record.has_ended:
+        if record.outcome == RUNNING:
             record.outcome = WAITING
+            self._curves[number].is_running = False
+            self._choice_is_valid = False
             trial = self._trials.pop(number)
             trial.set_user_attr("tokens", record.tokens)
             self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -232,7 +250,7 @@ class Study:
     @property
     def rejections(self) -> Counter[str]:
         """Configurations rejected before launch since this driver started, by reason."""
-        return self._sampler.rejections
+        return self._candidates.rejections
 
     @property
     def is_complete(self) -> bool:
@@ -246,14 +264,45 @@ class Study:
 
     # Details.
 
-    def _suggest(self, trial: optuna.Trial, forced: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Give the trial its parameters; those whose condition does not hold are left out of its record."""
-        active = self.space.complete({**trial.relative_params, **(forced or {})})
-        chosen: dict[str, Any] = {}
-        for name, distribution in self._sampler.infer_relative_search_space(self._study, None).items():
-            if name in active:
-                chosen[name] = _suggested(trial, name, distribution)
-        return chosen
+    def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
+        """A new trial; parameters whose condition does not hold are not in its record."""
+        chosen = {name: values[name] for name in self._distributions if name in values}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=chosen,
+            distributions={name: self._distributions[name] for name in chosen},
+            user_attrs={"values": values, **({"preset": preset} if preset else {})},
+        )
+        storage = self._study._storage
+        trial_id = storage.create_new_trial(self._study._study_id, template_trial=template)
+        trial = optuna.Trial(self._study, trial_id)
+        record = TrialRecord(number=trial.number, values=values, preset=preset)
+        self.records[trial.number] = record
+        self._trials[trial.number] = trial
+        self._learn(record)
+        return Proposal(trial.number, values)
+
+    def _choose(self) -> Start | Continue | None:
+        """The strategy's choice, made once after everything that is learned or started."""
+        if not self._choice_is_valid:
+            can_start = len(self.records) < self.num_trials
+            self._choice = self._strategy.next(list(self._curves.values()), can_start=can_start)
+            self._choice_is_valid = True
+            if self._study.user_attrs.get(STRATEGY) != self._strategy.state:
+                self._study.set_user_attr(STRATEGY, self._strategy.state)
+        return self._choice
+
+    def _learn(self, record: TrialRecord) -> None:
+        """Tell the strategy what a record says now. A trial that cannot be had is as bad as any, at the last rung."""
+        curve = self._curves.get(record.number)
+        if curve is None:
+            curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
+        for tokens in record.measurements:
+            curve.values[self.rungs.index(tokens)] = self._signed(record.measured(self.metric.name, tokens))
+        if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
+            curve.values[len(self.rungs) - 1] = math.nan
+        curve.is_running, curve.is_paused = record.outcome == RUNNING, record.outcome == PAUSED
+        self._choice_is_valid = False
 
     def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
         trial = self._trials[record.number]
@@ -267,6 +316,7 @@ class Study:
                 trial.set_user_attr(name, measurement[name])
         value = measurement.get(self.metric.name)
         trial.report(math.nan if value is None else value, step=tokens)
+        self._learn(record)
 
     def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
         """Record each limit as a constraint; the words for those that the measurement breaks."""
@@ -285,8 +335,9 @@ class Study:
         trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
-        trial = self._trials.pop(record.number)
+        trial = self._trials.pop(record.number, None) or self._trial_of(record.number)
         record.outcome, record.reason = outcome, reason
+        self._learn(record)
         trial.set_user_attr("outcome", outcome)
         if reason:
             trial.set_user_attr("reason", reason)
@@ -311,9 +362,10 @@ class Study:
                     self._abandon(frozen)
                 continue
             self.records[frozen.number] = record
-            if not record.has_ended:
+            if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
-                self._resumable.append(frozen.number)
+                self._interrupted.append(frozen.number)
+            self._learn(record)
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage
@@ -321,20 +373,26 @@ class Study:
         storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
     def _resume(self, number: int) -> Proposal | None:
-        """An interrupted trial again, or None where only the word that it had finished was missing."""
+        """A waiting or paused trial again, or None where only the word that it had finished was missing."""
         record = self.records[number]
-        storage, frozen = (
-            self._study._storage,
-            next(t for t in self._study.get_trials(deepcopy=False) if t.number == number),
-        )
-        if frozen.state == TrialState.WAITING:
-            storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
+        trial = self._trial_of(number)
+        if record.outcome == PAUSED:
+            trial.set_user_attr("paused", False)
         record.outcome = RUNNING
-        self._trials[number] = optuna.Trial(self._study, frozen._trial_id)
+        self._trials[number] = trial
+        self._learn(record)
         if next_rung(record.rung, self.rungs) is None:
             self._end(record, FINISHED, "")
             return None
         return Proposal(number, record.values, is_resumed=True)
+
+    def _trial_of(self, number: int) -> optuna.Trial:
+        """The Optuna trial of a waiting trial, set running."""
+        storage = self._study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        if storage.get_trial(trial_id).state == TrialState.WAITING:
+            storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        return optuna.Trial(self._study, trial_id)
 
     def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
         """The presets still to train, each configuration once; notes why others may not be launched."""
@@ -349,13 +407,3 @@ class Study:
                 queue.append((preset.name, values))
         return queue
 
-
-def _suggested(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return trial.suggest_categorical(name, choices)
-        case IntDistribution(low=low, high=high, log=log, step=step):
-            return trial.suggest_int(name, low, high, log=log, step=step)
-        case FloatDistribution(low=low, high=high, log=log, step=step):
-            return trial.suggest_float(name, low, high, log=log, step=step)
-    raise AssertionError(distribution)

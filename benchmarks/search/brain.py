@@ -21,7 +21,7 @@ from search.document import Document
 from search.feasibility import Feasibility
 from search.grammar import BudgetSpec, SpaceSpec
 from search.parameter import Parameter, Values
-from search.record import RUNNING, STOPPED, TrialRecord, best_record
+from search.record import best_record, most_promising
 from search.settings import StudySettings
 from search.space import Preset, Space
 from search.study import Study
@@ -79,6 +79,7 @@ class Tinysearch:
         record.values = self.study.space.complete(values_at(self._axes, point))
         overwrite(trial, record.values)
         trial.set_user_attr("values", record.values)
+        self.study._curves[key].point = self.study._candidates.point(record.values)
 
     def report(self, key: int, rung: int, value: float) -> bool:
         return self.study.report(key, {METRIC: value, "tokens": rung})
@@ -91,15 +92,8 @@ class Tinysearch:
     def incumbent(self) -> int | None:
         if self._best is not None:
             return self._best
-        promising = most_promising(self.study)
+        promising = most_promising(self.study.records.values(), METRIC)
         return promising.number if promising else None
-
-
-# Until Study has `most_promising` itself.
-def most_promising(study: Study) -> TrialRecord | None:
-    """Of the trials that have not finished and that nothing speaks against, the best at the deepest rung."""
-    measured = [r for r in study.records.values() if r.outcome in (RUNNING, STOPPED) and r.measurements]
-    return min(measured, key=lambda r: (-r.rung, r.measured(METRIC), r.number), default=None)
 
 
 def _parameter(axis: Axis) -> Parameter:

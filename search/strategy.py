@@ -1,0 +1,206 @@
+"""What to train next: a new configuration, or the next rung of a trial that was paused.
+
+Every rung is a question to the model of all curves seen so far (`search.surrogate`): how much better than the best
+finished trial may this one become, for each unit of training that is left to it? A trial goes on while no other use of
+the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look best:
+nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one does to
+lose its place, since the promise of a new one is the best of hundreds of guesses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any, Protocol
+
+import numpy as np
+
+from search.parameter import Values
+from search.surrogate import CurveModel, Observations, Posterior
+
+NUM_RANDOM_FIRST = 10  # configurations before the model proposes any
+RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the model says
+PREFERENCE = 0.5  # a new configuration's promise counts this much beside a paused trial's
+MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth going on with once nothing new is to start
+MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
+REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
+NUM_LEADERS = 6
+WORST_GAP = 0.3  # how much worse than the worst number a diverged or impossible trial counts, standardised
+CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
+
+
+@dataclass
+class Curve:
+    """A trial as the strategy sees it: its point in the unit cube and its values, lower is better, NaN for a failure."""
+
+    number: int
+    point: np.ndarray
+    values: dict[int, float] = field(default_factory=dict)  # index of the rung -> value
+    is_running: bool = False
+    is_paused: bool = False
+
+    @property
+    def rung(self) -> int:
+        """Index of the deepest rung with a value; -1 before the first."""
+        return max(self.values, default=-1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train a new configuration."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Train a paused trial to its next rung."""
+
+    number: int
+
+
+class Candidates(Protocol):
+    """Where new configurations come from; see `search.sampling`."""
+
+    def random(self, rng: np.random.Generator) -> dict[str, Any]: ...
+    def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Any]], np.ndarray]: ...
+    def may_launch(self, values: Values) -> bool: ...
+    def point(self, values: Values) -> np.ndarray: ...
+
+
+class Strategy:
+    """Decides from curves alone; the same curves and seed give the same decision."""
+
+    def __init__(self, num_dims: int, rungs: tuple[int, ...], candidates: Candidates, *, seed: int):
+        self._share_done = np.array([0.0, *(rung / rungs[-1] for rung in rungs)])  # after how many rungs
+        self._last = len(rungs) - 1
+        self._candidates = candidates
+        self._seed = seed
+        self.model = CurveModel(num_dims, rungs)
+        self._num_fitted = 0
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was learned and cannot be computed again from the curves alone, as plain values."""
+        return {"theta": self.model.theta.tolist(), "fits": self.model.num_fits, "fitted": self._num_fitted}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from another strategy's `state`; one of a space with other dimensions is ignored."""
+        if len(state.get("theta", ())) == len(self.model.theta):
+            self.model.theta, self.model.num_fits = np.array(state["theta"]), state["fits"]
+            self._num_fitted = state["fitted"]
+
+    def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
+        """What a free worker should do; None where nothing may start and no paused trial is worth its training."""
+        rng = np.random.default_rng([self._seed, len(curves), sum(len(c.values) for c in curves)])
+        if can_start and (len(curves) < NUM_RANDOM_FIRST or not any(c.values for c in curves)):
+            return Start(self._candidates.random(rng))
+        if not any(curve.values for curve in curves):
+            return None
+        posterior, best = self._posterior(curves, rng)
+        paused = [curve for curve in curves if curve.is_paused]
+        promises, chances = self._of_paused(paused, posterior, best)
+        top = int(np.argmax(promises)) if paused else -1
+        if not can_start:
+            return Continue(paused[top].number) if paused and chances.max() >= MIN_CHANCE else None
+        values, promise = self._new(curves, posterior, best, rng)
+        if paused and promises[top] >= PREFERENCE * promise:
+            return Continue(paused[top].number)
+        return Start(values)
+
+    def _posterior(self, curves: Sequence[Curve], rng: np.random.Generator) -> tuple[Posterior, float]:
+        """The model after all that was seen, and the best value of a finished trial."""
+        seen = self._observations(curves, rng)
+        num_values = sum(len(curve.values) for curve in curves)
+        if num_values >= self._num_fitted * REFIT_GROWTH + 1:
+            self.model.fit(seen)
+            self._num_fitted = num_values
+        finished = seen.values[seen.rungs == self._last]
+        return self.model.given(seen), float(finished.min()) if len(finished) else CEILING
+
+    def _of_paused(self, paused: list[Curve], posterior: Posterior, best: float) -> tuple[np.ndarray, np.ndarray]:
+        """For each paused trial the improvement expected of it per training left, and its chance to be the best."""
+        if not paused:
+            return np.zeros(0), np.zeros(0)
+        points = np.array([curve.point for curve in paused])
+        mean, sd = posterior.at_last_rung(points, np.array([curve.number for curve in paused]))
+        left = 1 - self._share_done[[curve.rung + 1 for curve in paused]]
+        return expected_improvement(mean, sd, best) / left, _normal_cdf((best - mean) / sd)
+
+    def _new(
+        self, curves: Sequence[Curve], posterior: Posterior, best: float, rng: np.random.Generator
+    ) -> tuple[dict[str, Any], float]:
+        """The most promising configuration that may be launched, and its promise."""
+        running = [curve for curve in curves if curve.is_running]
+        everywhere = np.array([curve.point for curve in curves])
+        mean, _ = posterior.at_last_rung(everywhere, np.array([curve.number for curve in curves]))
+        leaders = everywhere[np.argsort(mean, kind="stable")[:NUM_LEADERS]]
+        if running:  # as if they had ended as expected, so that others are sought elsewhere
+            numbers = np.array([curve.number for curve in running])
+            points = np.array([curve.point for curve in running])
+            expected, _ = posterior.at_last_rung(points, numbers)
+            ends = Observations(points, np.full(len(running), self._last), numbers, expected)
+            posterior = self.model.given(posterior.seen.and_also(ends))
+        found, points = self._candidates.spread(leaders, rng)
+        mean, sd = posterior.at_last_rung(points)
+        promise = expected_improvement(mean, sd, best)
+        if rng.random() < RANDOM_SHARE:  # the model may be wrong
+            values = self._candidates.random(rng)
+            mean, sd = posterior.at_last_rung(self._candidates.point(values)[None])
+            return values, float(expected_improvement(mean, sd, best)[0])
+        known = {curve.point.tobytes() for curve in curves}
+        for i in np.argsort(-promise, kind="stable"):
+            if points[i].tobytes() not in known and self._candidates.may_launch(found[i]):
+                return dict(found[i]), float(promise[i])
+        return self._candidates.random(rng), 0.0
+
+    def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
+        """What was seen, standardised; of more than MAX_OBSERVATIONS the ends, the deepest rungs and the best."""
+        rows = [(curve, rung, value) for curve in curves for rung, value in curve.values.items()]
+        rungs = np.array([rung for _, rung, _ in rows])
+        values = standardised(np.array([value for _, _, value in rows], dtype=float))
+        if len(rows) > MAX_OBSERVATIONS:
+            behind = np.array([curve.rung - rung for curve, rung, _ in rows])  # rungs that the trial has come since
+            worth = 1.0 * (behind == 0) + 0.3 * (behind == 1) + 2.0 * (rungs == self._last) - 0.5 * values
+            worth += 0.5 * rng.random(len(rows))
+            kept = np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])
+        else:
+            kept = np.arange(len(rows))
+        values = values[kept]
+        return Observations(
+            np.array([rows[i][0].point for i in kept]),
+            rungs[kept],
+            np.array([rows[i][0].number for i in kept]),
+            values - values.mean(),
+        )
+
+
+def standardised(values: np.ndarray) -> np.ndarray:
+    """Normal scores of values of all rungs together: only their order counts, so no outlier and no unit does.
+
+    Lower stays better. What is worse than most is pressed together, since nobody asks how bad; values that are not
+    finite are a little worse than the worst.
+    """
+    is_number = np.isfinite(values)
+    numbers = values[is_number]
+    scores = np.zeros(len(values))
+    if len(numbers):
+        ordered = np.sort(numbers)
+        middle = np.searchsorted(ordered, numbers, "left") + np.searchsorted(ordered, numbers, "right")
+        share = np.clip(middle / 2 / len(numbers), 0.3 / len(numbers), 1 - 0.3 / len(numbers))
+        normal = NormalDist()
+        scores[is_number] = [normal.inv_cdf(s) for s in share]
+        scores[~is_number] = scores[is_number].max() + WORST_GAP
+    return np.where(scores > CEILING, CEILING + SOFTNESS * np.tanh((scores - CEILING) / SOFTNESS), scores)
+
+
+def expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.ndarray:
+    """The expected value of max(0, best - x) for x normal with `mean` and `sd`, elementwise."""
+    z = (best - mean) / sd
+    return sd * (z * _normal_cdf(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
+
+
+def _normal_cdf(z: np.ndarray) -> np.ndarray:
+    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
