@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.live_bytes import peak_live_bytes
+from benchmarks.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
 from trainer.costs.hybrid import SCAN_FLOPS
 from trainer.estimate import estimate, live_bytes
