@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
+from trainer.costs import memory
 from trainer.costs.hybrid import SCAN_FLOPS
 from trainer.estimate import estimate, live_bytes
+from trainer.loss import CHUNK_LOGITS
 from trainer.models.registry import build
 
 SPREAD = [
@@ -35,6 +37,23 @@ def config_of(**changes) -> TrainConfig:
 def test_live_bytes_are_within_five_percent_of_a_real_step(changes, precision):
     config = config_of(precision=precision, **changes)
     assert live_bytes(config) == pytest.approx(peak_live_bytes(config), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", ["ghost", "hybrid", "transformer", "bdh"])
+def test_live_bytes_are_those_of_a_plain_loss_too(family, precision):
+    sizes = {"bdh": {"mlp_internal_dim_multiplier": 8}, "ghost": {"layers": 2}}.get(family, {})
+    changes = {"vocab_size": 2048, "batch_size": 4, "seq_len": 64, "precision": precision, **sizes}
+    found = {}
+    for is_fused in (False, True):
+        config = TrainConfig.from_flat(family, {"rungs": [1000], "fused_loss": is_fused, **changes})
+        found[is_fused] = live_bytes(config)
+        assert found[is_fused] == pytest.approx(peak_live_bytes(config, is_fake=False), rel=0.05)
+    assert found[True] != found[False]
+
+
+def test_the_estimate_and_the_loss_take_parts_of_the_same_size():
+    assert memory.CHUNK_LOGITS == CHUNK_LOGITS
 
 
 @pytest.mark.parametrize("changes", SPREAD[:4])

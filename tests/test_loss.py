@@ -59,7 +59,7 @@ def test_a_second_backward_is_refused_not_wrong():
 @every_family
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_learns_the_same_fused_or_not(family, precision):
-    config = small(family, batch_size=3, **({"threshold": 0.966} if family == "ghost" else {}))
+    config = small(family, batch_size=3, **({"threshold": 0.938} if family == "ghost" else {}))
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(config.model.vocab_size, (3, config.seq_len), generator=generator)
     targets = tokens.roll(-1, dims=1)

@@ -23,7 +23,7 @@ ROWS = [
     {"search.settings"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.halving", "search.sampling"},
     {"search.feasibility", "search.journal"},
-    {"search.drawing", "search.loading"},
+    {"search.drawing", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},
     {"search.space"},

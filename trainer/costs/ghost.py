@@ -45,7 +45,8 @@ def live_bytes(config: TrainConfig) -> int:
     E, F, R, N = m.expand * D, m.ffn_ratio * D, m.dt_rank, m.d_state
     B, T = config.batch_size, config.seq_len
     tokens = B * T
-    P = num_params(m)
+    unused = (m.layers - m.depth) * _layer_params(m)  # layers that never run have no gradient, moments or cast
+    P = num_params(m) - unused
     half = config.precision != "fp32"
     low = 2 if half else FP32  # bytes of a matrix product's operand
     past = 1 + (m.d_conv - 1) / T  # a convolution's input has that many moments more
@@ -64,7 +65,7 @@ def live_bytes(config: TrainConfig) -> int:
     tokenizer = 2 * 8 + FP32 * D * past + 2 * FP32 * D + low * 3 * S + FP32 * 2
     head = V * (D + 1)  # parameters of either head
 
-    lasting = LASTING_BYTES_PER_PARAM * P
+    lasting = LASTING_BYTES_PER_PARAM * P + FP32 * unused
     gradient = FP32  # a parameter's, once backward has passed it
     if config.accumulate_grad_batches > 1:
         lasting, gradient = lasting + FP32 * P, 0  # all are there from the first micro-batch on
