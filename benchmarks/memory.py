@@ -145,7 +145,11 @@ def largest_under(limit: int, num: int, seed: int) -> Iterator[Row]:
         )
         rng = np.random.default_rng(seed)
         drawn = (random_values(space, rng) for _ in range(NUM_DRAWN))
-        launched = [space.train_config(values, rungs=feasibility.rungs) for values in drawn if not feasibility.reasons_against(values)]
+        launched = [
+            space.train_config(values, rungs=feasibility.rungs)
+            for values in drawn
+            if not feasibility.reasons_against(values)
+        ]
         launched.sort(key=lambda config: estimate(config).peak_vram_bytes, reverse=True)
         for config in launched[: num // len(GUIDES)]:
             if guide == "ghost":  # fake tensors cannot be routed; this keeps every byte, as the estimate assumes

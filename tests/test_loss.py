@@ -79,3 +79,15 @@ def test_a_step_learns_the_same_fused_or_not(family, precision):
     if family == "ghost":
         assert 0 < counts[True]["kept_fraction"] < targets.numel(), "a threshold that keeps some bytes shows more"
     assert (gradients[True] - gradients[False]).norm() < tolerance * gradients[False].norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler does
+def test_the_fused_loss_can_be_compiled():
+    (hidden, weight, bias), targets = tensors(dtype=torch.float32)
+
+    def summed():
+        return fused_cross_entropy(hidden, weight, bias, targets)[0]
+
+    expected = torch.autograd.grad(summed(), [hidden, weight, bias])
+    compiled = torch.compile(summed, backend="aot_eager", dynamic=False, fullgraph=True)
+    torch.testing.assert_close(torch.autograd.grad(compiled(), [hidden, weight, bias]), expected)
