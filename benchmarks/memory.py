@@ -4,10 +4,11 @@
 
 Each configuration is estimated by trainer/estimate.py and then trained for two steps by the trainer itself.
 - On a GPU the estimated peak is held against what PyTorch's allocator reserved.
-- On a CPU the estimated live bytes, which are the peak less what a CUDA allocator adds, are held against every storage of
-  the same step, each followed to its end (see live_bytes.py: some functions get the forms that they have on a GPU).
-With --limit, the configurations are instead the largest that each guide's space lets a search launch under that limit on
-peak_vram_bytes; their steps run on fake tensors, and the last column is the greatest share of the limit that was used.
+- On a CPU the estimated live bytes, which are the peak less what a CUDA allocator adds, are held against every storage
+  of the same step, each followed to its end (see live_bytes.py: some functions get the forms that they have on a GPU).
+With --limit, the configurations are instead the largest that each guide's space lets a search launch under that limit
+on peak_vram_bytes; their steps run on fake tensors, and the last column is the greatest share of the limit that any
+took, with the allocator's share as estimated.
 
 An error is |estimated / measured - 1|.
 """
