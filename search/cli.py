@@ -152,7 +152,9 @@ def validate(
                     "rungs": list(rungs_of(chosen)),
                     "set": chosen.set,
                     "feasible_share": assessment.share,
+                    "sampled": assessment.num_sampled,
                     "rejected": assessment.reasons,
+                    "warning": assessment.warning or None,
                 }
             )
             return
@@ -174,12 +176,10 @@ def validate(
             highlight=False,
         )
         for reason, count in assessment.reasons.items():
-            console.print(f"  rejected {count / assessment.num_sampled:6.1%}  {reason}", markup=False)
-        if assessment.share < 0.05:
-            console.print(
-                "warning: below 5 %, proposals will be slow to find; narrow the ranges or loosen the limits",
-                style="yellow",
-            )
+            line = f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
+            console.print(line, markup=False, highlight=False)
+        if assessment.warning:
+            console.print(f"warning: {assessment.warning}", style="yellow", markup=False, highlight=False)
 
 
 @app.command()

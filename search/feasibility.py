@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from search.correction import correction
 from search.document import SpaceError
 from search.drawing import random_values
 from search.expression import ExpressionError
@@ -18,24 +20,43 @@ from search.grammar import BudgetSpec, LimitSpec
 from search.parameter import Values, shown
 from search.space import Space, rungs_of
 from trainer.checks import ConfigError
+from trainer.config import TrainConfig
 from trainer.estimate import estimate
 
 ESTIMATED = ("num_params", "peak_vram_bytes")
 """Measurements that trainer/estimate.py knows before a trial runs; limits on the others are checked at the rungs."""
 
+SPARSE_SHARE = 0.05  # of a space that may be launched: with less, a proposal takes tens of draws
+
 
 @dataclass(frozen=True)
 class Feasibility:
-    """The test that every proposal passes before it becomes a trial."""
+    """The test that every proposal passes before it becomes a trial.
+
+    `run` holds fields of TrainConfig that the search sets and no trial does, such as the machine's precision.
+    """
 
     space: Space
     rungs: tuple[int, ...]
     limits: Mapping[str, LimitSpec]
     min_steps: int = 1
+    run: Mapping[str, Any] = field(default_factory=dict)
+    peaks: list[tuple[int, int]] = field(default_factory=list)  # estimated and measured, of trials: see `learn`
 
     @classmethod
-    def of(cls, space: Space, budget: BudgetSpec) -> Feasibility:
-        return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps)
+    def of(cls, space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None = None) -> Feasibility:
+        return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps, run or {})
+
+    def learn(self, values: Values, measurement: Mapping[str, Any]) -> None:
+        """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself."""
+        peak = measurement.get("peak_vram_bytes")
+        if peak and not measurement.get("estimated", True):
+            self.peaks.append((estimate(self._train_config(values)).peak_vram_bytes, peak))
+
+    @property
+    def correction(self) -> float:
+        """What estimated memory is multiplied by: 1.0 before the first trial was measured."""
+        return correction(self.peaks)
 
     def reasons_against(self, values: Values) -> list[str]:
         """Why a complete configuration must not be launched; empty where it may."""
@@ -44,15 +65,19 @@ class Feasibility:
         if outside := self.space.outside(values):
             return [f"{name} out of its range" for name in outside]
         try:
-            config = self.space.train_config(values, rungs=self.rungs)
+            config = self._train_config(values)
         except ConfigError as error:
             return [str(error)]
         if config.tokens_per_step * self.min_steps > config.budget_tokens:
             return [f"fewer than {self.min_steps} optimizer steps in {config.budget_tokens:,} tokens"]
         if not any(name in self.limits for name in ESTIMATED):
             return []
-        estimates = estimate(config)
-        return [r for name in ESTIMATED if (r := beyond(name, getattr(estimates, name), self.limits.get(name)))]
+        found = estimate(config)
+        estimates = {"num_params": found.num_params, "peak_vram_bytes": found.peak_vram_bytes * self.correction}
+        return [r for name in ESTIMATED if (r := beyond(name, estimates[name], self.limits.get(name)))]
+
+    def _train_config(self, values: Values) -> TrainConfig:
+        return self.space.train_config(values, rungs=self.rungs, **self.run)
 
 
 def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | None:
@@ -82,7 +107,18 @@ class Assessment:
 
     share: float
     num_sampled: int
-    reasons: dict[str, int]
+    reasons: dict[str, int]  # the most frequent first; a configuration may have several
+
+    @property
+    def warning(self) -> str:
+        """What to do where hardly anything may be launched; empty where enough may."""
+        if self.share >= SPARSE_SHARE:
+            return ""
+        reason, count = next(iter(self.reasons.items()))
+        return (
+            f"below {SPARSE_SHARE:.0%} proposals are slow to find; narrow the ranges or loosen the limits: "
+            f"most are rejected for {reason} ({count / self.num_sampled:.1%})"
+        )
 
 
 def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: int = 0) -> Assessment:

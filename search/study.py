@@ -86,7 +86,7 @@ class Study:
         """
         self.settings = settings
         self.space = settings.space
-        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget)
+        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run)
         self.rungs = self.feasibility.rungs
         self.metric = self.space.spec.metric
         self.num_trials = trials or num_trials_of(study, settings)
@@ -98,6 +98,7 @@ class Study:
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         self._strategy = Strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}
         self._choice: Start | Continue | None = None
         self._choice_is_valid = False  # until anything is learned or started
@@ -288,8 +289,9 @@ class Study:
             can_start = len(self.records) < self.num_trials
             self._choice = self._strategy.next(list(self._curves.values()), can_start=can_start)
             self._choice_is_valid = True
-            if self._study.user_attrs.get(STRATEGY) != self._strategy.state:
-                self._study.set_user_attr(STRATEGY, self._strategy.state)
+            if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
+                self._study.set_user_attr(STRATEGY, state)
+                self._kept_state = state
         return self._choice
 
     def _learn(self, record: TrialRecord) -> None:
@@ -338,6 +340,7 @@ class Study:
         trial = self._trials.pop(record.number, None) or self._trial_of(record.number)
         record.outcome, record.reason = outcome, reason
         self._learn(record)
+        self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
         trial.set_user_attr("outcome", outcome)
         if reason:
             trial.set_user_attr("reason", reason)
@@ -366,6 +369,8 @@ class Study:
                 record.outcome = WAITING
                 self._interrupted.append(frozen.number)
             self._learn(record)
+            if record.has_ended:
+                self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage

@@ -277,11 +277,21 @@ def test_validate_as_json_tells_the_feasible_share():
     document = json.loads(tinysearch("validate", space, "--json")[1])
     assert document["feasible_share"] == pytest.approx(0.5, abs=0.05)
     assert list(document["rejected"]) == ["d_model % n_heads == 0 (heads split the width evenly)"]
+    assert document["warning"] is None
 
 
 def test_validate_tells_what_a_budget_sets():
     code, out, _ = tinysearch("validate", str(SMOKE.parent / "bdh.yaml"), "--budget", "quick")
     assert code == 0 and "in this budget every configuration, presets too, has batch_size 2" in out
+
+
+def test_validate_warns_where_little_may_be_launched():
+    space = space_file(SMOKE.read_text().replace("n_heads: {value: 2}", "n_heads: {min: 2, max: 200, default: 2}"))
+    code, out, err = tinysearch("validate", space)
+    assert code == 0, err
+    warning = " ".join(out.split("warning: ")[1].split())
+    assert warning.startswith("below 5% proposals are slow to find")
+    assert "most are rejected for d_model % n_heads == 0 (heads split the width evenly) (9" in warning
 
 
 def test_no_argument_shows_help():

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.live_bytes import peak_live_bytes
+from benchmarks.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
+from trainer.costs import memory
 from trainer.costs.hybrid import SCAN_FLOPS
 from trainer.estimate import estimate, live_bytes
+from trainer.loss import CHUNK_LOGITS
 from trainer.models.registry import build
 
 SPREAD = [
@@ -25,6 +27,13 @@ SPREAD = [
     {"batch_size": 2, "seq_len": 512, "accumulate_grad_batches": 2},
 ]
 
+SMALL = {
+    "bdh": {"n_embd": 64, "mlp_internal_dim_multiplier": 8, "n_layer": 2},
+    "ghost": {"dim": 64, "layers": 1},
+    "hybrid": {"d_model": 64},
+    "transformer": {"d_model": 64, "n_heads": 4, "n_layers": 2},
+}
+
 
 def config_of(**changes) -> TrainConfig:
     return TrainConfig.from_flat("hybrid", {"batch_size": 16, "seq_len": 64, "rungs": [1000], **changes})
@@ -35,6 +44,22 @@ def config_of(**changes) -> TrainConfig:
 def test_live_bytes_are_within_five_percent_of_a_real_step(changes, precision):
     config = config_of(precision=precision, **changes)
     assert live_bytes(config) == pytest.approx(peak_live_bytes(config), rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("family", SMALL)
+def test_live_bytes_are_those_of_a_plain_loss_too_which_takes_more(family, precision):
+    changes = {"vocab_size": 8192, "batch_size": 16, "seq_len": 64, "precision": precision, **SMALL[family]}
+    found = {}
+    for is_fused in (False, True):
+        config = TrainConfig.from_flat(family, {"rungs": [1000], "fused_loss": is_fused, **changes})
+        found[is_fused] = live_bytes(config)
+        assert found[is_fused] == pytest.approx(peak_live_bytes(config, is_fake=False), rel=0.05)
+    assert found[True] < found[False]
+
+
+def test_the_estimate_and_the_loss_take_parts_of_the_same_size():
+    assert memory.CHUNK_LOGITS == CHUNK_LOGITS
 
 
 @pytest.mark.parametrize("changes", SPREAD[:4])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search.correction import MARGIN
 from search.document import SpaceError
 from search.drawing import random_values
 from search.feasibility import Feasibility, assess, beyond, overrun
@@ -86,6 +87,40 @@ def test_a_step_that_the_budget_holds_too_few_of_is_not_launched():
     assert feasibility.reasons_against(default) == []  # 20,000 tokens are 39 steps of 32 x 16
     assert feasibility.reasons_against({**default, "seq_len": 28}) == []
     assert feasibility.reasons_against({**default, "seq_len": 32}) == ["fewer than 20 optimizer steps in 20,000 tokens"]
+
+
+MEMORY = SPACE.replace("num_params: {max: 50K}", "peak_vram_bytes: {max: 60 MiB}").replace("30K", "1M")
+
+
+def test_a_measured_peak_above_its_estimate_rejects_what_would_have_passed():
+    space = parse_space(MEMORY)
+    feasibility = Feasibility.of(space, space.budget())
+    small, large = space.complete({}), space.complete({"d_model": 64, "seq_len": 48})
+    estimated = estimate(space.train_config(small, rungs=feasibility.rungs)).peak_vram_bytes
+    assert feasibility.reasons_against(large) == []
+    feasibility.learn(small, {"peak_vram_bytes": 3 * estimated, "estimated": True})
+    feasibility.learn(small, {"loss": 1.0})
+    assert feasibility.correction == 1.0 and feasibility.reasons_against(large) == []
+    feasibility.learn(small, {"peak_vram_bytes": 3 * estimated, "estimated": False})
+    assert feasibility.correction == pytest.approx(3 / (1 + MARGIN))
+    assert feasibility.reasons_against(large) == ["peak_vram_bytes above 62914560"]
+
+
+def test_memory_is_that_of_the_run_which_the_search_makes():
+    space = parse_space(MEMORY)
+    half = Feasibility.of(space, space.budget(), {"precision": "bf16"})
+    half.learn(space.complete({}), {"peak_vram_bytes": 10**9, "estimated": False})
+    config = space.train_config(space.complete({}), rungs=half.rungs, precision="bf16")
+    assert half.peaks == [(estimate(config).peak_vram_bytes, 10**9)]
+
+
+def test_little_that_may_be_launched_is_a_warning_that_names_what_rejects_the_most():
+    space = parse_space(SPACE)
+    assert assess(space, space.budget(), num_samples=300).warning == ""
+    tight = parse_space(SPACE.replace("50K", "11500"))
+    found = assess(tight, tight.budget(), num_samples=300)
+    assert 0 < found.share < 0.05
+    assert "narrow the ranges or loosen the limits: most are rejected for num_params above 11500 (" in found.warning
 
 
 def test_assess_counts_what_may_be_launched_and_why_not():

@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.live_bytes import peak_live_bytes
 from tests import reference_ghost
-from tests.live_bytes import peak_live_bytes
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.configs.ghost import GhostConfig
 from trainer.costs import ghost as costs
 from trainer.data import Corpus
 from trainer.estimate import estimate, live_bytes
-from trainer.loop import TrainingRun, loss_sums
+from trainer.loop import TrainingRun
+from trainer.loss import loss_sums
 from trainer.models import ghost
 from trainer.models.ghost import SEGMENT, GhostLM
 from trainer.models.registry import build
@@ -70,7 +71,7 @@ def batch(rows: int = 3, time: int = 45) -> torch.Tensor:
 
 
 def kept_fraction(model: GhostLM, tokens: torch.Tensor) -> float:
-    _, _, counts = loss_sums(model, tokens[:, :-1], tokens[:, 1:])
+    _, _, counts = loss_sums(model, tokens[:, :-1], tokens[:, 1:], is_fused=False)
     return counts["kept_fraction"].item() / tokens[:, 1:].numel()
 
 
@@ -112,7 +113,6 @@ def test_logits_and_gradients_equal_the_sequential_reference(threshold, max_dept
 @pytest.mark.parametrize("step_scale", [0.01, 1.0, 30.0])
 def test_the_scan_equals_the_sequential_reference(step_scale, num_moments, block_numbers, monkeypatch):
     """Steps from none to those at which a state forgets all but the present."""
-    monkeypatch.setattr(ghost, "CPU_BLOCK_NUMBERS", block_numbers)
     generator = torch.Generator().manual_seed(0)
     K, B, E, N = num_moments, 2, 5, 16
     shapes = [(K, B, E), (K, B, E), (K, B, N), (K, B, N), (N, E), (E,), (B, N, E)]
@@ -161,7 +161,7 @@ def test_with_a_trained_router_generation_continues_as_one_long_call(sizes):
 def test_the_quick_head_learns_by_its_own_loss_alone():
     run = trained()
     tokens = batch()
-    _, addition, _ = loss_sums(run.model, tokens[:, :-1], tokens[:, 1:])
+    _, addition, _ = loss_sums(run.model, tokens[:, :-1], tokens[:, 1:], is_fused=False)
     per_byte = addition.item() / ghost.QUICK_LOSS_WEIGHT / tokens[:, 1:].numel()
     assert per_byte < 0.5 * np.log(40)
     gradients = torch.autograd.grad(addition, list(run.model.parameters()), allow_unused=True)
@@ -190,7 +190,7 @@ def test_skipped_bytes_cost_no_layer_anything(threshold):
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name.startswith("layers."):
             module.register_forward_hook(lambda m, i, out, name=name: rows.update({name: out[..., 0].numel()}))
-    _, _, counts = loss_sums(model, tokens, tokens)  # every position counts
+    _, _, counts = loss_sums(model, tokens, tokens, is_fused=False)  # every position counts
     model(tokens)
     kept = counts["kept_fraction"].item()
     if not kept:
@@ -240,8 +240,7 @@ def every_byte_kept(**changes) -> TrainConfig:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("changes", SPREAD)
-def test_live_bytes_are_within_five_percent_of_a_real_step_that_keeps_every_byte(changes, precision, monkeypatch):
-    monkeypatch.setattr(ghost, "CPU_BLOCK_NUMBERS", 2**40)  # blocks as on a GPU
+def test_live_bytes_are_within_five_percent_of_a_real_step_that_keeps_every_byte(changes, precision):
     config = every_byte_kept(precision=precision, **changes)
     assert live_bytes(config) == pytest.approx(peak_live_bytes(config), rel=0.05)
 
@@ -252,7 +251,7 @@ def test_flops_are_those_that_torch_counts_and_the_scan(changes):
     tokens = torch.zeros(1, 3, dtype=torch.int64)
     model = build(config)
     with FlopCounterMode(display=False) as counter:
-        model.forward_aside(tokens, tokens)
+        loss_sums(model, tokens, tokens, is_fused=False)
     m = config.model
     counted = sum(counter.get_flop_counts()["Global"].get(op, 0) for op in (torch.ops.aten.mm, torch.ops.aten.addmm))
     scan = costs.SCAN_FLOPS * m.d_state * m.expand * m.dim * m.depth

@@ -23,7 +23,7 @@ ROWS = [
     {"search.settings"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.sampling", "search.strategy"},
     {"search.feasibility", "search.journal", "search.surrogate"},
-    {"search.drawing", "search.loading"},
+    {"search.drawing", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},
     {"search.space"},

@@ -85,7 +85,7 @@ def test_a_cut_step_trains_on_just_its_tokens_at_its_share_of_the_rate(cut):
     inputs, targets = run._training_batch(0, cut)
     assert (targets != -100).sum() == cut and len(inputs) == math.ceil(cut / 8)
     assert torch.equal(targets.flatten()[:cut] != -100, torch.ones(cut, dtype=torch.bool))
-    run._step(cut)
+    run.train_step(cut)
     moved = (weights_of(run) - before).abs().max().item()
     assert moved == pytest.approx(1e-2 * cut / 32, rel=1e-2)  # AdamW's first step moves a weight by the rate
 
@@ -95,7 +95,7 @@ def test_each_step_sees_other_text():
     batches = []
     for _ in range(3):
         batches.append(run._training_batch(0, 32)[0])
-        run._step(32)
+        run.train_step(32)
     assert not torch.equal(batches[0], batches[1]) and not torch.equal(batches[1], batches[2])
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.live_bytes import peak_live_bytes
 from tests import reference_transformer
-from tests.live_bytes import peak_live_bytes
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.configs.transformer import TransformerConfig

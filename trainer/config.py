@@ -64,6 +64,7 @@ class TrainConfig:
     grad_clip_norm: float = 1.0  # 0: off
 
     precision: str = "fp32"
+    fused_loss: bool = True  # with the head: the logits are never all there (see trainer/loss.py)
     device: str = "auto"  # "auto": cuda where there is one, else cpu
     compile: bool = False
     num_threads: int | None = None  # None: torch's own choice

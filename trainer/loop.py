@@ -13,20 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.data import Corpus, open_corpus
 from trainer.estimate import estimate
+from trainer.loss import IGNORED, loss_sums
 from trainer.measure import Measurement, Stopwatch
 from trainer.memory import MemoryPeak
 from trainer.models.registry import build
 from trainer.optim import build_optimizer, lr_factor
 
-IGNORED = -100  # cross_entropy's own mark for a target that does not count
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 DIVERGED_RATIO = 2.0
@@ -126,7 +125,7 @@ class TrainingRun:
         self._stopwatch.start()
         while self.tokens < tokens and time.monotonic() < deadline:
             take = min(self.config.tokens_per_step, tokens - self.tokens)
-            loss = self._step(take)
+            loss = self.train_step(take)
             self.tokens += take
             self._stopwatch.step(take)
             self._watch.add(loss, self.tokens)
@@ -190,7 +189,7 @@ class TrainingRun:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step(self, num_tokens: int) -> Tensor:
+    def train_step(self, num_tokens: int) -> Tensor:
         """One optimizer step on num_tokens tokens; returns their mean loss, on the device.
 
         A step cut short by a rung moves the weights by its share: a full step on few tokens would add noise just
@@ -242,7 +241,7 @@ class TrainingRun:
     def _eager_loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """What a step minimises: the summed cross-entropy in nats of the targets that count, and the family's own."""
         with self._autocast():
-            cross_entropy, addition, _ = loss_sums(self.model, inputs, targets)
+            cross_entropy, addition, _ = loss_sums(self.model, inputs, targets, is_fused=self.config.fused_loss)
             return cross_entropy + addition
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -281,25 +280,14 @@ class TrainingRun:
         totals: dict[str, Tensor] = {}
         with torch.inference_mode(), self._autocast():
             for inputs, targets in held_out.batches():
-                cross_entropy, _, counts = loss_sums(self.model, self._to_device(inputs), self._to_device(targets))
+                batch = self._to_device(inputs), self._to_device(targets)
+                cross_entropy, _, counts = loss_sums(self.model, *batch, is_fused=self.config.fused_loss)
                 nats += cross_entropy
                 totals = {name: totals.get(name, 0) + count for name, count in counts.items()}
         total = nats.item()
         bits_per_byte = None if held_out.num_bytes is None else total / math.log(2) / held_out.num_bytes
         shares = {name: count.item() / held_out.num_tokens for name, count in totals.items()}
         return total / held_out.num_tokens, bits_per_byte, shares
-
-
-def loss_sums(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count."""
-    if hasattr(model, "forward_aside"):
-        logits, addition, counts = model.forward_aside(inputs, targets)
-    else:
-        logits, addition, counts = model(inputs), 0.0, {}
-    cross_entropy = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return cross_entropy, addition, counts
 
 
 class _HeldOut:

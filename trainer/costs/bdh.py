@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import TrainConfig
 from trainer.configs.bdh import BDHConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
+from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 CHUNK, DENSE_TOKENS = 128, 512  # as in the model, which cannot be asked without torch
 
@@ -43,12 +43,18 @@ def live_bytes(config: TrainConfig) -> int:
     norm = FP32 * (D + 2)
     layer = 2 * low * latent + H * (norm + low * D) + low * D + 2 * norm
     before = 2 * 8 + norm  # tokens and targets; the embedding's norm
-    after = low * D  # the head's input
 
     lasting = LASTING_BYTES_PER_PARAM * P + (FP32 * P if config.accumulate_grad_batches > 1 else 0)
     table = 2 * FP32 * T * (latent // H // 2)  # rotary
     base = lasting + table
     base += 2 * (3 * latent * D + V * D) if half else 0  # casts of the weights
+    held = base + N * (before + L * layer)
+    if config.fused_loss:
+        moments = [held + fused_loss_bytes(N, V, D, low, V * D)]
+    else:
+        moments = [held + N * low * D + plain_loss_bytes(N, V)]  # and the head's input
+    # From here on the head has its gradient, unless it had one before, and no cast any more.
+    base += ((FP32 if config.accumulate_grad_batches == 1 else 0) - (2 if half else 0)) * V * D
 
     # The gate's backward: two gradients of latents, and which ys are above zero.
     gate = (2 * low + 1) * latent
@@ -65,7 +71,6 @@ def live_bytes(config: TrainConfig) -> int:
     gradients = FP32 * D * 3 + low * D * H  # of x, and by head of what attention says
 
     matrix = low * latent * D  # the gradient of one of the three matrices, summed over the layers that use it
-    moments = [base + N * (before + L * layer + after + 3 * FP32 * V)]
     moments.append(base + N * (before + L * layer + gate + gradients) + matrix)
     moments.append(base + N * (before + L * layer + attend + gradients) + 2 * matrix)
     if L > 1:  # the second to last layer makes gradients that are added to those of the last

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trainer.config import TrainConfig
 from trainer.configs.ghost import GhostConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
+from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 SEGMENT = 32  # as in the model: moments between the states that it keeps
 # For each state: step times A, its exponential, what is written, and a product and a sum each to update and to read.
@@ -45,7 +45,8 @@ def live_bytes(config: TrainConfig) -> int:
     E, F, R, N = m.expand * D, m.ffn_ratio * D, m.dt_rank, m.d_state
     B, T = config.batch_size, config.seq_len
     tokens = B * T
-    P = num_params(m)
+    unused = (m.layers - m.depth) * _layer_params(m)  # layers that never run have no gradient, moments or cast
+    P = num_params(m) - unused
     half = config.precision != "fp32"
     low = 2 if half else FP32  # bytes of a matrix product's operand
     past = 1 + (m.d_conv - 1) / T  # a convolution's input has that many moments more
@@ -62,22 +63,29 @@ def live_bytes(config: TrainConfig) -> int:
     ffn = norm + low * D + 2 * low * F + FP32 * D
     saved = into_scan + gated + ffn
     tokenizer = 2 * 8 + FP32 * D * past + 2 * FP32 * D + low * 3 * S + FP32 * 2
-    quick = low * D + FP32 * V
-    after = norm + low * D
+    head = V * (D + 1)  # parameters of either head
 
-    lasting = LASTING_BYTES_PER_PARAM * P
+    lasting = LASTING_BYTES_PER_PARAM * P + FP32 * unused
     gradient = FP32  # a parameter's, once backward has passed it
     if config.accumulate_grad_batches > 1:
         lasting, gradient = lasting + FP32 * P, 0  # all are there from the first micro-batch on
     casts = low * (P - V * D) if half else 0
     passing_by = gradient - (low if half else 0)  # what a passed parameter adds: its gradient, less its cast
 
-    base = lasting + casts + tokens * (tokenizer + quick)
-    # The loss: log-softmax, its gradient and the logits'.
-    moments = [base + tokens * (m.depth * saved + after + 3 * FP32 * V)]
-    passed = 2 * V * (D + 1)
+    base = lasting + casts + tokens * tokenizer
+    held = base + tokens * (m.depth * saved + norm)
+    if config.fused_loss:
+        # The quick head, fused before the layers, has left the gradients of its weights and no cast of them.
+        moments = [held + fused_loss_bytes(tokens, V, D, low, head) + (FP32 - (low if half else 0)) * head]
+        base += FP32 * head - gradient * head  # gradients that wait to be added to those of other micro-batches
+        passed = 2 * head
+    else:
+        quick = low * D + FP32 * V  # what its head saves stays until backward has passed the layers
+        moments = [held + tokens * (quick + low * D) + plain_loss_bytes(tokens, V)]
+        base += tokens * quick
+        passed = head
     for i in reversed(range(m.depth)):
-        held = base - tokens * quick + tokens * i * saved
+        held = base + tokens * i * saved
         # The residual's gradient, the branch's, and that of the wide activation.
         passed += F * D
         moments.append(held + tokens * (saved + 2 * FP32 * D + low * F) + passing_by * passed)

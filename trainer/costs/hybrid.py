@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import TrainConfig
 from trainer.configs.hybrid import HybridConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
+from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 # For each state and position: two prefix sums, a difference, an exponential, a quotient, a product and a lerp.
 SCAN_FLOPS = 9
@@ -60,10 +60,13 @@ def live_bytes(config: TrainConfig) -> int:
     passing_by = gradient - (low if half else 0)  # what a passed parameter adds: its gradient, less its cast
 
     base = lasting + casts
-    # The loss: log-softmax, its gradient and the logits'.
-    moments = [base + N * (before + sum(saved) + after + 3 * FP32 * V)]
     passed = V * D + V
-    moments.append(base + N * (before + sum(saved) + after + FP32 * (V + D)) + passing_by * passed)
+    held = base + N * (before + sum(saved))
+    if config.fused_loss:
+        moments = [held + fused_loss_bytes(N, V, D, low, passed)]
+    else:
+        moments = [held + N * after + plain_loss_bytes(N, V)]
+        moments.append(held + N * (after + FP32 * (V + D)) + passing_by * passed)
     for i in reversed(range(m.n_layers)):
         is_attention = i == m.attn_layer_idx
         # The residual's gradient, and at attention those of q, k, v and the heads, else four tensors of states, or,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trainer.config import TrainConfig
 from trainer.configs.transformer import TransformerConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM
+from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 
 def num_params(m: TransformerConfig) -> int:
@@ -50,7 +50,6 @@ def live_bytes(config: TrainConfig) -> int:
     masks = 2 * D * (m.dropout_rate("resid") > 0) + F * (m.dropout_rate() > 0)
     block = 2 * (norm + low * D) + heads + ffn + masks
     before = 2 * 8 + D * (m.dropout_rate("emb") > 0)  # tokens and targets
-    after = norm + low * D  # the head's input
 
     lasting = LASTING_BYTES_PER_PARAM * P
     gradient, waiting = FP32, 0  # a parameter's, once backward has passed it
@@ -63,10 +62,14 @@ def live_bytes(config: TrainConfig) -> int:
     passing_by = gradient - (low if half else 0)  # what a passed parameter adds: its gradient, less its cast
 
     base = lasting + casts
-    # The loss: log-softmax, its gradient and the logits'.
-    moments = [base + N * (before + L * block + after + 3 * FP32 * V)]
+    held = base + N * (before + L * block + norm)
+    if config.fused_loss:
+        moments = [held + fused_loss_bytes(N, V, D, low, V * D)]
+    else:
+        held += N * low * D  # the head's input
+        moments = [held + plain_loss_bytes(N, V)]
+        moments.append(held + waiting + N * FP32 * (V + D) + passing_by * V * D)
     base += waiting
-    moments.append(base + N * (before + L * block + after + FP32 * (V + D)) + passing_by * V * D)
     # A block's backward at its widest: the residual's gradient and two of the feed-forward width.
     passing = FP32 * D + low * F * (3 if is_llama else 2) - low * F
     for i in reversed(range(L)):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trainer.configs.bdh import BDHConfig
+from trainer.loss import product_dtype
 
 INIT_STD = 0.02
 THETA = 2.0**16
@@ -69,6 +70,10 @@ class BDH(nn.Module):
 
     def forward(self, tokens: Tensor, state: BDHState | None = None) -> Tensor:
         """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place."""
+        return self.logits(self.hidden(tokens, state))
+
+    def hidden(self, tokens: Tensor, state: BDHState | None = None) -> Tensor:
+        """What the head reads, (B, T, D)."""
         B, T = tokens.shape
         D, H, N = self.config.n_embd, self.config.n_head, self.config.latent_width
         dtype = product_dtype(tokens.device, self.encoder.dtype)
@@ -91,7 +96,13 @@ class BDH(nn.Module):
             x = layer_norm(x + layer_norm(y.view(B, T, D)))
         if state is not None:
             state.num_tokens += T
-        return x @ self.head
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.head
+
+    def head_parameters(self) -> tuple[Tensor, None]:
+        return self.head.mT, None
 
 
 class Attend(torch.autograd.Function):
@@ -242,9 +253,3 @@ def rotate(x: Tensor, turns: Tensor, *, back: bool = False) -> Tensor:
 
 def layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=LN_EPS)
-
-
-def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type of the matrix products' operands: autocast's, where it is on."""
-    is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if is_on else dtype

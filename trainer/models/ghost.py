@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from trainer.configs.ghost import GhostConfig
+from trainer.loss import cross_entropy, fused_cross_entropy
 
 GATE_SHARPNESS = 5.0
 QUICK_LOSS_WEIGHT = 0.1  # AdamW undoes any factor: small only to leave gradient clipping to the model's own loss
@@ -77,17 +78,31 @@ class GhostLM(nn.Module):
         if self.config.threshold > 0:
             with torch.no_grad():
                 keep = self._is_kept(self._guess(h))
-        return self._logits(tokens.T, h, keep, state)
+        return self.logits(self._hidden(tokens.T, h, keep, state))
 
-    def forward_aside(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Logits, the quick head's weighted loss, and how many bytes were kept: sums over targets of 0 and above."""
+    def hidden_aside(
+        self, tokens: Tensor, targets: Tensor, *, is_fused: bool
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the head reads (B, T, D), the quick head's weighted loss, and how many bytes were kept.
+
+        Both are sums over targets of 0 and above.
+        """
         h = self._tokenize(tokens.T, None)
-        guesses = self._guess(h.detach())  # (T, B, V)
-        keep = self._is_kept(guesses.detach())
-        loss = F.cross_entropy(guesses.flatten(0, 1).float(), targets.T.flatten(), ignore_index=-100, reduction="sum")
+        if is_fused:
+            loss, doubt = fused_cross_entropy(self._sized(h.detach()), self.quick.weight, self.quick.bias, targets.T)
+            keep = doubt > self.config.threshold
+        else:
+            guesses = self._guess(h.detach())  # (T, B, V)
+            keep, loss = self._is_kept(guesses.detach()), cross_entropy(guesses, targets.T)
         kept = (keep & (targets.T >= 0)).sum()
-        logits = self._logits(tokens.T, h, keep if self.config.threshold > 0 else None, None)
-        return logits, QUICK_LOSS_WEIGHT * loss, {"kept_fraction": kept}
+        hidden = self._hidden(tokens.T, h, keep if self.config.threshold > 0 else None, None)
+        return hidden, QUICK_LOSS_WEIGHT * loss, {"kept_fraction": kept}
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
+    def head_parameters(self) -> tuple[Tensor, Tensor]:
+        return self.head.weight, self.head.bias
 
     def _tokenize(self, bytes_: Tensor, state: dict[Any, Any] | None) -> Tensor:
         """What the router and the blocks see of each byte, (T, B, D)."""
@@ -102,21 +117,24 @@ class GhostLM(nn.Module):
         return torch.addcmul(h, h, torch.sigmoid(self.boost(torch.cat([s, (s - previous).abs()], dim=-1)).float()))
 
     def _guess(self, h: Tensor) -> Tensor:
-        """The quick head's logits; its input is brought to size, or it would learn far behind the other head."""
-        return self.quick(F.rms_norm(h, h.shape[-1:], None, self.config.norm_eps))
+        return self.quick(self._sized(h))
+
+    def _sized(self, h: Tensor) -> Tensor:
+        """The quick head's input, brought to size, or it would learn far behind the other head."""
+        return F.rms_norm(h, h.shape[-1:], None, self.config.norm_eps)
 
     def _is_kept(self, guesses: Tensor) -> Tensor:
         guesses = guesses.float()
         return -torch.expm1(guesses.amax(-1) - guesses.logsumexp(-1)) > self.config.threshold  # (T, B)
 
-    def _logits(self, bytes_: Tensor, h: Tensor, keep: Tensor | None, state: dict[Any, Any] | None) -> Tensor:
-        """keep: (T, B), or None where routing is off."""
+    def _hidden(self, bytes_: Tensor, h: Tensor, keep: Tensor | None, state: dict[Any, Any] | None) -> Tensor:
+        """What the head reads, (B, T, D); keep: (T, B), or None where routing is off."""
         T, B, D = h.shape
         if keep is None:
             h = self._deepen(h.flatten(0, 1), bytes_.flatten(), B, T, None, state)
         else:
             h = self._deepen_kept(h.flatten(0, 1), bytes_.flatten(), keep, state)
-        return self.head(self.norm(h.view(T, B, D).transpose(0, 1)))
+        return self.norm(h.view(T, B, D).transpose(0, 1))
 
     @torch._disable_dynamo  # it would compile again for each number of kept bytes
     def _deepen_kept(self, h: Tensor, bytes_: Tensor, keep: Tensor, state: Any) -> Tensor:

@@ -53,12 +53,22 @@ class HybridLM(nn.Module):
 
         Raises ValueError when the tokens, with those already in the state, are more than max_seq.
         """
+        return self.logits(self.hidden(tokens, state))
+
+    def hidden(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
+        """What the head reads, (B, T, D)."""
         x = self.embedding_norm(self.embedding(tokens))  # (B, T, D)
         for i, block in enumerate(self.blocks):
             x, carried = block(x, None if state is None else state[i])
             if state is not None:
                 state[i] = carried
-        return self.head(x)
+        return x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
+    def head_parameters(self) -> tuple[Tensor, Tensor]:
+        return self.head.weight, self.head.bias
 
 
 class Block(nn.Module):

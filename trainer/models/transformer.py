@@ -51,6 +51,10 @@ class TransformerLM(nn.Module):
 
         Raises ValueError when the tokens, with those already in the state, are more than context_length.
         """
+        return self.logits(self.hidden(tokens, state))
+
+    def hidden(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
+        """What the head reads, (B, T, D)."""
         past = 0 if state is None or state[0] is None else state[0][0].shape[2]
         end, limit = past + tokens.shape[1], self.config.context_length
         if end > limit:
@@ -65,7 +69,13 @@ class TransformerLM(nn.Module):
             x, carried = block(x, turns, None if state is None else state[i])
             if state is not None:
                 state[i] = carried
-        return F.linear(self.norm(x), self.embedding.weight)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight)
+
+    def head_parameters(self) -> tuple[Tensor, None]:
+        return self.embedding.weight, None
 
 
 class Block(nn.Module):
