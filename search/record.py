@@ -97,7 +97,8 @@ def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool =
 
 def most_promising(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
     """Of the trials that have not finished and that nothing speaks against, the best at the deepest rung, or None."""
-    measured = [r for r in records if r.outcome in (RUNNING, WAITING, PAUSED, STOPPED) and _is_number(r.measured(metric))]
+    open_to_more = (RUNNING, WAITING, PAUSED, STOPPED)
+    measured = [r for r in records if r.outcome in open_to_more and _is_number(r.measured(metric))]
     sign = -1 if maximize else 1
     return min(measured, key=lambda r: (-r.rung, sign * r.measured(metric), r.number), default=None)  # type: ignore[operator]
 

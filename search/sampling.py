@@ -112,7 +112,7 @@ class Candidates:
         self._pool_points = np.array(points).reshape(-1, self.num_dims)
 
     def _at(self, point: np.ndarray) -> dict[str, Value] | None:
-        """The configuration at a point, each parameter within the bounds that the others set; None where there is none."""
+        """The configuration at a point, each parameter within bounds that the others set; None where there is none."""
         where: dict[str, list[float]] = {}
         for axis, position in zip(self._axes, point, strict=True):
             where.setdefault(axis.parameter.name, []).append(float(position))

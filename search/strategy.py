@@ -2,9 +2,9 @@
 
 Every rung is a question to the model of all curves seen so far (`search.surrogate`): how much better than the best
 finished trial may this one become, for each unit of training that is left to it? A trial goes on while no other use of
-the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look best:
-nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one does to
-lose its place, since the promise of a new one is the best of hundreds of guesses.
+the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
+best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
+does to lose its place, since the promise of a new one is the best of hundreds of guesses.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
 @dataclass
 class Curve:
-    """A trial as the strategy sees it: its point in the unit cube and its values, lower is better, NaN for a failure."""
+    """A trial as the strategy sees it: its point in the unit cube and its values (lower is better, NaN for a failure)."""
 
     number: int
     point: np.ndarray

@@ -221,8 +221,8 @@ class Study:
             record.traceback = traceback
             self._trials[number].set_user_attr("traceback", traceback)
         self._end(record, outcome, reason)
-        ended = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended]
-        if len(ended) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in ended[-MAX_FAILURES_IN_A_ROW:]):
+        tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
+        if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
             raise StudyFailed(
                 f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}\n{traceback}".rstrip()
             )
@@ -361,7 +361,7 @@ class Study:
         for frozen in self._study.get_trials(deepcopy=False):
             record = TrialRecord.of(frozen)
             if record is None:
-                if not frozen.state.is_finished():  # the driver died between asking and choosing: never launched
+                if not frozen.state.is_finished():  # not one of ours
                     self._abandon(frozen)
                 continue
             self.records[frozen.number] = record
@@ -374,7 +374,7 @@ class Study:
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage
-        storage.set_trial_user_attr(frozen._trial_id, "reason", "the driver ended before this trial was launched")
+        storage.set_trial_user_attr(frozen._trial_id, "reason", "not a trial of this search: it has no configuration")
         storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
     def _resume(self, number: int) -> Proposal | None:
@@ -411,4 +411,3 @@ class Study:
                 seen.append(values)
                 queue.append((preset.name, values))
         return queue
-

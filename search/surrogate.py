@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SQRT_5 = 5**0.5
-LEVEL_VARIANCE = 4.0  # of the mean at the first rung, in units of the (standardised) values; and of its drift to the last
+LEVEL_VARIANCE = 4.0  # of the mean at the first rung, of standardised values; and of its drift to the last
 JITTER = 1e-5
 FIRST_STEPS, LATER_STEPS = 25, 12  # of gradient descent, when the model is new and when it starts from the last fit
 NUM_FIRST_FITS = 3

@@ -34,7 +34,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.hardware import Slots
-from search.record import FAILED, TrialRecord
+from search.record import FAILED, PAUSED, TrialRecord
 from search.storage import StudyError
 from search.study import Study
 from search.trial import FOREIGN_CODE
@@ -241,11 +241,14 @@ class _Bridge:
             return Searcher.FINISHED
         if len(self._numbers) >= self._slots.num_slots:
             return None
+        paused = [record for record in self._study.records.values() if record.outcome == PAUSED]
         try:
             proposal = self._study.propose()
         except Exception as error:
             return self._fail(error) or Searcher.FINISHED
         if proposal is None:
+            for record in paused:  # the brain has stopped them
+                self._listener.on_event("ended", record)
             return Searcher.FINISHED
         self._numbers[trial_id] = proposal.number
         self._listener.on_event("started", self._study.records[proposal.number])
@@ -261,6 +264,8 @@ class _Bridge:
             self._fail(error)
             return False
         self._listener.on_event("ended" if record.has_ended else "report", record)
+        if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
+            del self._numbers[trial_id]
         return goes_on and not self.is_draining and self.fatal is None
 
     def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
