@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.averaging import WeightAverage
 from trainer.config import TrainConfig
 from trainer.loop import loss_sums
 from trainer.models import transformer
@@ -58,6 +59,7 @@ def peak_live_bytes(config: TrainConfig) -> int:
     with cuda_forms(), FakeTensorMode(), LiveBytes() as tracker:
         model = build(config)
         optimizer = build_optimizer(model, config)
+        average = WeightAverage(model, config.ema_share) if config.ema_share else None
         shape = (config.batch_size, config.seq_len)
         for _ in range(2):
             tracker.peak = tracker.live
@@ -72,6 +74,8 @@ def peak_live_bytes(config: TrainConfig) -> int:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(1, 2)
     return tracker.peak
 
 
