@@ -194,7 +194,7 @@ def measure(num_trials: int, num_rounds: int, num_slots: int) -> dict[str, Any]:
         "slots": slots.num_slots,
         "space": SPACE.name,
         "cpu_cores": num_cores(),
-        "platform": platform.platform(),
+        "platform": platform.machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("ray", "optuna")}},
     }
 

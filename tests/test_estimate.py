@@ -83,6 +83,12 @@ def test_memory_grows_with_each_documented_size():
         assert estimate(config_of(**changes)).peak_vram_bytes > base, changes
 
 
+def test_averaged_weights_are_one_more_copy():
+    plain, averaged = config_of(), config_of(ema_share=0.1)
+    assert live_bytes(averaged) - live_bytes(plain) == 4 * estimate(plain).num_params
+    assert peak_live_bytes(averaged) - peak_live_bytes(plain) == pytest.approx(4 * estimate(plain).num_params, rel=0.02)
+
+
 def test_configurations_corpora_and_estimates_do_without_torch():
     code = "import sys, trainer.config, trainer.data, trainer.estimate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

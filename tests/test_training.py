@@ -107,10 +107,10 @@ def test_the_same_seed_gives_the_same_bits_after_whatever_else():
     assert losses_of(config_of(seed=1)) != first
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("changes", [{}, {"accumulate_grad_batches": 2}, {"ema_share": 0.2}])
 @pytest.mark.parametrize("stop", [64, 75])
-def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, accumulate, stop):
-    config = config_of(rungs=[stop, 300], accumulate_grad_batches=accumulate)
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, changes, stop):
+    config = config_of(rungs=[stop, 300], **changes)
     whole = TrainingRun(config, corpus_of())
     expected = [whole.advance(stop).loss, whole.advance(300).loss]
 
@@ -239,6 +239,50 @@ def test_the_rate_warms_up_and_then_follows_its_schedule():
     assert factors("constant", 0, 50, 100, 550, 1000) == pytest.approx([0, 0.5, 1, 1, 1])
     assert factors("cosine", 0, 50, 100, 550, 1000, 2000) == pytest.approx([0, 0.5, 1, 0.6, 0.2, 0.2])
     assert factors("wsd", 0, 50, 100, 800, 900, 1000) == pytest.approx([0, 0.5, 1, 1, 0.6, 0.2])
+
+
+def test_the_average_weighs_each_step_by_a_power_of_its_tokens_and_has_the_age_asked_for():
+    config = config_of(rungs=[40, 200, 700], ema_share=0.2)  # steps of 32, some cut short by a rung
+    run = TrainingRun(config, corpus_of())
+    ends, weights, step = [0], [], run.train_step
+
+    def noted(num_tokens):
+        loss = step(num_tokens)
+        ends.append(run.tokens + num_tokens)
+        weights.append(weights_of(run))
+        return loss
+
+    run.train_step = noted
+    for rung in config.rungs:
+        run.advance(rung)
+    shares = np.diff((np.array(ends) / 700) ** 4)  # 1 / 0.2 - 1
+    assert shares.sum() == pytest.approx(1) and np.diff(ends).min() == 8
+    ages = 1 - (np.array(ends)[1:] + np.array(ends)[:-1]) / 2 / 700
+    assert shares @ ages == pytest.approx(0.2, abs=0.01)
+    expected = sum(share * of_step for share, of_step in zip(shares, weights, strict=True))
+    with run._average.in_place():
+        torch.testing.assert_close(weights_of(run), expected.float(), rtol=1e-4, atol=1e-6)
+    assert torch.equal(weights_of(run), weights[-1])
+
+
+def test_rungs_evaluate_the_average_which_leaves_training_as_it_is():
+    plain, averaged = trained(config_of(), 200), trained(config_of(ema_share=0.2), 200)
+    assert torch.equal(weights_of(plain), weights_of(averaged))
+    assert averaged.measurements[0].loss != plain.measurements[0].loss
+    with torch.no_grad():
+        for parameter, average in zip(plain.model.parameters(), averaged._average.state(), strict=True):
+            parameter.copy_(average)
+    assert plain._evaluate()[0] == averaged.measurements[0].loss
+
+
+def test_without_averaging_no_second_copy_of_the_weights_is_kept(tmp_path):
+    sizes = {}
+    for share in (0.0, 0.2):
+        run = trained(config_of(ema_share=share), 64)
+        run.save(tmp_path / f"{share}.pt")
+        sizes[share] = (tmp_path / f"{share}.pt").stat().st_size
+    assert run._average is not None and trained(config_of(), 64)._average is None
+    assert sizes[0.2] - sizes[0.0] >= 4 * weights_of(run).numel()
 
 
 def test_only_matrices_that_are_no_embedding_decay():

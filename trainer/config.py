@@ -58,6 +58,7 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup_ratio: float = 0.02  # of the budget in tokens
     min_lr_ratio: float = 0.1  # of learning_rate, at the end of the decay
+    ema_share: float = 0.0  # mean age of the averaged weights that rungs evaluate, of the tokens so far; 0: no average
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -97,6 +98,7 @@ class TrainConfig:
             *one_of(self, "token_dtype", TOKEN_DTYPES),
             *require(0 <= self.warmup_ratio < 1, f"warmup_ratio {self.warmup_ratio} is not in [0, 1)"),
             *require(0 <= self.min_lr_ratio <= 1, f"min_lr_ratio {self.min_lr_ratio} is not in [0, 1]"),
+            *require(0 <= self.ema_share <= 0.5, f"ema_share {self.ema_share} is not in [0, 0.5]; 0 is off"),
             *require(self.weight_decay >= 0, f"weight_decay {self.weight_decay} is negative"),
             *require(0 <= self.beta1 < 1, f"beta1 {self.beta1} is not in [0, 1)"),
             *require(0 <= self.beta2 < 1, f"beta2 {self.beta2} is not in [0, 1)"),

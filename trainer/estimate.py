@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from trainer.config import TrainConfig
 from trainer.costs import bdh, ghost, hybrid, transformer
+from trainer.costs.memory import FP32
 
 # What a CUDA run reserves beyond its live bytes. The driver's own context (about 0.5 GB) is not PyTorch's to report.
 CUBLAS_WORKSPACE_BYTES = 32 * 2**20  # on Hopper; 8 MiB on older GPUs
@@ -41,7 +42,8 @@ def estimate(config: TrainConfig) -> Estimate:
 
 def live_bytes(config: TrainConfig) -> int:
     """The most bytes of tensors that a training step holds at once."""
-    return LIVE_BYTES[config.family](config)
+    averages = FP32 * NUM_PARAMS[config.family](config.model) if config.ema_share else 0
+    return LIVE_BYTES[config.family](config) + averages
 
 
 NUM_PARAMS: dict[str, Callable[..., int]] = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.averaging import WeightAverage
 from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
@@ -106,6 +107,7 @@ class TrainingRun:
             torch.set_float32_matmul_precision("high")  # TF32
         self.model = build(config).to(self.device)
         self.optimizer = build_optimizer(self.model, config)
+        self._average = WeightAverage(self.model, config.ema_share) if config.ema_share else None
         self._loss_sum = torch.compile(self._eager_loss_sum, dynamic=False) if config.compile else self._eager_loss_sum
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._step_index = 0
@@ -154,6 +156,7 @@ class TrainingRun:
             "measurements": [measurement.to_dict() for measurement in self.measurements],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": self._average.state() if self._average is not None else [],
             "scaler": self._scaler.state_dict(),
             "generators": generators,
             "watch": self._watch.state(),
@@ -174,6 +177,8 @@ class TrainingRun:
         self.measurements = [Measurement(**fields) for fields in contents["measurements"]]
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
+        if self._average is not None:
+            self._average.restore(contents["average"])
         self._scaler.load_state_dict(contents["scaler"])
         self._watch.restore(contents["watch"])
         self._stopwatch.restore(contents["stopwatch"])
@@ -183,7 +188,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Free the model's memory, on the GPU too; the run cannot go on after this."""
-        del self.model, self.optimizer, self._loss_sum
+        del self.model, self.optimizer, self._average, self._loss_sum
         self._watch = _LossWatch(1)  # it may hold losses on the device
         gc.collect()
         if self.device.type == "cuda":
@@ -219,6 +224,8 @@ class TrainingRun:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._average is not None:
+            self._average.update(self.tokens, self.tokens + num_tokens)
         self._step_index += 1
         return loss
 
@@ -270,7 +277,7 @@ class TrainingRun:
 
     def _evaluate(self) -> tuple[float, float | None, dict[str, float]]:
         """Loss in nats per token on held-out text, bits per byte where the tokens' bytes are known, and the shares
-        of the tokens that the family counts.
+        of the tokens that the family counts; of the averaged weights, if there are any.
         """
         if self._held_out is None:
             self._held_out = _HeldOut(self.corpus, self.config)
@@ -278,7 +285,8 @@ class TrainingRun:
         self.model.eval()
         nats = torch.zeros((), dtype=torch.float64, device=self.device)
         totals: dict[str, Tensor] = {}
-        with torch.inference_mode(), self._autocast():
+        averaged = self._average.in_place() if self._average is not None else contextlib.nullcontext()
+        with averaged, torch.inference_mode(), self._autocast():
             for inputs, targets in held_out.batches():
                 batch = self._to_device(inputs), self._to_device(targets)
                 cross_entropy, _, counts = loss_sums(self.model, *batch, is_fused=self.config.fused_loss)
