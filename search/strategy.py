@@ -33,7 +33,7 @@ CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
 @dataclass
 class Curve:
-    """A trial as the strategy sees it: its point in the unit cube and its values (lower is better, NaN for a failure)."""
+    """A trial as the strategy sees it: its point in the unit cube and its values; lower is better, NaN a failure."""
 
     number: int
     point: np.ndarray
