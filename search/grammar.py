@@ -156,7 +156,7 @@ class BudgetSpec(_Entry):
     min_tokens: Tokens = Field(1_000_000, description="the first rung: every trial is trained this far")
     max_tokens: Tokens = Field(27_000_000, description="the last rung: training tokens of a finished trial")
     eta: Annotated[int, *_whole("a whole number", 2, 10)] = Field(
-        3, description="rungs are eta times apart; about one trial in eta goes on from each"
+        3, description="how far rungs are apart: each is eta times the tokens of the one before"
     )
     eval_tokens: Tokens = Field(131_072, description="held-out tokens predicted at each rung, at most")
     min_steps: Annotated[int, *_whole("a whole number", 1)] = Field(
