@@ -1,0 +1,173 @@
+"""What is trained next: the model of curves, what it promises, and the decision between new and paused trials."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from search.strategy import Continue, Curve, Start, Strategy, expected_improvement, standardised
+from search.surrogate import CurveModel, Observations
+
+RUNGS = (1, 3, 9, 27)
+LAST = len(RUNGS) - 1
+
+
+def curves(seed: int, num_trials: int, early_says: float, num_dims: int = 2) -> list[Curve]:
+    """Trials trained to the end on a smooth landscape; the share `early_says` of rungs before the last is not noise."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(num_trials):
+        point = rng.random(num_dims)
+        end = float(((point - 0.3) ** 2).sum() * 5)
+        early = [early_says * end + (1 - early_says) * 2 * float(rng.random()) for _ in RUNGS[:-1]]
+        found.append(Curve(number, point, dict(enumerate([*early, end]))))
+    return found
+
+
+def observations(found: list[Curve]) -> Observations:
+    rows = [(c.point, rung, c.number, value) for c in found for rung, value in c.values.items()]
+    points, rungs, trials, values = (np.array(part) for part in zip(*rows, strict=True))
+    scores = standardised(values)
+    return Observations(points, rungs, trials, scores - scores.mean())
+
+
+class Anywhere:
+    """Candidates of the unit square that may all be launched, but for those that `refuses`."""
+
+    def __init__(self, refuses=lambda values: False):
+        self.refuses = refuses
+
+    def random(self, rng: np.random.Generator) -> dict:
+        while True:
+            values = dict(zip("xy", rng.random(2).tolist(), strict=True))
+            if not self.refuses(values):
+                return values
+
+    def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict], np.ndarray]:
+        points = np.vstack(
+            [rng.random((100, 2)), *(np.clip(x + 0.1 * rng.normal(size=(20, 2)), 0, 1) for x in leaders)]
+        )
+        return [dict(zip("xy", point.tolist(), strict=True)) for point in points], points
+
+    def may_launch(self, values: dict) -> bool:
+        return not self.refuses(values)
+
+    def point(self, values: dict) -> np.ndarray:
+        return np.array([values["x"], values["y"]])
+
+
+def new_strategy(candidates: Anywhere | None = None, seed: int = 0) -> Strategy:
+    return Strategy(2, RUNGS, candidates or Anywhere(), seed=seed)
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_loss():
+    rng = np.random.default_rng(0)
+    seen = observations(curves(1, 12, 0.7, num_dims=3))
+    model = CurveModel(3, RUNGS)
+    theta = model.theta + 0.2 * rng.normal(size=len(model.theta))
+    step = 1e-5 * np.eye(len(theta))
+    numeric = [(model.loss(theta + e, seen)[0] - model.loss(theta - e, seen)[0]) / 2e-5 for e in step]
+    assert model.loss(theta, seen)[1] == pytest.approx(numeric, abs=1e-3)
+
+
+def test_a_fit_makes_the_hyperparameters_more_probable():
+    seen = observations(curves(1, 20, 0.7))
+    model = CurveModel(2, RUNGS)
+    before = model.loss(model.theta, seen)[0]
+    model.fit(seen)
+    assert model.loss(model.theta, seen)[0] < before
+
+
+def test_prediction_is_that_of_the_textbook():
+    """Mean and variance by the joint covariance of seen and asked, from the loss's own covariance of both."""
+    found = curves(2, 8, 0.7)
+    seen = observations(found)
+    model = CurveModel(2, RUNGS)
+    mean, sd = model.given(seen).at_last_rung(seen.points[:5], seen.trials[:5])
+    across, own, level = model._rung_kernels(model.theta)
+    scales = np.exp(model.theta[:2])
+
+    def covariance(a: Observations, b: Observations) -> np.ndarray:
+        r = np.sqrt(5) * np.linalg.norm((a.points[:, None] - b.points[None]) / scales, axis=2)
+        at = np.ix_(a.rungs, b.rungs)
+        return (1 + r + r * r / 3) * np.exp(-r) * across[at] + (a.trials[:, None] == b.trials) * own[at] + level[at]
+
+    asked = Observations(seen.points[:5], np.full(5, LAST), seen.trials[:5], np.zeros(5))
+    noisy = covariance(seen, seen) + (np.exp(2 * model.theta[-1]) + 1e-5) * np.eye(len(seen.values))
+    cross = covariance(asked, seen)
+    assert mean == pytest.approx(cross @ np.linalg.solve(noisy, seen.values), abs=1e-3)
+    variance = np.diag(covariance(asked, asked) - cross @ np.linalg.solve(noisy, cross.T))
+    assert sd**2 == pytest.approx(variance, abs=2e-3)
+
+
+def test_the_model_learns_how_far_early_rungs_can_be_trusted():
+    before = CurveModel(2, RUNGS).trust[0]
+    after = []
+    for early_says in (0.0, 1.0):
+        model = CurveModel(2, RUNGS)
+        for _ in range(4):
+            model.fit(observations(curves(3, 30, early_says)))
+        after.append(model.trust[0])
+    assert after[0] < before < after[1]
+
+
+def test_standardised_values_keep_order_and_know_no_unit():
+    values = np.array([3.0, 1.0, math.nan, 2.0, 1e18, math.inf, 2.5])
+    scores = standardised(values)
+    finite = [0, 1, 3, 4, 6]
+    assert np.argsort(scores[finite]).tolist() == np.argsort(values[finite]).tolist()
+    assert min(scores[2], scores[5]) > max(scores[finite])
+    finite_only = values[finite]
+    assert standardised(finite_only * 1000 + 7).tolist() == standardised(finite_only).tolist()
+    assert standardised(np.array([math.nan])).tolist() == [0.0]
+
+
+def test_expected_improvement_is_the_mean_of_the_improvement():
+    rng = np.random.default_rng(0)
+    mean, sd = np.array([0.0, 1.0, -1.0]), np.array([1.0, 0.5, 0.1])
+    drawn = mean + sd * rng.normal(size=(400_000, 3))
+    assert expected_improvement(mean, sd, 0.5) == pytest.approx(np.maximum(0.5 - drawn, 0).mean(0), abs=4e-3)
+
+
+def test_the_same_curves_and_seed_give_the_same_decision_also_from_a_kept_state():
+    found = curves(4, 14, 0.8)
+    first, second, other = new_strategy(), new_strategy(), new_strategy(seed=1)
+    decision = first.next(found, can_start=True)
+    assert decision == second.next(found, can_start=True) != other.next(found, can_start=True)
+    more = curves(4, 15, 0.8)
+    kept = new_strategy()
+    kept.restore(first.state)
+    assert kept.next(more, can_start=True) == first.next(more, can_start=True)
+
+
+def test_new_configurations_close_in_on_what_is_good_and_may_be_launched():
+    strategy = new_strategy(Anywhere(refuses=lambda values: values["x"] < 0.3))
+    found = curves(5, 30, 0.8)
+    distances = []
+    for _ in range(12):
+        choice = strategy.next(found, can_start=True)
+        assert isinstance(choice, Start) and choice.values["x"] >= 0.3
+        point = np.array([choice.values["x"], choice.values["y"]])
+        distances.append(math.dist(point, (0.3, 0.3)))
+        end = float(((point - 0.3) ** 2).sum() * 5)
+        found = [*found, Curve(len(found), point, {rung: end for rung in range(LAST + 1)})]
+    assert np.median(distances) < 0.25  # 0.46 for points at random
+
+
+def test_a_paused_trial_that_looks_best_goes_on_and_a_hopeless_one_does_not():
+    found = curves(6, 30, 1.0)
+    promising = Curve(30, np.array([0.3, 0.31]), {0: 0.0005, 1: 0.0005}, is_paused=True)
+    hopeless = Curve(31, np.array([0.95, 0.95]), {0: 4.2, 1: 4.2}, is_paused=True)
+    strategy = new_strategy()
+    assert strategy.next([*found, promising, hopeless], can_start=False) == Continue(30)
+    assert strategy.next([*found, hopeless], can_start=False) is None
+
+
+def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():
+    assert isinstance(new_strategy().next([], can_start=True), Start)
+    assert new_strategy().next([], can_start=False) is None
+    running = [Curve(i, np.full(2, 0.5), is_running=True) for i in range(12)]
+    assert isinstance(new_strategy().next(running, can_start=True), Start)
+    assert new_strategy().next(running, can_start=False) is None
