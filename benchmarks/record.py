@@ -93,11 +93,7 @@ def table(scale: Scale, curves: list[Curve], seed: int) -> dict[str, Any]:
         "eval_tokens": EVAL_TOKENS,
         "cpu_seconds": [round(curve.cpu_seconds, 2) for curve in curves],
         "median_cpu_seconds": statistics.median(curve.cpu_seconds for curve in curves),
-<<<<<<< HEAD
         "platform": platform.machine(),
-=======
-        "platform": platform.platform(),
->>>>>>> schedules
         "versions": {"python": platform.python_version(), "torch": version("torch")},
     }
     return {

@@ -220,11 +220,7 @@ def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
         "ema_share": EMA_SHARE,
         "eval_tokens": EVAL_TOKENS,
         "cpu_cores": os.cpu_count(),
-<<<<<<< HEAD
         "platform": platform.machine(),
-=======
-        "platform": platform.platform(),
->>>>>>> schedules
         "versions": {"python": platform.python_version(), "torch": version("torch")},
     }
 
