@@ -74,8 +74,8 @@ KEYS = (
 )
 TRAINED = (
     "accumulate_grad_batches, attn_layer_idx, base_decay, batch_size, beta1, beta2, compile, context_factor, d_model, "
-    "d_state, ema_share, grad_clip_norm, learning_rate, max_seq, min_lr_ratio, n_heads, n_layers, precision, schedule, "
-    "seq_len, vocab_size, warmup_ratio, weight_decay"
+    "d_state, ema_share, fused_loss, grad_clip_norm, learning_rate, max_seq, min_lr_ratio, n_heads, n_layers, "
+    "precision, schedule, seq_len, vocab_size, warmup_ratio, weight_decay"
 )
 MEASURED = "loss, bits_per_byte, tokens_per_second, peak_vram_bytes, num_params, train_seconds"
 QUALITIES = "memory_span, adaptation_speed, stability, convergence_speed, overfitting, locality"
