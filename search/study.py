@@ -160,17 +160,17 @@ class Study:
                 return self._start(values)
             case Continue(number):
                 return self._resume(number)
-        for record in list(self.records.values()):
+        for record in self.records.values():
             if record.outcome == PAUSED:
-                self._end(record, STOPPED, f"hardly a chance to become the best, after {record.rung:,} tokens")
+                self._stop(record)
         return None
 
     @_at_once
     def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
         """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
 
-        Where it does not go on, the trial has been ended here with the outcome that its record shows. A rung that
-        was recorded before (by a worker that was lost after reporting it) is not recorded twice.
+        Where it does not go on, the trial has been ended or paused here, as its record shows. A rung recorded before,
+        by a worker that was lost after reporting it, is not recorded twice. Raises NothingFeasible, as `propose` does.
         """
         record = self.records[number]
         tokens = measurement["tokens"]
@@ -190,16 +190,15 @@ class Study:
             return self._end(record, FINISHED, "")
         if record.preset != "" and record.preset == self.reference_name:
             return True
-        curve = self._curves[number]
-        curve.is_running, curve.is_paused = False, True
+        record.outcome = PAUSED
+        self._learn(record)
         match self._choose():
             case Continue(chosen) if chosen == number:
-                curve.is_running, curve.is_paused = True, False
-                self._choice_is_valid = False
+                record.outcome = RUNNING
+                self._learn(record)
                 return True
             case None:
-                return self._end(record, STOPPED, f"hardly a chance to become the best, after {tokens:,} tokens")
-        record.outcome = PAUSED
+                return self._stop(record)
         trial = self._trials.pop(number)
         trial.set_user_attr("paused", True)
         self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -236,8 +235,7 @@ class Study:
         record = self.records[number]
         if record.outcome == RUNNING:
             record.outcome = WAITING
-            self._curves[number].is_running = False
-            self._choice_is_valid = False
+            self._learn(record)
             trial = self._trials.pop(number)
             trial.set_user_attr("tokens", record.tokens)
             self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
@@ -335,6 +333,9 @@ class Study:
         trial.set_constraint(name, violation)
         known = trial.storage.get_trial_system_attrs(trial._trial_id).get("constraints", [])
         trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
+
+    def _stop(self, record: TrialRecord) -> bool:
+        return self._end(record, STOPPED, f"hardly a chance to become the best, after {record.rung:,} tokens")
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
         trial = self._trials.pop(record.number, None) or self._trial_of(record.number)

@@ -63,12 +63,6 @@ class CurveModel:
         low, high = np.minimum.outer(rung, rung), np.maximum.outer(rung, rung)
         self._between = [(low <= step) & (step < high) for step in range(self._steps)]
 
-    @property
-    def trust(self) -> list[float]:
-        """For each rung, the correlation of what configurations explain there with the same at the last rung."""
-        across, _, _ = self._rung_kernels(self.theta)
-        return [float(value) for value in across[:, -1] / across[-1, -1]]
-
     def fit(self, seen: Observations) -> None:
         """Move the hyperparameters towards the most probable ones, from where the last fit left them (Adam)."""
         theta, best = self.theta.copy(), (np.inf, self.theta)

@@ -222,7 +222,6 @@ def test_the_stopping_rungs_are_those_below_the_end():
 
 
 def test_random_asha_decides_as_rays_scheduler_does(table: Table):
-    pytest.importorskip("ray.tune")
     from types import SimpleNamespace
 
     from ray.tune.schedulers import ASHAScheduler
