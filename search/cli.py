@@ -5,22 +5,15 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import sys
-import time
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from search.storage import StudyFolder
+from search import studies
+from search.command import Json, Runs, make_console, print_json, reporting_errors
 
 app = typer.Typer(
     help="Find the right configuration of a small language model.",
@@ -30,9 +23,6 @@ app = typer.Typer(
 )
 
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
-StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the studies.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 Goals = Annotated[
     list[str] | None, typer.Option("--goal", help="Narrow the space by a goal of the guide; may be repeated.")
 ]
@@ -47,14 +37,6 @@ class TokenDtype(StrEnum):
 
     uint16 = "uint16"
     uint32 = "uint32"
-
-
-class BestFormat(StrEnum):
-    """How `best` prints a configuration."""
-
-    yaml = "yaml"
-    json = "json"
-    train = "train"
 
 
 @app.command()
@@ -87,12 +69,12 @@ def run(
     ] = None,
 ) -> None:
     """Search a space. Running again under the same name continues."""
-    with _reporting_errors():
+    with reporting_errors():
         from search.launch import RunOptions, run_search, summary
 
         if more_data and not data:
             raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
-        console = _console()
+        console = make_console()
         overview = run_search(
             RunOptions(
                 space=space,
@@ -134,14 +116,14 @@ def validate(
     space: SpaceFile, budget: Budget = None, goal: Goals = None, assign: Assignments = None, as_json: Json = False
 ) -> None:
     """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
-    with _reporting_errors():
+    with reporting_errors():
         from search.launch import RunOptions, fixed_line, prepare_space
         from search.space import rungs_of
 
         options = RunOptions(space=space, budget=budget, goals=tuple(goal or ()), assignments=tuple(assign or ()))
         checked, chosen, assessment = prepare_space(options)
         if as_json:
-            _print_json(
+            print_json(
                 {
                     "space": str(space),
                     "family": checked.family,
@@ -158,7 +140,7 @@ def validate(
                 }
             )
             return
-        console = _console()
+        console = make_console()
         console.print(
             f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, "
             f"{len(checked.rules)} rules,",
@@ -191,7 +173,7 @@ def advise(
     as_json: Json = False,
 ) -> None:
     """What the guide recommends for this text and this machine."""
-    with _reporting_errors():
+    with reporting_errors():
         from search.advise import advise, unknown_to
         from search.context import known_context
         from search.grammar import CONTEXT
@@ -204,11 +186,9 @@ def advise(
         found, unknown = advise(loaded, context), unknown_to(loaded, context)
         known = {name: context[name] for name in CONTEXT if name in context}
         if as_json:
-            _print_json(
-                {"context": known, "unknown": unknown, "advice": [dataclasses.asdict(entry) for entry in found]}
-            )
+            print_json({"context": known, "unknown": unknown, "advice": [dataclasses.asdict(entry) for entry in found]})
             return
-        console = _console()
+        console = make_console()
         facts = [f"{name} {value:{',' if isinstance(value, int) else '.3g'}}" for name, value in known.items()]
         console.print(", ".join(facts), style="dim")
         for entry in found:
@@ -225,125 +205,8 @@ def advise(
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
 
-@app.command()
-def status(
-    study: StudyName = None,
-    runs: Runs = Path("runs"),
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """How far a study is, its best trial, and the guide's own configuration beside it."""
-    with _reporting_errors():
-        from rich.console import Group
-        from rich.live import Live
-        from rich.text import Text
-
-        from search.report import Overview, comparison_line, counts_line, trials_table
-
-        folder = _folder(runs, study)
-        stored = folder.load()
-        if as_json:
-            driver = folder.driver()
-            overview = Overview.stored(stored, is_run=driver is not None)
-            _print_json({**overview.to_dict(), "driver": driver})
-            return
-        console = _console()
-
-        def render() -> tuple[Any, bool]:
-            driver = folder.driver()
-            overview = Overview.stored(stored, is_run=driver is not None)
-            run_by = (
-                f"run by {driver}"
-                if driver
-                else ("complete" if overview.is_complete else "not running; `tinysearch run` continues it")
-            )
-            lines = [
-                f"{overview.name}: {run_by}",
-                counts_line(overview.counts, overview.num_trials),
-                comparison_line(overview),
-            ]
-            return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
-
-        view, is_running = render()
-        if not watch:
-            console.print(view)
-            return
-        with Live(view, console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
-            while is_running:
-                time.sleep(2)
-                view, is_running = render()
-                live.update(view, refresh=True)
-
-
-@app.command()
-def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Every trial of a study: state, measurements, parameters."""
-    with _reporting_errors():
-        from search.report import Overview, trial_dict, trials_table
-
-        folder = _folder(runs, study)
-        overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
-        if as_json:
-            _print_json([trial_dict(record) for record in overview.records])
-            return
-        console = _console()
-        console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
-        for record in overview.records:
-            if record.reason and record.outcome not in ("stopped", "finished"):
-                console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
-
-
-@app.command()
-def best(
-    study: StudyName = None,
-    runs: Runs = Path("runs"),
-    form: Annotated[
-        BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
-    ] = BestFormat.yaml,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
-) -> None:
-    """The best configuration among the trials that finished their whole budget."""
-    with _reporting_errors():
-        import yaml
-
-        from search.launch import best_document
-        from search.storage import StudyError
-
-        document = best_document(_folder(runs, study).load())
-        if document is None:
-            raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
-        if form is BestFormat.train:
-            _print_json(document["train"])
-        elif as_json or form is BestFormat.json:
-            _print_json(document)
-        else:
-            document.pop("train")
-            print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), end="")
-
-
-@app.command()
-def dashboard(
-    study: StudyName = None,
-    runs: Runs = Path("runs"),
-    host: Annotated[
-        str, typer.Option("--host", help="Who may reach it: this machine only unless told otherwise.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8080,
-) -> None:
-    """Show a study in the Optuna dashboard until Ctrl-C."""
-    with _reporting_errors():
-        from search.dashboard import serve
-
-        folder = _folder(runs, study)
-        folder.load()
-        serve(
-            folder.open_storage(),
-            host=host,
-            port=port,
-            announce=lambda url: print(f"{folder.name}: {url}  (Ctrl-C ends it)", flush=True),
-        )
+for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.dashboard):
+    app.command()(command)
 
 
 @app.command()
@@ -358,7 +221,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train one preset of a guide alone."""
-    with _reporting_errors():
+    with reporting_errors():
         from search.preset import preset_config
         from trainer.__main__ import run_alone
 
@@ -380,53 +243,12 @@ def schema() -> None:
     """Print the JSON schema of space files, as it stands in spaces/schema.json."""
     from search.grammar import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def main() -> None:
     """The entry point of the `tinysearch` command."""
     app()
-
-
-def _folder(runs: Path, study: str | None) -> StudyFolder:
-    from search.storage import StudyFolder, latest_study
-
-    return StudyFolder(runs.absolute(), study or latest_study(runs))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 250  # a pipe has no width; wrapping there would break lines that scripts read
-    return console
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, allow_nan=False))
-
-
-@contextlib.contextmanager
-def _reporting_errors() -> Iterator[None]:
-    """What the user can mend is one message on stderr and exit code 2; a study that failed is 1."""
-    try:
-        yield
-    except ValueError as error:  # SpaceError, StudyError, CorpusError and ConfigError are all ValueErrors
-        if not type(error).__module__.startswith(("search.", "trainer.")) and type(error) is not ValueError:
-            raise
-        _complain(str(error), 2)
-    except RuntimeError as error:
-        if not type(error).__module__.startswith("search."):
-            raise
-        _complain(str(error), 1)
-    except KeyboardInterrupt:
-        _complain("interrupted", 130)
-
-
-def _complain(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def _settings(
         goals=options.goals,
         assignments=options.assignments,
         run=run,
-        corpus=_corpus(space, options),
+        corpus=corpus_of(space, [str(path.absolute()) for path in options.data], token_dtype=options.token_dtype),
     )
 
 
@@ -179,9 +180,8 @@ def summary(overview: Overview) -> list[str]:
     return lines
 
 
-def _corpus(space: Space, options: RunOptions) -> dict[str, Any]:
-    """Read and cache the text for every vocabulary that the space may ask for."""
-    paths = tuple(str(path.absolute()) for path in options.data)
+def corpus_of(space: Space, paths: Sequence[str], *, token_dtype: str) -> dict[str, Any]:
+    """What a study keeps of its text, which is read and cached for every vocabulary that the space may ask for."""
     vocabulary = space.parameters.get("vocab_size")
     sizes = (
         vocabulary.choices
@@ -191,7 +191,7 @@ def _corpus(space: Space, options: RunOptions) -> dict[str, Any]:
     longest = space.parameters.get("seq_len")
     digests, about = [], ""
     for size in sizes:
-        corpus = open_corpus(paths, vocab_size=int(size), token_dtype=options.token_dtype)
+        corpus = open_corpus(paths, vocab_size=int(size), token_dtype=token_dtype)
         if longest is not None:
             corpus.require(int(extremes(space, longest)[1]))
         digests.append(corpus.digest)

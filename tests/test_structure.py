@@ -16,11 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the top of the house to its foundation: a module imports only from rows below its own.
 ROWS = [
     {"search.cli"},
+    {"search.studies"},
+    {"search.command", "search.confirm"},
     {"search.launch", "search.preset", "search.context"},
-    {"search.tune", "search.display", "search.dashboard"},
+    {"search.tune", "search.display", "search.dashboard", "search.confirmation"},
     {"search.report"},
     {"search.study"},
-    {"search.settings"},
+    {"search.settings", "search.alone"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.sampling", "search.strategy"},
     {"search.feasibility", "search.journal", "search.surrogate"},
     {"search.drawing", "search.loading", "search.correction"},
@@ -29,7 +31,7 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression"},
+    {"search.document", "search.expression", "search.noise"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},

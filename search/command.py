@@ -1,0 +1,65 @@
+"""What all commands share: options, where they print, and what becomes of an error.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.storage import StudyFolder
+
+StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
+Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the studies.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
+
+
+def study_folder(runs: Path, study: str | None) -> StudyFolder:
+    from search.storage import StudyFolder, latest_study
+
+    return StudyFolder(runs.absolute(), study or latest_study(runs))
+
+
+def make_console(*, to_stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False, stderr=to_stderr)
+    if not console.is_terminal:
+        console.width = 250  # a pipe has no width; wrapping there would break lines that scripts read
+    return console
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+@contextlib.contextmanager
+def reporting_errors() -> Iterator[None]:
+    """What the user can mend is one message on stderr and exit code 2; a study that failed is 1."""
+    try:
+        yield
+    except ValueError as error:  # SpaceError, StudyError, CorpusError and ConfigError are all ValueErrors
+        if not type(error).__module__.startswith(("search.", "trainer.")) and type(error) is not ValueError:
+            raise
+        complain(str(error), 2)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("search."):
+            raise
+        complain(str(error), 1)
+    except KeyboardInterrupt:
+        complain("interrupted", 130)
+
+
+def complain(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)

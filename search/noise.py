@@ -1,0 +1,91 @@
+"""How much of a difference between two means is noise: Welch's t-interval, from the standard library alone.
+
+Welch (1947), The generalization of Student's problem when several different population variances are involved; the
+incomplete beta function by the continued fraction of DLMF 8.17.22.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev, variance
+
+CONFIDENCE = 0.95
+_TINY = 1e-300  # in place of a zero denominator
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two means, and the interval that holds the true one; no interval where there is no spread."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_tie(self) -> bool | None:
+        """Whether the interval holds zero; None without one."""
+        return None if self.low is None or self.high is None else self.low <= 0 <= self.high
+
+    @classmethod
+    def between(cls, sample: Sequence[float], baseline: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
+        """Of the mean of `sample` to that of `baseline`; without an interval where either has a single value."""
+        value = fmean(sample) - fmean(baseline)
+        if min(len(sample), len(baseline)) < 2:
+            return cls(value)
+        errors = [variance(values) / len(values) for values in (sample, baseline)]
+        if not (total := sum(errors)):
+            return cls(value, value, value)
+        shares = [error / total for error in errors]  # each at most 1: squares of tiny errors would vanish
+        degrees = 1 / sum(s**2 / (len(values) - 1) for s, values in zip(shares, (sample, baseline), strict=True))
+        margin = t_quantile((1 + confidence) / 2, degrees) * math.sqrt(total)
+        return cls(value, value - margin, value + margin)
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation of what the values are a sample of (n - 1); None for a single value."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def t_quantile(probability: float, degrees: float) -> float:
+    """Where Student's t with this many degrees of freedom reaches a probability from 0.5 to below 1."""
+    assert 0.5 <= probability < 1 and degrees > 0, (probability, degrees)
+    above = 1 - probability
+    high = 1.0
+    while _t_above(high, degrees) > above:
+        high *= 2
+    low = 0.0
+    while low < (middle := (low + high) / 2) < high:  # until no number lies between
+        if _t_above(middle, degrees) > above:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _t_above(t: float, degrees: float) -> float:
+    """The probability that Student's t exceeds t >= 0."""
+    return incomplete_beta(degrees / (degrees + t * t), degrees / 2, 0.5) / 2
+
+
+def incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), for x from 0 to 1."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, its mirror image converges fast
+        return 1 - incomplete_beta(1 - x, b, a)
+    log_factor = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # Lentz's algorithm, two terms a round
+    numerator, denominator = 1.0, 1 / (1 - (a + b) * x / (a + 1) or _TINY)
+    fraction, m, change = denominator, 0, 0.0
+    while abs(change - 1) > 1e-15 and m < 10_000:
+        m += 1
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            denominator = 1 / (1 + term * denominator or _TINY)
+            numerator = 1 + term / numerator or _TINY
+            change = numerator * denominator
+            fraction *= change
+    return math.exp(log_factor) * fraction / a

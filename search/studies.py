@@ -1,0 +1,169 @@
+"""The commands about a study that is there: `status`, `trials`, `best`, `confirm`, `dashboard`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search.command import Json, Runs, StudyName, complain, make_console, print_json, reporting_errors, study_folder
+
+
+class BestFormat(StrEnum):
+    """How `best` prints a configuration."""
+
+    yaml = "yaml"
+    json = "json"
+    train = "train"
+
+
+def status(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """How far a study is, its best trial, and the guide's own configuration beside it."""
+    with reporting_errors():
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
+        from search.report import Overview, comparison_line, counts_line, trials_table
+
+        folder = study_folder(runs, study)
+        stored = folder.load()
+        if as_json:
+            driver = folder.driver()
+            overview = Overview.stored(stored, is_run=driver is not None)
+            print_json({**overview.to_dict(), "driver": driver})
+            return
+        console = make_console()
+
+        def render() -> tuple[Any, bool]:
+            driver = folder.driver()
+            overview = Overview.stored(stored, is_run=driver is not None)
+            run_by = (
+                f"run by {driver}"
+                if driver
+                else ("complete" if overview.is_complete else "not running; `tinysearch run` continues it")
+            )
+            lines = [
+                f"{overview.name}: {run_by}",
+                counts_line(overview.counts, overview.num_trials),
+                comparison_line(overview),
+            ]
+            return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
+
+        view, is_running = render()
+        if not watch:
+            console.print(view)
+            return
+        with Live(view, console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+            while is_running:
+                time.sleep(2)
+                view, is_running = render()
+                live.update(view, refresh=True)
+
+
+def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Every trial of a study: state, measurements, parameters."""
+    with reporting_errors():
+        from search.report import Overview, trial_dict, trials_table
+
+        folder = study_folder(runs, study)
+        overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
+        if as_json:
+            print_json([trial_dict(record) for record in overview.records])
+            return
+        console = make_console()
+        console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
+        for record in overview.records:
+            if record.reason and record.outcome not in ("stopped", "finished"):
+                console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
+
+
+def best(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    form: Annotated[
+        BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
+    ] = BestFormat.yaml,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """The best configuration among the trials that finished their whole budget."""
+    with reporting_errors():
+        import yaml
+
+        from search.launch import best_document
+        from search.storage import StudyError
+
+        document = best_document(study_folder(runs, study).load())
+        if document is None:
+            raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
+        if form is BestFormat.train:
+            print_json(document["train"])
+        elif as_json or form is BestFormat.json:
+            print_json(document)
+        else:
+            document.pop("train")
+            print(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), end="")
+
+
+def confirm(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1)] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Train the best trials again with other seeds, one at a time, and tell which differences are noise.
+
+    The guide's own configuration is trained beside them. Running again goes on, and trains nothing twice.
+    """
+    with reporting_errors():
+        from search.confirm import confirm_study
+        from search.confirmation import closing_lines, confirmation_table
+
+        console = make_console(to_stderr=as_json)
+        confirmation = confirm_study(study_folder(runs, study), top=top, num_seeds=seeds, console=console)
+        if as_json:
+            print_json(confirmation.to_dict())
+        else:
+            console.print(confirmation_table(confirmation))
+            for line in closing_lines(confirmation):
+                console.print(line, markup=False)
+    if not confirmation.is_complete:
+        if as_json:
+            complain("interrupted; the same command goes on from here", 130)
+        raise typer.Exit(130)
+    if confirmation.failures:
+        raise typer.Exit(1)
+
+
+def dashboard(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    host: Annotated[
+        str, typer.Option("--host", help="Who may reach it: this machine only unless told otherwise.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8080,
+) -> None:
+    """Show a study in the Optuna dashboard until Ctrl-C."""
+    with reporting_errors():
+        from search.dashboard import serve
+
+        folder = study_folder(runs, study)
+        folder.load()
+        serve(
+            folder.open_storage(),
+            host=host,
+            port=port,
+            announce=lambda url: print(f"{folder.name}: {url}  (Ctrl-C ends it)", flush=True),
+        )
