@@ -145,7 +145,14 @@ def _opening(
     overview: Overview, chosen: Sequence[TrialRecord], missing: Sequence[tuple[TrialRecord, int]], num_seeds: int
 ) -> str:
     total = len(chosen) * num_seeds
-    kept = f", of which {total - len(missing)} are done" if len(missing) < total else ""
+    kept = f", {total - len(missing)} done already" if len(missing) < total else ""
     seconds = sum(record.measured("train_seconds") or 0 for record, _ in missing)
     left = f"; about {seconds_text(seconds)} at the search's speed" if seconds else ""
-    return f"{overview.name}: {len(chosen)} trials with {num_seeds} other seeds each, {total} runs{kept}{left}"
+    return (
+        f"{overview.name}: {_counted(len(chosen), 'trial')} with {_counted(num_seeds, 'other seed')} each, "
+        f"{_counted(total, 'run')}{kept}{left}"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -42,7 +42,7 @@ class Run:
 class Row:
     """One configuration: its runs so far, and how its mean differs from the leader's (None where that says nothing)."""
 
-    rank: int
+    rank: int = 0
     record: TrialRecord
     searched: float
     runs: Sequence[Run]
@@ -87,7 +87,7 @@ class Confirmation:
             values = [value for run in runs if is_number(value := run.measurement.get(metric))]
             searched = record.measured(metric)
             assert searched is not None
-            found.append(Row(rank=0, record=record, searched=searched, runs=runs, values=values))
+            found.append(Row(record=record, searched=searched, runs=runs, values=values))
         found.sort(key=self._order)
         can_lead = found[0].values and not found[0].lost
         leader = found[0] if can_lead else None
@@ -104,8 +104,7 @@ class Confirmation:
         elif leader is not None and row.values and not row.lost:
             difference = Difference.between(row.values, leader.values)
             verdict = {True: TIE, False: BEHIND, None: ""}[difference.is_tie]
-        fields = {name: getattr(row, name) for name in ("record", "searched", "runs", "values")}
-        return Row(rank=rank, difference=difference, verdict=verdict, **fields)
+        return replace(row, rank=rank, difference=difference, verdict=verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts; in the goal's own direction: for a loss, a difference above 0 is worse than the leader."""
@@ -146,15 +145,16 @@ class Confirmation:
 
 def confirmation_table(confirmation: Confirmation) -> Table:
     """A row for each configuration. The searched value has a column of its own and is in no mean."""
-    metric = confirmation.overview.metric
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    overview = confirmation.overview
+    title = f"{overview.name}: {overview.metric} after {tokens_text(overview.rungs[-1])} tokens"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in ("rank", "trial"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("preset", no_wrap=True)
-    for heading in (f"searched {metric}", f"mean {metric}", "sd"):
+    table.add_column("preset")
+    for heading in ("searched", "mean", "sd"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("seeds", no_wrap=True)
-    table.add_column(f"from the best, {CONFIDENCE:.0%} interval", no_wrap=True)
+    table.add_column("seeds")
+    table.add_column(f"from the best, {CONFIDENCE:.0%}")
     table.add_column("", no_wrap=True)
     for row in confirmation.rows:
         table.add_row(
