@@ -1,9 +1,10 @@
 """What training the leaders again with other seeds has shown: means, spreads, and which differences are noise.
 
-Each configuration is compared with the one of the best mean by Welch's interval, not by pairs of equal seeds: what a
-seed decides (initial weights, the order of the text) means something else in every shape of model and batch, so pairs
-have hardly anything in common, and pairing would halve the degrees of freedom. Each interval stands for itself: they
-are not widened for the number of rows.
+Each configuration is compared with the one of the best mean by Welch's interval, not by pairs of equal seeds. A seed
+decides the order of the text for all of them, but what they share of it depends on their shapes, and pairing needs
+every seed of both and halves the degrees of freedom. Where a seed is good or bad for both, Welch's interval is too
+wide: it errs towards a tie (docs/log.md has both intervals for one study). Each stands for itself: none is widened for
+the number of rows.
 """
 
 from __future__ import annotations
