@@ -22,7 +22,7 @@ ROWS = [
     {"search.study"},
     {"search.settings"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.sampling", "search.strategy"},
-    {"search.feasibility", "search.journal", "search.surrogate"},
+    {"search.feasibility", "search.journal", "search.surrogate", "search.success"},
     {"search.drawing", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},
