@@ -19,6 +19,8 @@ PAUSED = "paused"  # others promise more; goes on when it looks best
 WAITING = "waiting"  # interrupted; the next run continues it
 RUNNING = "running"
 OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUSED, WAITING, RUNNING)
+WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
+"""Outcomes of configurations that cannot be had: a slot that a better strategy would not have spent."""
 
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,

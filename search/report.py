@@ -12,7 +12,7 @@ import optuna
 from rich.table import Table
 from rich.text import Text
 
-from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, TrialRecord, best_record
+from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED, TrialRecord, best_record
 from search.settings import StudySettings, num_trials_of
 from search.space import rungs_of
 from search.study import Study
@@ -114,6 +114,7 @@ class Overview:
             "complete": self.is_complete,
             "best": None if best is None else trial_dict(best),
             "reference": None if reference is None else trial_dict(reference),
+            "wasted": sum(self.counts[outcome] for outcome in WASTED),
             "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
         }
 
@@ -135,6 +136,23 @@ def counts_line(counts: Mapping[str, int], num_trials: int) -> str:
     """`7 of 24 trials: 2 finished, 3 stopped, 2 running`."""
     parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
     return f"{sum(counts.values())} of {num_trials} trials" + (f": {', '.join(parts)}" if parts else "")
+
+
+def wasted_line(records: Iterable[TrialRecord]) -> str:
+    """`wasted: 4 of 24 trials (17 %): 3 diverged, 1 out of memory; 3 in the first half, 1 in the second`.
+
+    Empty where nothing was wasted. The halves go by the order in which trials were launched.
+    """
+    outcomes = [record.outcome for record in sorted(records, key=lambda record: record.number)]
+    first, second = (
+        sum(outcome in WASTED for outcome in half)
+        for half in (outcomes[: len(outcomes) // 2], outcomes[len(outcomes) // 2 :])
+    )
+    if not first + second:
+        return ""
+    parts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in WASTED if outcome in outcomes)
+    total = f"{first + second} of {len(outcomes)} trials ({(first + second) / len(outcomes) * 100:.0f} %)"
+    return f"wasted: {total}: {parts}; {first} in the first half, {second} in the second"
 
 
 def comparison_line(overview: Overview) -> str:

@@ -5,6 +5,9 @@ finished trial may this one become, for each unit of training that is left to it
 the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
 best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
 does to lose its place, since the promise of a new one is the best of hundreds of guesses.
+
+What diverged or did not fit says nothing of how good its neighbours are, and the best often lie next to it. So it is no
+value to that model, but to another one (`search.success`), by whose chance of success a new promise is multiplied.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from search.parameter import Values
+from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations, Posterior
 
 NUM_RANDOM_FIRST = 10  # configurations before the model proposes any
@@ -27,6 +31,7 @@ MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth go
 MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
+MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
 WORST_GAP = 0.3  # how much worse than the worst number a diverged or impossible trial counts, standardised
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
@@ -45,6 +50,11 @@ class Curve:
     def rung(self) -> int:
         """Index of the deepest rung with a value; -1 before the first."""
         return max(self.values, default=-1)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it diverged or could not be had."""
+        return any(not math.isfinite(value) for value in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,10 @@ class Strategy:
     def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
         """What a free worker should do; None where nothing may start and no paused trial is worth its training."""
         rng = np.random.default_rng([self._seed, len(curves), sum(len(c.values) for c in curves)])
-        if can_start and (len(curves) < NUM_RANDOM_FIRST or not any(c.values for c in curves)):
+        has_seen = any(math.isfinite(value) for curve in curves for value in curve.values.values())
+        if can_start and (len(curves) < NUM_RANDOM_FIRST or not has_seen):
             return Start(self._candidates.random(rng))
-        if not any(curve.values for curve in curves):
+        if not has_seen:
             return None
         posterior, best = self._posterior(curves, rng)
         paused = [curve for curve in curves if curve.is_paused]
@@ -110,10 +121,17 @@ class Strategy:
             return Continue(paused[top].number)
         return Start(values)
 
+    def _success(self, curves: Sequence[Curve]) -> SuccessModel:
+        """The chances of success after all that was seen; of those not failed, the share of rungs passed counts."""
+        tried = [curve for curve in curves if curve.values]
+        has_failed = np.array([curve.has_failed for curve in tried])
+        passed = np.array([(curve.rung + 1) / (self._last + 1) for curve in tried])
+        return SuccessModel(np.array([curve.point for curve in tried]), has_failed, np.where(has_failed, 1.0, passed))
+
     def _posterior(self, curves: Sequence[Curve], rng: np.random.Generator) -> tuple[Posterior, float]:
         """The model after all that was seen, and the best value of a finished trial."""
         seen = self._observations(curves, rng)
-        num_values = sum(len(curve.values) for curve in curves)
+        num_values = sum(math.isfinite(value) for curve in curves for value in curve.values.values())
         if num_values >= self._num_fitted * REFIT_GROWTH + 1:
             self.model.fit(seen)
             self._num_fitted = num_values
@@ -136,6 +154,7 @@ class Strategy:
         running = [curve for curve in curves if curve.is_running]
         everywhere = np.array([curve.point for curve in curves])
         mean, _ = posterior.at_last_rung(everywhere, np.array([curve.number for curve in curves]))
+        mean = np.where([curve.has_failed for curve in curves], np.inf, mean)
         leaders = everywhere[np.argsort(mean, kind="stable")[:NUM_LEADERS]]
         if running:  # as if they had ended as expected, so that others are sought elsewhere
             numbers = np.array([curve.number for curve in running])
@@ -145,11 +164,15 @@ class Strategy:
             posterior = self.model.given(posterior.seen.and_also(ends))
         found, points = self._candidates.spread(leaders, rng)
         mean, sd = posterior.at_last_rung(points)
-        promise = expected_improvement(mean, sd, best)
+        success = self._success(curves)
+        chances = success.chances(points)
+        is_likely = chances >= min(MIN_SUCCESS, chances.max())
+        promise = np.where(is_likely, expected_improvement(mean, sd, best) * chances, 0.0)
         if rng.random() < RANDOM_SHARE:  # the model may be wrong
             values = self._candidates.random(rng)
-            mean, sd = posterior.at_last_rung(self._candidates.point(values)[None])
-            return values, float(expected_improvement(mean, sd, best)[0])
+            points = self._candidates.point(values)[None]
+            mean, sd = posterior.at_last_rung(points)
+            return values, float(expected_improvement(mean, sd, best)[0] * success.chances(points)[0])
         known = {curve.point.tobytes() for curve in curves}
         for i in np.argsort(-promise, kind="stable"):
             if points[i].tobytes() not in known and self._candidates.may_launch(found[i]):
@@ -157,8 +180,12 @@ class Strategy:
         return self._candidates.random(rng), 0.0
 
     def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
-        """What was seen, standardised; of more than MAX_OBSERVATIONS the ends, the deepest rungs and the best."""
-        rows = [(curve, rung, value) for curve in curves for rung, value in curve.values.items()]
+        """What was seen but for failures, standardised.
+
+        Of more than MAX_OBSERVATIONS the ends, the deepest rungs and the best.
+        """
+        seen = [(curve, rung, value) for curve in curves for rung, value in curve.values.items()]
+        rows = [(curve, rung, value) for curve, rung, value in seen if math.isfinite(value)]
         rungs = np.array([rung for _, rung, _ in rows])
         values = standardised(np.array([value for _, _, value in rows], dtype=float))
         if len(rows) > MAX_OBSERVATIONS:

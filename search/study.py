@@ -319,7 +319,7 @@ class Study:
         self._learn(record)
 
     def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
-        """Record each limit as a constraint; the words for those that the measurement breaks."""
+        """The words for each limit that the measurement breaks, which is recorded as a constraint."""
         trial, broken = self._trials[record.number], []
         for name, limit in self.feasibility.limits.items():
             measured = record.measured(name, tokens)

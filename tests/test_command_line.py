@@ -15,8 +15,11 @@ from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
 from search.cli import app
+from search.launch import summary
 from search.loading import load_space
 from search.preset import preset_config
+from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
@@ -78,6 +81,19 @@ def make_study(name: str, *, trials: int = 2, is_trained: bool = True) -> Study:
 def space_file(text: str, name: str = "space.yaml") -> str:
     Path(name).write_text(text)
     return name
+
+
+def test_what_was_wasted_is_told_and_nothing_where_nothing_was():
+    make_study("clean")
+    assert "wasted" not in tinysearch("status", "clean")[1]
+    study = make_study("wasteful", trials=8, is_trained=False)
+    for number, outcome in enumerate([DIVERGED, OUT_OF_MEMORY, DIVERGED, FAILED, DIVERGED]):
+        assert study.propose().number == number
+        study.finish(number, outcome, "so it was")
+    line = "wasted: 4 of 5 trials (80 %): 3 diverged, 1 out of memory; 2 in the first half, 2 in the second"
+    assert line in tinysearch("status", "wasteful")[1].splitlines()
+    assert line in summary(Overview.of(study))
+    assert json.loads(tinysearch("status", "wasteful", "--json")[1])["wasted"] == 4
 
 
 @pytest.mark.parametrize(

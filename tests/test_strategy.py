@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from search.strategy import Continue, Curve, Start, Strategy, expected_improvement, standardised
+from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations
 
 RUNGS = (1, 3, 9, 27)
@@ -168,6 +169,45 @@ def test_a_paused_trial_that_looks_best_goes_on_and_a_hopeless_one_does_not():
     strategy = new_strategy()
     assert strategy.next([*found, promising, hopeless], can_start=False) == Continue(30)
     assert strategy.next([*found, hopeless], can_start=False) is None
+
+
+def test_a_few_failures_show_where_the_edge_lies_and_none_is_feared_without_them():
+    rng = np.random.default_rng(0)
+    points, asked = rng.random((40, 3)), rng.random((500, 3))
+    model = SuccessModel(points, points @ [2, 1, 0] > 1.2, np.ones(40))
+    is_beyond = asked @ [2, 1, 0] > 1.2
+    assert ((model.chances(asked) < 0.5) == is_beyond).mean() > 0.9
+    none = SuccessModel(points, np.zeros(40, dtype=bool), np.ones(40))
+    assert none.chances(asked).tolist() == [1.0] * 500
+
+
+def test_a_trial_that_counts_little_hardly_changes_a_chance():
+    points, has_failed = np.array([[0.2, 0.2], [0.8, 0.8], [0.7, 0.7]]), np.array([False, True, False])
+    there = np.array([[0.75, 0.75]])
+    little, much = (SuccessModel(points, has_failed, np.array([1, 1, w])).chances(there)[0] for w in (0.05, 1.0))
+    without = SuccessModel(points[:2], has_failed[:2], np.ones(2)).chances(there)[0]
+    assert without < little < much
+    assert little - without < 0.3 * (much - without)
+
+
+def test_the_best_next_to_what_cannot_be_had_is_still_sought_and_little_is_wasted():
+    """Beyond x = 0.35 everything diverges, at once; values fall towards there. Proposals end up before the edge."""
+    strategy, found = new_strategy(), []
+    while len(found) < 45:
+        choice = strategy.next(found, can_start=True)
+        point = np.array([choice.values["x"], choice.values["y"]])
+        end = float(1 - point[0] + (point[1] - 0.5) ** 2)
+        values = {0: math.nan} if point[0] > 0.35 else dict.fromkeys(range(LAST + 1), end)
+        found.append(Curve(len(found), point, values))
+    late = found[25:]
+    assert sum(curve.has_failed for curve in late) <= 8  # 13 at random
+    assert max(curve.point[0] for curve in late if not curve.has_failed) > 0.33
+
+
+def test_where_all_have_failed_so_far_the_search_goes_on_at_random():
+    failed = [Curve(i, np.full(2, 0.9), {LAST: math.nan}) for i in range(12)]
+    assert isinstance(new_strategy().next(failed, can_start=True), Start)
+    assert new_strategy().next(failed, can_start=False) is None
 
 
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():

@@ -24,7 +24,7 @@ ROWS = [
     {"search.study"},
     {"search.settings", "search.alone"},
     {"search.storage", "search.record", "search.trial", "search.hardware", "search.sampling", "search.strategy"},
-    {"search.feasibility", "search.journal", "search.surrogate"},
+    {"search.feasibility", "search.journal", "search.surrogate", "search.success"},
     {"search.drawing", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},

@@ -247,6 +247,34 @@ def test_a_broken_limit_ends_the_trial_as_infeasible_with_the_value():
     assert study.records[number].reason == "tokens_per_second below 10: 5"
 
 
+@pytest.mark.parametrize(
+    ("name", "bound", "measured", "violation"),
+    [
+        ("tokens_per_second", "{min: 200}", 150.0, 0.25),
+        ("num_params", "{max: 1e9}", 2_000_000_000, 1.0),
+        ("train_seconds", "{max: 60}", 75.0, 0.25),
+        ("peak_vram_bytes", "{max: 1GiB}", 3 * 2**29, 0.5),
+        ("loss", "{max: 4}", 5.0, 0.25),
+        ("bits_per_byte", "{max: 2}", 3.0, 0.5),
+    ],
+)
+def test_any_measurement_can_be_limited_and_is_a_constraint_once_broken(
+    name: str, bound: str, measured: float, violation: float
+):
+    study = new_study(space=SPACE.replace("limits: {tokens_per_second: {min: 10}}", f"limits: {{{name}: {bound}}}"))
+    within, beyond = study.propose().number, study.propose().number
+    fine = {"tokens_per_second": 300.0, "num_params": 1000, "train_seconds": 1.0, "peak_vram_bytes": 2**20}
+    fine |= {"loss": 2.0, "bits_per_byte": 1.0, "tokens": 1000}
+    study.report(within, fine)
+    assert not study.report(beyond, fine | {name: measured})
+    assert study.records[within].outcome != "infeasible" == study.records[beyond].outcome
+    assert trial_of(study, within).constraints == {}
+    trial = trial_of(study, beyond)
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints[name] == pytest.approx(violation)
+    assert trial.system_attrs["constraints"] == [pytest.approx(violation)]
+
+
 def test_a_rung_reported_twice_is_recorded_once():
     study = new_study()
     number = study.propose().number
