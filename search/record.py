@@ -22,6 +22,8 @@ OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUS
 WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
 """Outcomes of configurations that cannot be had: a slot that a better strategy would not have spent."""
 
+OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,
     STOPPED: TrialState.PRUNED,
@@ -97,12 +99,14 @@ def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool =
     return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
 
 
-def most_promising(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
-    """Of the trials that have not finished and that nothing speaks against, the best at the deepest rung, or None."""
-    open_to_more = (RUNNING, WAITING, PAUSED, STOPPED)
-    measured = [r for r in records if r.outcome in open_to_more and _is_number(r.measured(metric))]
+def leading_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
+    """The trial with the best value measured so far, finished or not, of those that nothing speaks against; or None.
+
+    It is what is worth training to its end if the search must end now, not its result: that is `best_record`.
+    """
+    measured = [r for r in records if r.outcome in OPEN_OR_FINISHED and _is_number(r.measured(metric))]
     sign = -1 if maximize else 1
-    return min(measured, key=lambda r: (-r.rung, sign * r.measured(metric), r.number), default=None)  # type: ignore[operator]
+    return min(measured, key=lambda r: (sign * r.measured(metric), r.number), default=None)  # type: ignore[operator]
 
 
 def _is_number(value: Any) -> bool:

@@ -1,10 +1,16 @@
 """What to train next: a new configuration, or the next rung of a trial that was paused.
 
-Every rung is a question to the model of all curves seen so far (`search.surrogate`): how much better than the best
-finished trial may this one become, for each unit of training that is left to it? A trial goes on while no other use of
+Every rung is a question to the model of all curves seen so far (`search.surrogate`): how much better may this trial
+become than what is to be beaten, for each unit of training that is left to it? A trial goes on while no other use of
 the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
 best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
 does to lose its place, since the promise of a new one is the best of hundreds of guesses.
+
+Three rules stand before the promises. The first configurations are random, so that a model can be learned at all, and
+train through a grace period, since the first rung is often before the end of the warm-up and says nothing. What is to
+be beaten is the best finished value or, where it is lower, what the best trial under way is expected to reach: else the
+first to be under way look as good as any. And of the trials at a rung at least one in three goes on, as in successive
+halving: however much new configurations promise, the model learns only from trials that went on whether it is right.
 
 What diverged or did not fit says nothing of how good its neighbours are, and the best often lie next to it. So it is no
 value to that model, but to another one (`search.success`), by whose chance of success a new promise is multiplied.
@@ -24,7 +30,11 @@ from search.parameter import Values
 from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations, Posterior
 
-NUM_RANDOM_FIRST = 10  # configurations before the model proposes any
+NUM_FIRST = 24  # configurations before the model proposes any, at most ...
+FIRST_SHARE = 0.25  # ... of all that the search may train, and ...
+LEAST_FIRST = 6  # ... at least
+GRACE_SHARE = 1 / 9  # of a full training: the second rung, where it comes no later, is within the grace period
+MAX_WAITING = 3  # trials at a rung for each that has gone on from there
 RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the model says
 PREFERENCE = 0.5  # a new configuration's promise counts this much beside a paused trial's
 MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth going on with once nothing new is to start
@@ -32,7 +42,6 @@ MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
 MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
-WORST_GAP = 0.3  # how much worse than the worst number a diverged or impossible trial counts, standardised
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
 
@@ -83,9 +92,12 @@ class Candidates(Protocol):
 class Strategy:
     """Decides from curves alone; the same curves and seed give the same decision."""
 
-    def __init__(self, num_dims: int, rungs: tuple[int, ...], candidates: Candidates, *, seed: int):
+    def __init__(self, num_dims: int, rungs: tuple[int, ...], candidates: Candidates, *, num_trials: int, seed: int):
+        """`num_trials` is how many configurations the search may train; `rungs` are in tokens."""
         self._share_done = np.array([0.0, *(rung / rungs[-1] for rung in rungs)])  # after how many rungs
         self._last = len(rungs) - 1
+        self.num_first = max(LEAST_FIRST, min(NUM_FIRST, int(FIRST_SHARE * num_trials)))
+        self.grace = int(self._last > 1 and self._share_done[2] <= GRACE_SHARE + 1e-9)  # index of a rung
         self._candidates = candidates
         self._seed = seed
         self.model = CurveModel(num_dims, rungs)
@@ -106,20 +118,47 @@ class Strategy:
         """What a free worker should do; None where nothing may start and no paused trial is worth its training."""
         rng = np.random.default_rng([self._seed, len(curves), sum(len(c.values) for c in curves)])
         has_seen = any(math.isfinite(value) for curve in curves for value in curve.values.values())
-        if can_start and (len(curves) < NUM_RANDOM_FIRST or not has_seen):
-            return Start(self._candidates.random(rng))
+        paused = [curve for curve in curves if curve.is_paused]
+        if can_start:
+            if early := [curve for curve in paused if curve.number < self.num_first and curve.rung < self.grace]:
+                return Continue(early[0].number)
+            if len(curves) < self.num_first or not has_seen:
+                return Start(self._candidates.random(rng))
         if not has_seen:
             return None
         posterior, best = self._posterior(curves, rng)
-        paused = [curve for curve in curves if curve.is_paused]
-        promises, chances = self._of_paused(paused, posterior, best)
-        top = int(np.argmax(promises)) if paused else -1
         if not can_start:
-            return Continue(paused[top].number) if paused and chances.max() >= MIN_CHANCE else None
-        values, promise = self._new(curves, posterior, best, rng)
+            promises, chances = self._of_paused(paused, posterior, best)
+            return Continue(paused[int(np.argmax(promises))].number) if (chances >= MIN_CHANCE).any() else None
+        to_beat = self._to_beat(curves, posterior, best)
+        promises, _ = self._of_paused(paused, posterior, to_beat)
+        if due := self._due(curves, paused):
+            return Continue(paused[max(due, key=lambda i: promises[i])].number)
+        values, promise = self._new(curves, posterior, to_beat, rng)
+        top = int(np.argmax(promises)) if paused else -1
         if paused and promises[top] >= PREFERENCE * promise:
             return Continue(paused[top].number)
         return Start(values)
+
+    def _to_beat(self, curves: Sequence[Curve], posterior: Posterior, best: float) -> float:
+        """The best finished value, or what the best trial under way is expected to end at, if that is lower."""
+        running = [curve for curve in curves if curve.is_running and curve.values]
+        if not running:
+            return best
+        mean, _ = posterior.at_last_rung(
+            np.array([curve.point for curve in running]), np.array([curve.number for curve in running])
+        )
+        return min(best, float(mean.min()))
+
+    def _due(self, curves: Sequence[Curve], paused: list[Curve]) -> list[int]:
+        """Places in `paused` of those at the deepest rung from which too few have gone on, if there is such a rung."""
+        alive = [curve for curve in curves if not curve.has_failed]
+        for rung in range(self._last - 1, -1, -1):
+            here = [i for i, curve in enumerate(paused) if curve.rung == rung]
+            gone_on = sum(curve.rung > rung or (curve.is_running and curve.rung == rung) for curve in alive)
+            if here and sum(curve.rung >= rung for curve in alive) >= MAX_WAITING * (gone_on + 1):
+                return here
+        return []
 
     def _success(self, curves: Sequence[Curve]) -> SuccessModel:
         """The chances of success after all that was seen; of those not failed, the share of rungs passed counts."""
@@ -205,21 +244,16 @@ class Strategy:
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
-    """Normal scores of values of all rungs together: only their order counts, so no outlier and no unit does.
+    """Normal scores of finite values of all rungs together: only their order counts, so no outlier and no unit does.
 
-    Lower stays better. What is worse than most is pressed together, since nobody asks how bad; values that are not
-    finite are a little worse than the worst.
+    Lower stays better. What is worse than most is pressed together, since nobody asks how bad.
     """
-    is_number = np.isfinite(values)
-    numbers = values[is_number]
-    scores = np.zeros(len(values))
-    if len(numbers):
-        ordered = np.sort(numbers)
-        middle = np.searchsorted(ordered, numbers, "left") + np.searchsorted(ordered, numbers, "right")
-        share = np.clip(middle / 2 / len(numbers), 0.3 / len(numbers), 1 - 0.3 / len(numbers))
-        normal = NormalDist()
-        scores[is_number] = [normal.inv_cdf(s) for s in share]
-        scores[~is_number] = scores[is_number].max() + WORST_GAP
+    if not len(values):
+        return values
+    ordered = np.sort(values)
+    middle = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    share = np.clip(middle / 2 / len(values), 0.3 / len(values), 1 - 0.3 / len(values))
+    scores = np.array([NormalDist().inv_cdf(s) for s in share])
     return np.where(scores > CEILING, CEILING + SOFTNESS * np.tanh((scores - CEILING) / SOFTNESS), scores)
 
 

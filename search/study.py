@@ -96,7 +96,13 @@ class Study:
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
         self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
-        self._strategy = Strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        self._strategy = Strategy(
+            self._candidates.num_dims,
+            self.rungs,
+            self._candidates,
+            num_trials=self.num_trials,
+            seed=settings.seed,
+        )
         self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
         self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}

@@ -349,15 +349,26 @@ def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_pat
     assert all(set(r.measurements) == {1, 3, 9} for r in finished)
 
 
-def test_the_brain_hands_over_the_most_promising_trial_while_none_has_finished(table: Table):
+def test_the_brain_hands_over_the_trial_that_leads(table: Table):
     policy = Tinysearch(Problem.of(table, 20), 0)
-    keys = [policy.propose().key for _ in range(4)]
+    keys = [policy.propose().key for _ in range(5)]
     assert policy.incumbent() is None
     for key, value, best in ((0, 2.0, 0), (1, 1.0, 1), (2, math.nan, 1)):
         policy.report(keys[key], 1, value)
         assert policy.incumbent() == keys[best]
     policy.finished(keys[3], table.num_rungs, 3.0)
-    assert policy.incumbent() == keys[3]
+    assert policy.incumbent() == keys[1]
+    policy.finished(keys[4], table.num_rungs, 0.5)
+    assert policy.incumbent() == keys[4]
+
+
+def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Table):
+    terms = Terms.of(4, 10.0)
+    own, strict = np.transpose([(r.regrets, r.finished_regrets) for r in contest([table], ["tinysearch"], range(6), terms)])
+    rows = np.arange(len(own)).shape
+    assert rows and (own <= 1).all() and (strict <= 1).all() and (np.diff(strict.mean(-1), axis=0) <= 0).all()
+    same = contest([table], ["random"], range(6), terms)
+    assert all(r.regrets == r.finished_regrets for r in same)
 
 
 # What the score means.

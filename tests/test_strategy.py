@@ -60,7 +60,7 @@ class Anywhere:
 
 
 def new_strategy(candidates: Anywhere | None = None, seed: int = 0) -> Strategy:
-    return Strategy(2, RUNGS, candidates or Anywhere(), seed=seed)
+    return Strategy(2, RUNGS, candidates or Anywhere(), num_trials=40, seed=seed)
 
 
 def test_the_gradient_of_the_fit_is_that_of_its_loss():
@@ -120,14 +120,11 @@ def test_the_model_learns_how_far_early_rungs_can_be_trusted():
 
 
 def test_standardised_values_keep_order_and_know_no_unit():
-    values = np.array([3.0, 1.0, math.nan, 2.0, 1e18, math.inf, 2.5])
+    values = np.array([3.0, 1.0, 2.0, 1e18, 2.5])
     scores = standardised(values)
-    finite = [0, 1, 3, 4, 6]
-    assert np.argsort(scores[finite]).tolist() == np.argsort(values[finite]).tolist()
-    assert min(scores[2], scores[5]) > max(scores[finite])
-    finite_only = values[finite]
-    assert standardised(finite_only * 1000 + 7).tolist() == standardised(finite_only).tolist()
-    assert standardised(np.array([math.nan])).tolist() == [0.0]
+    assert np.argsort(scores).tolist() == np.argsort(values).tolist()
+    assert standardised(values * 1000 + 7).tolist() == scores.tolist()
+    assert standardised(values[:1]).tolist() == [0.0]
 
 
 def test_expected_improvement_is_the_mean_of_the_improvement():
@@ -208,6 +205,49 @@ def test_where_all_have_failed_so_far_the_search_goes_on_at_random():
     failed = [Curve(i, np.full(2, 0.9), {LAST: math.nan}) for i in range(12)]
     assert isinstance(new_strategy().next(failed, can_start=True), Start)
     assert new_strategy().next(failed, can_start=False) is None
+
+
+def test_the_first_configurations_are_random_and_train_through_the_grace_period():
+    strategy = new_strategy()
+    assert (strategy.num_first, strategy.grace) == (10, 1)
+    early = [Curve(i, np.full(2, i / 10), {0: float(i)}, is_paused=True) for i in range(4)]
+    assert strategy.next(early, can_start=True) == Continue(0)
+    early[0] = Curve(0, np.zeros(2), {0: 0.0, 1: 0.0}, is_paused=True)
+    assert strategy.next(early, can_start=True) == Continue(1)
+    through = [Curve(i, np.full(2, i / 10), {0: float(i), 1: float(i)}, is_paused=True) for i in range(4)]
+    assert isinstance(strategy.next(through, can_start=True), Start)
+
+
+@pytest.mark.parametrize(
+    "rungs, num_trials, num_first, grace",
+    [((1, 3, 9, 27), 1000, 24, 1), ((1, 3, 9), 16, 6, 0), ((9,), 40, 10, 0), ((1, 9), 40, 10, 0)],
+)
+def test_a_short_search_looks_around_for_less_long(rungs, num_trials, num_first, grace):
+    strategy = Strategy(2, rungs, Anywhere(), num_trials=num_trials, seed=0)
+    assert (strategy.num_first, strategy.grace) == (num_first, grace)
+
+
+def test_of_the_trials_at_a_rung_one_in_three_goes_on():
+    rng = np.random.default_rng(0)
+    strategy = new_strategy()
+    ended = curves(7, 12, 0.0)
+    waiting = [Curve(12 + i, rng.random(2), {0: 1.0}, is_paused=True) for i in range(27)]
+    assert strategy._due([*ended, *waiting[:26]], waiting[:26]) == []  # 38 were there, 12 have gone on
+    assert strategy._due([*ended, *waiting], waiting) == list(range(27))
+    choice = strategy.next([*ended, *waiting], can_start=True)
+    assert isinstance(choice, Continue) and choice.number >= 12
+    gone = Curve(40, rng.random(2), {0: 1.0}, is_running=True)
+    assert strategy._due([*ended, *waiting, gone], waiting) == []
+    failed = [Curve(41 + i, rng.random(2), {LAST: math.nan}) for i in range(9)]
+    assert strategy._due([*ended, *waiting[:26], *failed], waiting[:26]) == []
+
+
+def test_what_is_under_way_is_to_be_beaten():
+    strategy, found = new_strategy(), curves(8, 30, 1.0)
+    leading = Curve(30, np.array([0.3, 0.3]), {0: 0.0, 1: 0.0}, is_running=True)
+    posterior, best = strategy._posterior([*found, leading], np.random.default_rng(0))
+    assert strategy._to_beat([*found, leading], posterior, best) < best
+    assert strategy._to_beat(found, posterior, best) == best
 
 
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():

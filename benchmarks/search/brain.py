@@ -1,7 +1,8 @@
 """tinysearch's own brain over a table: `search.study.Study` as a search runs it, only that nothing is trained.
 
 A table's rung is a token to the brain, so that its rungs are 1, eta, eta squared and so on to R. A configuration whose
-own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by.
+own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by. What it
+showed before, at rungs that were not the same part of its training as of others', is then forgotten.
 
 The configuration that a trial was really given replaces the proposed one in the study's record and in its Optuna trial,
 as every policy is told: whichever of them the brain learns from, it learns what was trained.
@@ -21,7 +22,7 @@ from search.document import Document
 from search.feasibility import Feasibility
 from search.grammar import BudgetSpec, SpaceSpec
 from search.parameter import Parameter, Values
-from search.record import best_record, most_promising
+from search.record import leading_record
 from search.settings import StudySettings
 from search.space import Preset, Space
 from search.study import Study
@@ -48,9 +49,10 @@ def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray]) -> Space:
 
 
 class Tinysearch:
-    """The brain with an in-memory record. Hands over the best trial that has finished, as `tinysearch best` does.
+    """The brain with an in-memory record.
 
-    While none has finished, it hands over the most promising one.
+    Hands over the trial that leads, finished or not: what a search that must end now would train to its end. (What
+    `tinysearch best` calls the best has finished; the simulation counts the best finished trial of every policy.)
     """
 
     def __init__(self, problem: Problem, seed: int, presets: Iterable[np.ndarray] = ()):
@@ -66,7 +68,6 @@ class Tinysearch:
             feasibility=Anything.of(settings.space, budget),
         )
         self.rungs = tuple(rung for rung in self.study.rungs if rung < self._end)
-        self._best: int | None = None
 
     def propose(self) -> Proposal | None:
         proposed = self.study.propose()
@@ -86,14 +87,13 @@ class Tinysearch:
 
     def finished(self, key: int, rung: int, value: float) -> None:
         self.study.report(key, {METRIC: value, "tokens": self._end})
-        best = best_record(self.study.records.values(), METRIC)
-        self._best = best.number if best else None
+        curve, last = self.study._curves[key], len(self.study.rungs) - 1
+        if rung < self._end and last in curve.values:  # its rungs were not those of a whole training
+            curve.values = {last: curve.values[last]}
 
     def incumbent(self) -> int | None:
-        if self._best is not None:
-            return self._best
-        promising = most_promising(self.study.records.values(), METRIC)
-        return promising.number if promising else None
+        leading = leading_record(self.study.records.values(), METRIC)
+        return leading.number if leading else None
 
 
 def _parameter(axis: Axis) -> Parameter:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.search.entrants import ENTRANTS
 from benchmarks.search.policy import Problem
-from benchmarks.search.simulation import Run, simulate
+from benchmarks.search.simulation import GUESS, Run, simulate
 from benchmarks.search.table import Table
 
 
@@ -37,6 +37,7 @@ class Result:
     policy: str
     seed: int
     regrets: tuple[float, ...]  # of the hand-over, at each reading
+    finished_regrets: tuple[float, ...]  # of the best trial that had finished, whatever was handed over
     num_trials: int
     num_finished: int
     num_stopped: int
@@ -76,6 +77,7 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
         policy=policy,
         seed=seed,
         regrets=tuple(run.regret_at(reading * entrant.handicap) for reading in terms.readings),
+        finished_regrets=tuple(_finished_regret(table, run, reading * entrant.handicap) for reading in terms.readings),
         num_trials=len(run.spent),
         num_finished=run.num_finished,
         num_stopped=len(run.unfinished),
@@ -84,6 +86,10 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
         thinking_seconds=run.thinking_seconds,
         num_proposals=run.num_proposals,
     )
+
+
+def _finished_regret(table: Table, run: Run, cost: float) -> float:
+    return min((float(table.regrets[row]) for at, row in run.finished if at <= cost), default=GUESS)
 
 
 def _num_false_stops(table: Table, run: Run) -> int:

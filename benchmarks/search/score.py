@@ -62,15 +62,16 @@ class Scores:
             name: np.array([[r.regrets for r in self.results[name] if r.table == t.name] for t in tables])
             for name in policies
         }
-        means = [reference.curves.mean(axis=0, keepdims=True) for reference in self.references]
-        self.ratios = {
-            name: np.array([self._equivalents(i, means[i], self.regrets[name][i].mean(axis=0)) for i in self._places])
-            for name in policies
-        }
+        self.ratios = {name: self._ratios(self.regrets[name]) for name in policies}
 
     @property
     def _places(self) -> range:
         return range(len(self.tables))
+
+    def _ratios(self, regrets: np.ndarray) -> np.ndarray:
+        """Of the seed-mean regrets on each table; (tables, seeds, readings) -> (tables, readings)."""
+        means = [reference.curves.mean(axis=0, keepdims=True) for reference in self.references]
+        return np.array([self._equivalents(i, means[i], regrets[i].mean(axis=0)) for i in self._places])
 
     def _equivalents(self, place: int, means: np.ndarray, values: np.ndarray) -> np.ndarray:
         """(..., readings) -> the same, on the table at that place."""
@@ -83,13 +84,23 @@ class Scores:
 
     def family_ratios(self, policy: str) -> dict[str, np.ndarray]:
         """The geometric mean inside each family, at each reading."""
-        logs = np.log(self.ratios[policy])
-        inside = {family: [i for i in self._places if self._family(i) == family] for family in self.families}
-        return {family: np.exp(logs[places].mean(axis=0)) for family, places in inside.items()}
+        return self._by_family(self.ratios[policy])
 
     def headline(self, policy: str) -> np.ndarray:
         """The geometric mean over families, at each reading."""
-        return np.exp(np.mean([np.log(ratios) for ratios in self.family_ratios(policy).values()], axis=0))
+        return self._over_families(self.ratios[policy])
+
+    def finished_headline(self, policy: str) -> np.ndarray:
+        """The same of the best trial that had finished, where a policy hands over an unfinished one."""
+        regrets = [[r.finished_regrets for r in self.results[policy] if r.table == t.name] for t in self.tables]
+        return self._over_families(self._ratios(np.array(regrets)))
+
+    def _by_family(self, ratios: np.ndarray) -> dict[str, np.ndarray]:
+        inside = {family: [i for i in self._places if self._family(i) == family] for family in self.families}
+        return {family: np.exp(np.log(ratios[places]).mean(axis=0)) for family, places in inside.items()}
+
+    def _over_families(self, ratios: np.ndarray) -> np.ndarray:
+        return np.exp(np.mean([np.log(inside) for inside in self._by_family(ratios).values()], axis=0))
 
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:
@@ -173,6 +184,7 @@ class Scores:
             **self._read(self.headline(name)),
             **self._read(self.ranks[name], "rank_"),
             **self._read(self.interval(name).T.tolist(), "interval_"),
+            **self._read(self.finished_headline(name), "finished_"),
             **self._read(at_limit.tolist(), "tables_above_10_at_"),
             "false_stops": float(np.mean([r.num_false_stops for r in results])),
             "false_stop_share": sum(r.num_false_stops for r in results) / stopped if stopped else 0.0,
