@@ -77,6 +77,10 @@ def run(
     token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
     goal: Goals = None,
     assign: Assignments = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
     gpus_per_trial: Annotated[
         float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
@@ -103,6 +107,7 @@ def run(
                 seed=seed,
                 goals=tuple(goal or ()),
                 assignments=tuple(assign or ()),
+                metrics=tuple(name.strip() for name in metrics.split(",")) if metrics is not None else (),
                 data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
                 token_dtype=token_dtype.value,
                 gpus_per_trial=gpus_per_trial,
@@ -119,8 +124,9 @@ def run(
             console.print(line)
         if overview.is_complete and overview.best is not None:
             where = "" if runs == Path("runs") else f" --runs {runs}"
+            front = " --pareto" if len(overview.metrics) > 1 else ""
             console.print(
-                f"the configuration: tinysearch best {overview.name}{where}; "
+                f"the configuration: tinysearch best {overview.name}{where}{front}; "
                 f"in a browser: tinysearch dashboard {overview.name}{where}",
                 style="dim",
                 highlight=False,
@@ -302,19 +308,33 @@ def best(
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="All that no other beats in every metric, instead of the first metric's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """The best configuration among the trials that finished their whole budget."""
     with _reporting_errors():
         import yaml
 
-        from search.launch import best_document
+        from search.launch import best_document, front_documents
         from search.storage import StudyError
 
-        document = best_document(_folder(runs, study).load())
+        stored = _folder(runs, study).load()
+        document = best_document(stored)
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
-        if form is BestFormat.train:
+        if pareto:
+            from search.report import Overview, trials_table
+
+            if form is BestFormat.train:
+                raise ValueError("--pareto --format train: several configurations; --json has `train` of each")
+            if as_json or form is BestFormat.json:
+                _print_json(front_documents(stored))
+                return
+            console, overview = _console(), Overview.stored(stored, is_run=False)
+            console.print(trials_table(overview, overview.front, width=console.width))
+        elif form is BestFormat.train:
             _print_json(document["train"])
         elif as_json or form is BestFormat.json:
             _print_json(document)
