@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.search.contest import Terms
+from benchmarks.search.pareto import Front, measure, play
+from benchmarks.search.pareto_policies import POLICIES
+from benchmarks.search.table import Axis, Table
 from search.grammar import MetricSpec
 from search.pareto import hypervolume, undominated, views
 from search.record import OUTCOMES, TrialRecord, pareto_front
@@ -117,3 +122,56 @@ def test_the_same_curves_and_seed_give_the_same_views_and_what_was_learned_since
 def test_before_anything_is_seen_views_are_empty():
     assert [curve.values for curve in next(views([Curve(0, np.zeros(1))], {}, seed=0))] == [{}]
     assert next(views([], {}, seed=0)) == []
+
+
+# The benchmark.
+
+
+def by_hand(losses: list[float], seconds: list[float]) -> Table:
+    """A table of three rungs, each of a third of a unit, whose configurations are evenly spaced on one axis."""
+    values = np.array(losses)[:, None] + np.array([2.0, 1.0, 0.0])
+    return Table(
+        name="by:hand",
+        axes=(Axis("x"),),
+        points=np.linspace(0, 1, len(losses))[:, None],
+        values=values,
+        costs=np.tile([1 / 3, 2 / 3, 1.0], (len(losses), 1)),
+        lengths=np.full(len(losses), 3),
+        restart=False,
+        best=min(losses),
+        median=float(np.median(losses)),
+        seconds=np.array(seconds),
+    )
+
+
+def test_the_share_of_a_front_is_that_of_its_hypervolume():
+    """Two squares of the box from (0, 0) to (1.1, 1.1) that overlap; what is beyond the median loss does not count."""
+    front = Front.of(by_hand([0.0, 0.5, 1.0, 3.0, 3.0, 4.0, 5.0], [math.e, math.exp(0.5), 1, 1, 2, 0.5, 3]))
+    assert front.rows.tolist() == [0, 1, 2]
+    whole = 1.1 * 0.1 + 0.6 * 0.5 + 0.1 * 0.5  # a slice for each of the three, from the slowest
+    assert front.share([0, 1, 2]) == pytest.approx(1)
+    assert front.share([0]) == pytest.approx(1.1 * 0.1 / whole)
+    assert front.share([1]) == pytest.approx(0.6 * 0.6 / whole)
+    assert front.share([]) == front.share([3, 4, 5, 6]) == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_runs_and_has_no_unfinished_trial_on_its_front(policy: str):
+    rng = np.random.default_rng(0)
+    losses = rng.permutation(40) / 10
+    table = by_hand(losses.tolist(), np.exp(-losses + rng.normal(0, 0.3, 40)).tolist())
+    first, again = (play(table, policy, 0, Terms.of(4, 12.0)) for _ in range(2))
+    assert first == again
+    assert first.num_finished > 0 and first.num_unfinished_on_front == 0
+    assert list(first.shares) == sorted(first.shares) and 0 < first.shares[-1] <= 1
+
+
+def test_figures_are_means_of_seeds_and_tables_without_a_front_are_left_out():
+    good = by_hand([0.0, 0.5, 1.0, 3.0, 3.0, 4.0, 5.0], [math.e, math.exp(0.5), 1, 1, 2, 0.5, 3])
+    flat = replace(by_hand([0.0, 1.0, 2.0], [1, 1, 1]), name="flat:one")
+    terms = Terms.of(2, 3.0)
+    measured = measure([good, flat], ["random", "tpe"], range(3), terms)
+    shares = [play(good, "random", seed, terms).shares[-1] for seed in range(3)]
+    assert measured["left_out"] == ["flat:one"]
+    assert measured["tables"]["by:hand"]["random"]["3"] == pytest.approx(np.mean(shares))
+    assert measured["policies"]["random"]["3"] == pytest.approx(np.mean(shares))

@@ -3,11 +3,12 @@
     python -m benchmarks.search.pareto FOLDER [--json] [--workers 8] [--seeds 10] [--budget 50] [--policies all]
                                               [--tables GLOB] [--processes N]
 
-The metrics are the loss and the cost of a full training, its logarithm; both are better when lower. A table holds every
-configuration, so the front is known. A policy is scored by the hypervolume of what it has trained in full, as a share
-of the front's, at 5, 10, 20 and 50 units: the part of the front below the median loss spans the box, and the reference
-point lies a tenth of its sides beyond. Tables where that part has fewer than three configurations are left out: there
-is nothing to choose there. At a rung a policy is told the cost that the whole training would have at the pace so far.
+The metrics are the loss and the logarithm of what a full training costs: its CPU seconds where the table has them, else
+its cost on the table's clock, of which a policy is told at a rung what the whole would be at the pace so far. A table
+holds every configuration, so the front is known. A policy is scored by the hypervolume of what it has trained in full,
+as a share of the front's, at 5, 10, 20 and 50 units. The part of the front below the median loss spans the box, and the
+reference point lies a tenth of its sides beyond. Tables where that part has fewer than three configurations are left
+out: there is little to choose there.
 
 Everything else is as in `python -m benchmarks.search`: the clock, the workers, the configurations that are left, and
 that a policy is told which configuration it was given. Figures are means over seeds and geometric means over families
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.contest import Terms
+from benchmarks.search.entrants import TINYSEARCH
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.policy import Problem
 from benchmarks.search.simulation import simulate
@@ -39,6 +41,7 @@ from search.pareto import hypervolume, undominated
 MARGIN = 0.1  # of the reference point beyond the front's box
 MIN_FRONT = 3
 NUM_RESAMPLES = 1000
+FLOOR = 1e-3  # of a share, so that geometric means have a value
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Front:
 
     @classmethod
     def of(cls, table: Table) -> Front:
-        metrics = np.column_stack([table.full_values, np.log(table.full_costs)])
+        expenses = table.full_costs if table.seconds is None else table.seconds
+        metrics = np.column_stack([table.full_values, np.log(expenses)])
         rows = np.flatnonzero(undominated(metrics) & (table.full_values < table.median))
         low, high = metrics[rows].min(0), metrics[rows].max(0)
         return cls(metrics, rows, low, high + MARGIN * (high - low))
@@ -83,15 +87,16 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
     """One run."""
     front = Front.of(table)
     player = POLICIES[policy](Problem.of(table, terms.budget), seed)
-    given: dict[int, np.ndarray] = {}
-    remember, player.given = player.given, lambda key, point: (given.update({key: point}), remember(key, point))[1]
 
     def measured(row: int, rung: int) -> tuple[float, float]:
-        left = 1.0 if rung == table.lengths[row] else table.num_rungs / rung
-        return float(table.values[row, rung - 1]), float(np.log(table.costs[row, rung - 1] * left))
+        if table.seconds is not None:
+            expense = table.seconds[row]
+        else:
+            expense = table.costs[row, rung - 1] * (1.0 if rung == table.lengths[row] else table.num_rungs / rung)
+        return float(table.values[row, rung - 1]), float(np.log(expense))
 
     run = simulate(table, player, num_workers=terms.num_workers, budget=terms.budget, seed=seed, measured=measured)
-    done = {table.points[row].tobytes() for _, row in run.finished}
+    done = {row for _, row in run.finished}
     return Result(
         table=table.name,
         policy=policy,
@@ -99,7 +104,7 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
         shares=tuple(front.share([row for cost, row in run.finished if cost <= at]) for at in terms.readings),
         num_trials=len(run.spent),
         num_finished=run.num_finished,
-        num_unfinished_on_front=sum(given[key].tobytes() not in done for key in player.front()),
+        num_unfinished_on_front=sum(run.rows[key] not in done for key in player.front()),
     )
 
 
@@ -126,7 +131,7 @@ def measure(
     family_of = [names[table.family] for table in chosen]
     means = {name: shares[name].mean(axis=1) for name in policies}
     resampled = _resampled(shares, family_of)
-    ratios = {name: resampled[policies[-1]] - resampled[name] for name in policies}
+    heads = {name: np.exp(_over_families(np.log(np.maximum(means[name], FLOOR)), family_of)) for name in policies}
 
     def read(values: np.ndarray) -> dict[str, Any]:
         return dict(zip(readings, values.tolist(), strict=True))
@@ -137,14 +142,21 @@ def measure(
     return {
         "policies": {
             name: {
-                **read(np.exp(_over_families(np.log(np.maximum(means[name], FLOOR)), family_of))),
+                **read(heads[name]),
                 "interval": interval(resampled[name]),
-                "behind_last": interval(ratios[name]),
                 "trials": float(np.mean([r.num_trials for r in results if r.policy == name])),
                 "finished": float(np.mean([r.num_finished for r in results if r.policy == name])),
                 "unfinished_on_front": sum(r.num_unfinished_on_front for r in results if r.policy == name),
             }
             for name in policies
+        },
+        "advantage": {
+            name: {
+                **read(heads[TINYSEARCH] / heads[name]),
+                "interval": interval(resampled[TINYSEARCH] - resampled[name]),
+            }
+            for name in policies
+            if TINYSEARCH in policies and name != TINYSEARCH
         },
         "tables": {
             table.name: {
@@ -159,9 +171,6 @@ def measure(
         "seeds": len(seeds),
         "budget": terms.budget,
     }
-
-
-FLOOR = 1e-3  # of a share, so that geometric means have a value
 
 
 def _over_families(values: np.ndarray, family_of: list[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import TrialState
 
 from benchmarks.search.brain import Tinysearch
+from benchmarks.search.entrants import TINYSEARCH
 from benchmarks.search.optuna_peers import distributions, overwrite
 from benchmarks.search.peers import RandomSearch
 from benchmarks.search.policy import Problem, Proposal
@@ -102,5 +103,5 @@ POLICIES: dict[str, Callable] = {
     "random": RandomPairs,
     "nsga2": lambda problem, seed: OptunaPairs(problem, optuna.samplers.NSGAIISampler(seed=seed)),
     "tpe": lambda problem, seed: OptunaPairs(problem, optuna.samplers.TPESampler(seed=seed)),
-    "tinysearch": TinysearchPairs,
+    TINYSEARCH: TinysearchPairs,
 }

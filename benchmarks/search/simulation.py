@@ -33,6 +33,7 @@ class Run:
     costs: list[float] = field(default_factory=list)  # where the hand-over changed ...
     regrets: list[float] = field(default_factory=list)  # ... and its normalised regret from there on
     handed: int | None = None  # the row handed over at the end
+    rows: dict[int, int] = field(default_factory=dict)  # key of a trial -> its row
     spent: dict[int, float] = field(default_factory=dict)  # row -> cost
     finished: list[tuple[float, int]] = field(default_factory=list)  # cost at which, and row, in order
     unfinished: list[int] = field(default_factory=list)  # rows stopped or paused, and not under way at the end
@@ -174,6 +175,7 @@ class _Simulation:
         for _, _, trial in self.events:
             self.spent[trial.row] += self.now + left - trial.started
         run.handed = None if handed_key is None else self.trials[handed_key].row
+        run.rows = {key: trial.row for key, trial in self.trials.items()}
         run.spent = {row: cost for row, cost in enumerate(self.spent) if cost}
         run.unfinished = sorted(self.trials[key].row for key in unfinished)
 
