@@ -221,9 +221,11 @@ def trials_table(
 
 
 def metric_text(name: str, value: float | None) -> str:
-    """A measurement for a table: memory in its units, losses to four digits after the point."""
+    """A measurement for a table: memory and counts in their units, losses to four digits after the point."""
     if not is_number(value):
-        return "nan"
+        return "-" if value is None else "nan"
+    if name == "num_params":
+        return tokens_text(value)
     if name == "peak_vram_bytes":
         return bytes_text(value)
     return f"{value:.4f}" if name in ("loss", "bits_per_byte") else f"{value:,.4g}"
