@@ -176,16 +176,24 @@ def comparison_line(overview: Overview) -> str:
 
 
 def _front_line(overview: Overview) -> str:
-    """How many trials the front has, and its two ends."""
-    front, (first, *others) = overview.front, overview.metrics
-    names = " and ".join([first.name, *(metric.name for metric in others)])
+    """How many trials the front has, the best by each metric, and how many beat the guide's own configuration."""
+    front, reference = overview.front, overview.reference
+    names = " and ".join(metric.name for metric in overview.metrics)
     line = f"front of {names}: {len(front)} of {overview.counts[FINISHED]} finished trials"
     for metric in overview.metrics:
         end = min(front, key=lambda record: record.signed([metric]), default=None)
         if end is not None:
             value = metric_text(metric.name, end.measured(metric.name))
             line += f"; best {metric.name}: trial {end.number}{_preset(end)}, {value}"
-    return line
+    if reference is None or reference.outcome != FINISHED:
+        return line
+    if reference in front:
+        return f"{line}; the guide's {reference.preset!r} is on it"
+    theirs = reference.signed(overview.metrics)
+    num_better = sum(
+        all(a <= b for a, b in zip(record.signed(overview.metrics), theirs, strict=True)) for record in front
+    )
+    return f"{line}; {num_better} of it beat the guide's {reference.preset!r} in all"
 
 
 def trials_table(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import math
 import warnings
 from collections import Counter, deque
@@ -21,7 +20,7 @@ from optuna.trial import TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
 from search.journal import Journal
-from search.pareto import views
+from search.pareto import favourable_views, random_view
 from search.record import (
     DIVERGED,
     FAILED,
@@ -42,7 +41,6 @@ from search.storage import StudyError
 from search.strategy import Continue, Curve, Start, Strategy
 
 MAX_FAILURES_IN_A_ROW = 3
-NUM_VIEWS = 8  # of several metrics, in one of which a paused trial must have a chance
 STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
 HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
 
@@ -296,14 +294,14 @@ class Study:
         return self._choice
 
     def _decide(self, *, can_start: bool) -> Start | Continue | None:
-        """The strategy's choice. With several metrics, by the first view of them in which it has one."""
+        """The strategy's choice; with several metrics by a random view, and in the end by the first that has one."""
         curves = list(self._curves.values())
         if len(self.metrics) == 1:
             return self._strategy.next(curves, can_start=can_start)
-        for view in itertools.islice(views(curves, self._vectors, seed=self.settings.seed), NUM_VIEWS):
-            if (choice := self._strategy.next(view, can_start=can_start)) is not None:
-                return choice
-        return None
+        if can_start:
+            return self._strategy.next(random_view(curves, self._vectors, seed=self.settings.seed), can_start=True)
+        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
+        return next((choice for choice in choices if choice is not None), None)
 
     def _learn(self, record: TrialRecord) -> None:
         """Tell the strategy what a record says now. A trial that cannot be had is as bad as any, at the last rung."""

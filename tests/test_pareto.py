@@ -16,7 +16,7 @@ from benchmarks.search.pareto import Front, measure, play
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.table import Axis, Table
 from search.grammar import MetricSpec
-from search.pareto import hypervolume, undominated, views
+from search.pareto import favourable_views, hypervolume, random_view, undominated
 from search.record import OUTCOMES, TrialRecord, pareto_front
 from search.strategy import Curve
 
@@ -87,17 +87,25 @@ def test_each_end_of_a_trade_off_is_the_best_in_some_view_and_what_is_beaten_is_
     curves, vectors = trade_off(8)
     curves.append(Curve(8, np.array([0.5]), {0: 9.0}, is_paused=True))
     vectors[8] = {0: (8.0, 1.0)}
-    best = set()
-    for view in itertools.islice(views(curves, vectors, seed=0), 200):
-        best.add(min(view, key=lambda curve: curve.values[0]).number)
+    drawn = [random_view(curves, vectors, seed=seed) for seed in range(200)]
+    best = {min(view, key=lambda curve: curve.values[0]).number for view in drawn}
     assert {0, 7} <= best and len(best) >= 4  # 7 has the worst loss of all but the last
     assert 8 not in best
+
+
+def test_every_paused_trial_that_nothing_beats_is_the_best_in_its_favourable_view():
+    curves, vectors = trade_off(8)
+    for number in (0, 3, 7):
+        paused = [replace(curve, is_paused=curve.number == number) for curve in curves]
+        (view,) = favourable_views(paused, vectors)
+        assert abs(min(view, key=lambda curve: curve.values[0]).number - number) <= 1
+    assert list(favourable_views([replace(curve, is_paused=False) for curve in curves], vectors)) == []
 
 
 def test_views_keep_failures_rungs_and_what_else_a_curve_says():
     curves = [Curve(0, np.zeros(1), {0: 1.0, 1: 0.5}), Curve(1, np.ones(1), {0: 2.0, 2: math.nan}, is_running=True)]
     vectors = {0: {0: (1.0, 5.0), 1: (0.5, 5.0)}, 1: {0: (2.0, 3.0), 2: (math.nan, math.nan)}}
-    view = next(views(curves, vectors, seed=0))
+    view = random_view(curves, vectors, seed=0)
     assert [sorted(curve.values) for curve in view] == [[0, 1], [0, 2]]
     assert math.isnan(view[1].values[2])
     assert all(math.isfinite(v) for v in [*view[0].values.values(), view[1].values[0]])
@@ -105,23 +113,22 @@ def test_views_keep_failures_rungs_and_what_else_a_curve_says():
     assert curves[0].values == {0: 1.0, 1: 0.5}
 
 
-def test_the_same_curves_and_seed_give_the_same_views_and_what_was_learned_since_gives_others():
+def test_the_same_curves_and_seed_give_the_same_view_and_what_was_learned_since_gives_another():
     curves, vectors = trade_off(5)
 
-    def shown(seed: int) -> list[list[float]]:
-        found = itertools.islice(views(curves, vectors, seed=seed), 3)
-        return [[curve.values[0] for curve in view] for view in found]
+    def shown(seed: int) -> list[float]:
+        return [curve.values[0] for curve in random_view(curves, vectors, seed=seed)]
 
     first = shown(1)
     assert first == shown(1) != shown(2)
-    curves[0].values[1] = 0.1
     vectors[0][1] = (0.1, 0.0)
     assert first != shown(1)
 
 
 def test_before_anything_is_seen_views_are_empty():
-    assert [curve.values for curve in next(views([Curve(0, np.zeros(1))], {}, seed=0))] == [{}]
-    assert next(views([], {}, seed=0)) == []
+    assert [curve.values for curve in random_view([Curve(0, np.zeros(1), is_paused=True)], {}, seed=0)] == [{}]
+    assert list(favourable_views([Curve(0, np.zeros(1), is_paused=True)], {})) == []
+    assert random_view([], {}, seed=0) == []
 
 
 # The benchmark.
