@@ -59,6 +59,10 @@ def run(
     token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
     goal: Goals = None,
     assign: Assignments = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
     gpus_per_trial: Annotated[
         float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
@@ -85,6 +89,7 @@ def run(
                 seed=seed,
                 goals=tuple(goal or ()),
                 assignments=tuple(assign or ()),
+                metrics=tuple(name.strip() for name in metrics.split(",")) if metrics is not None else (),
                 data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
                 token_dtype=token_dtype.value,
                 gpus_per_trial=gpus_per_trial,
@@ -101,8 +106,9 @@ def run(
             console.print(line)
         if overview.is_complete and overview.best is not None:
             where = "" if runs == Path("runs") else f" --runs {runs}"
+            front = " --pareto" if len(overview.metrics) > 1 else ""
             console.print(
-                f"the configuration: tinysearch best {overview.name}{where}; "
+                f"the configuration: tinysearch best {overview.name}{where}{front}; "
                 f"in a browser: tinysearch dashboard {overview.name}{where}",
                 style="dim",
                 highlight=False,

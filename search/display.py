@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.record import RUNNING, TrialRecord
-from search.report import Overview, comparison_line, counts_line, seconds_text, tokens_text, trials_table
+from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text, trials_table
 
 ROWS = 12
 
@@ -44,11 +44,11 @@ class Display:
         if self._live is not None or kind != "ended":
             return
         overview = self._overview()
-        value = record.measured(overview.metric)
+        measured = [f"{m.name} {metric_text(m.name, record.measured(m.name))}" for m in overview.metrics]
         parts = [
             f"trial {record.number}{f' ({record.preset})' if record.preset else ''}",
             f"{record.outcome} at {tokens_text(record.rung or record.tokens)} tokens",
-            f"{overview.metric} {value:.4f}" if value is not None else "no measurement",
+            "  ".join(measured) if record.rung else "no measurement",
             f"{record.tokens_per_second:,.0f} tok/s" if record.tokens_per_second else "",
             record.reason if record.outcome not in ("stopped", "finished") else "",
             f"[{self._num_ended(overview)}/{overview.num_trials}, {self._elapsed()}]",

@@ -8,6 +8,7 @@ held against.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -17,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from search.document import NUMBER_PATTERN, Document, Faults, Path_, given
 
 MEASUREMENTS = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
+BETTER_HIGHER = ("tokens_per_second",)  # of all other measurements less is better
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
 """What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
 
@@ -30,6 +32,7 @@ MISTAKEN_KEYS = {
     "constraints": "rules", "params": "parameters", "hyperparameters": "parameters", "search_space": "parameters",
     "model": "family", "description": "about", "objective": "metric", "direction": "goal", "mode": "goal",
     "rule": "require", "reason": "why", "increase": "raise", "decrease": "lower", "num_trials": "trials",
+    "objectives": "metrics",
 }  # fmt: skip
 """Keys of other tools, and what they are called here."""
 
@@ -131,6 +134,19 @@ class MetricSpec(_Entry):
 
     name: Measured = Field("loss", description="the measurement to optimise")
     goal: Literal["minimize", "maximize"] = Field("minimize", description="which way is better")
+
+    @classmethod
+    def of(cls, name: str) -> MetricSpec:
+        """The metric of that measurement. Raises ValueError for a name that is none."""
+        if name not in MEASUREMENTS:
+            raise ValueError(_unknown("measurement", name, MEASUREMENTS))
+        return cls(name=name, goal="maximize" if name in BETTER_HIGHER else "minimize")  # type: ignore[arg-type]
+
+    def signed(self, value: float | None) -> float:
+        """A value of which less is better, whatever the goal; NaN where there is none."""
+        if value is None:
+            return math.nan
+        return -value if self.goal == "maximize" else value
 
 
 class LimitSpec(_Entry):
@@ -263,6 +279,12 @@ class SpaceSpec(_Entry):
     source: Text = Field("", description="the guide that this space writes down")
     guide: Text = Field("", description="its short name, said before the source of a rule, an advice or a parameter")
     metric: MetricSpec = Field(MetricSpec(), description="what the search optimises")
+    metrics: list[Measured] = Field(
+        [],
+        max_length=len(MEASUREMENTS),
+        description="several measurements to optimise at once, in place of metric; the search is for their front",
+        json_schema_extra={"minItems": 2, "uniqueItems": True},
+    )
     limits: Limits = Field({}, description="bounds on measurements; a trial beyond one is infeasible")
     budget: BudgetSpec = Field(BudgetSpec(), description="how much to train when no other budget is named")
     budgets: dict[str, BudgetSpec] = Field(
@@ -287,6 +309,11 @@ class SpaceSpec(_Entry):
         [], max_length=MAX_ENTRIES, description="recommendations that hang on the data or the hardware"
     )
     claims: list[ClaimSpec] = Field([], max_length=MAX_ENTRIES, description="numbers that the guide states")
+
+    @property
+    def objectives(self) -> tuple[MetricSpec, ...]:
+        """What the search optimises: the metrics, or the one metric."""
+        return tuple(map(MetricSpec.of, self.metrics)) or (self.metric,)
 
     def cited(self, source: str) -> str:
         """A source as it is told away from its file: the guide's short name before it."""
@@ -344,7 +371,7 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
             kind = "measurement" if "limits" in loc else "effect"
             faults.add(_unknown(kind, str(given_there), get_args(get_args(_type_at(loc[:-2]))[0])), *path)
         case "literal_error" if isinstance(given_there, str):
-            kind = "measurement" if loc[-1] in ("name", "measurement") else "direction"
+            kind = "measurement" if loc[0] == "metrics" or loc[-1] in ("name", "measurement") else "direction"
             faults.add(_unknown(kind, given_there, get_args(_type_at(loc))), *path)
         case "literal_error":
             faults.add(f"expected one of {', '.join(get_args(_type_at(loc)))}, got {given(given_there)}", *path)
@@ -376,7 +403,7 @@ def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
     if top not in value:
         return value
     section = value[top]
-    if len(path) > 1 and isinstance(section, list):
+    if len(path) > 1 and top in PLACEHOLDERS and isinstance(section, list):
         kept = [PLACEHOLDERS.get(str(top)) if i == path[1] else item for i, item in enumerate(section)]
         return {**value, top: kept}  # removing it would shift the others
     if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget"):

@@ -18,6 +18,7 @@ from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
+from search.record import TrialRecord
 from search.report import Overview, comparison_line, counts_line, finite, is_number, wasted_line
 from search.settings import StudySettings
 from search.space import Space, extremes, rungs_of
@@ -40,6 +41,7 @@ class RunOptions:
     seed: int = 0
     goals: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()  # in place of the space's
     data: tuple[Path, ...] = ()
     token_dtype: str = "uint16"
     gpus_per_trial: float | None = None
@@ -56,7 +58,7 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
     space = load_space(options.space)
     budget = space.budget(options.budget)
-    space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments)
+    space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
     return space, budget, assess(space, budget)
 
 
@@ -202,17 +204,26 @@ def corpus_of(space: Space, paths: Sequence[str], *, token_dtype: str) -> dict[s
 
 
 def best_document(stored: optuna.Study) -> dict[str, Any] | None:
-    """The best finished trial for reuse: parameters, measurements, and under `train` what the trainer takes.
+    """The best finished trial (by the first metric) for reuse; None where no trial has finished its budget.
 
-    None where no trial has finished its budget.
+    It has the parameters, the measurements, and under `train` what the trainer takes.
     """
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
-    best, reference = overview.best, overview.reference
-    if best is None:
-        return None
-    compared = {}
-    if reference is not None and is_number(theirs := reference.measured(overview.metric, best.rung)):
-        compared = {"reference": {"preset": reference.preset, overview.metric: theirs, "tokens": best.rung}}
+    return None if overview.best is None else _document(overview, settings, overview.best)
+
+
+def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
+    """As `best_document`, each trial of the front; the best by the first metric stands first."""
+    overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
+    return [_document(overview, settings, record) for record in overview.front]
+
+
+def _document(overview: Overview, settings: StudySettings, best: TrialRecord) -> dict[str, Any]:
+    reference, compared = overview.reference, {}
+    names = [metric.name for metric in overview.metrics]
+    theirs = {} if reference is None else {name: reference.measured(name, best.rung) for name in names}
+    if reference is not None and all(map(is_number, theirs.values())):
+        compared = {"reference": {"preset": reference.preset, **theirs, "tokens": best.rung}}
     return {
         "study": overview.name,
         "trial": best.number,

@@ -16,7 +16,7 @@ from search.advise import check_advice
 from search.checking import check_budgets, check_claims, check_defaults, check_goals, check_ranges, checked_presets
 from search.document import Document, Faults, given, parse_document, read_document
 from search.expression import Expression, ExpressionError, parse_expression
-from search.grammar import ParameterSpec, SpaceSpec, read_spec
+from search.grammar import MetricSpec, ParameterSpec, SpaceSpec, read_spec
 from search.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
 from search.space import Rule, Space, circle_in, in_order
 from trainer.checks import unknown_name
@@ -24,8 +24,6 @@ from trainer.config import MODEL_CONFIGS, parameter_types
 
 RESERVED = {"data", "cache_dir", "eval_tokens", "seed", "device", "num_threads", "token_dtype"}
 """Fields of a training run that the command line or the budget sets, never a space."""
-
-BETTER_HIGHER = ("tokens_per_second",)
 
 
 def load_space(path: str | Path) -> Space:
@@ -263,10 +261,18 @@ def _check_goal_names(spec: SpaceSpec, declared: set[str], faults: Faults) -> No
 
 
 def _check_measurements(spec: SpaceSpec, faults: Faults) -> None:
-    best = "maximize" if spec.metric.name in BETTER_HIGHER else "minimize"
+    best = MetricSpec.of(spec.metric.name).goal
     if spec.metric.goal != best:
         better = "higher" if best == "maximize" else "lower"
         faults.add(f"{spec.metric.name} is better {better}; write goal: {best}", "metric")
+    if "metrics" in spec.model_fields_set:
+        if "metric" in spec.model_fields_set:
+            faults.add("stands beside metric; keep one", "metrics")
+        if len(spec.metrics) < 2:
+            faults.add("names fewer than two measurements; for one write metric", "metrics")
+        for i, name in enumerate(spec.metrics):
+            if name in spec.metrics[:i]:
+                faults.add(f"{name} is listed twice", "metrics", i)
     budgets = {("budget",): spec.budget, **{("budgets", name): b for name, b in spec.budgets.items()}}
     for path, budget in budgets.items():
         if budget.min_tokens > budget.max_tokens:

@@ -8,7 +8,7 @@ from typing import Any
 
 from search.document import parse_number
 from search.expression import Expression, ExpressionError, parse_expression
-from search.grammar import BudgetSpec, GoalSpec
+from search.grammar import BudgetSpec, GoalSpec, MetricSpec
 from search.parameter import Parameter, Value, Values, checked_value, kind_name, shown, typed
 from search.space import Space, extremes, in_order, not_in
 from trainer.checks import unknown_name
@@ -20,12 +20,15 @@ def narrow(
     budget: BudgetSpec | None = None,
     goals: Iterable[str] = (),
     assignments: Iterable[str] = (),
+    metrics: Iterable[str] = (),
 ) -> Space:
     """The space with what the budget sets, goals applied and parameters fixed by `name=value`.
 
-    Raises ValueError, naming the mistake.
+    `metrics` are what to optimise, in place of what the space says. Raises ValueError, naming the mistake.
     """
-    goals, assignments = tuple(goals), tuple(assignments)
+    goals, assignments, metrics = tuple(goals), tuple(assignments), tuple(metrics)
+    if metrics:
+        space = _with_metrics(space, metrics)
     if budget is not None:
         space = _with_budget(space, budget)
     space = replace(space, changes=(*space.changes, *(f"goal {g}" for g in goals), *(f"set {a}" for a in assignments)))
@@ -48,6 +51,17 @@ def _with_budget(space: Space, budget: BudgetSpec) -> Space:
         for name, preset in space.presets.items()
     }
     return replace(space, parameters=in_order(parameters), presets=presets)
+
+
+def _with_metrics(space: Space, names: tuple[str, ...]) -> Space:
+    try:
+        metrics = [MetricSpec.of(name) for name in names]
+    except ValueError as error:
+        raise ValueError(f"--metrics {','.join(names)}: {error}") from None
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"--metrics {','.join(names)}: {twice[0]} is listed twice")
+    chosen = {"metric": metrics[0], "metrics": []} if len(names) == 1 else {"metrics": list(names)}
+    return replace(space, spec=space.spec.model_copy(update=chosen))
 
 
 def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:

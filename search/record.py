@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
+
+from search.grammar import MetricSpec
+from search.pareto import undominated
 
 FINISHED = "finished"
 STOPPED = "stopped"
@@ -63,6 +67,10 @@ class TrialRecord:
         """A measurement at a rung (the deepest unless told); None where it was not taken."""
         return self.measurements.get(self.rung if rung is None else rung, {}).get(name)
 
+    def signed(self, metrics: Sequence[MetricSpec], rung: int | None = None) -> tuple[float, ...]:
+        """The metrics at a rung (the deepest unless told), of which less is better; NaN where one was not taken."""
+        return tuple(metric.signed(self.measured(metric.name, rung)) for metric in metrics)
+
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord | None:
         """The record of an Optuna trial, or None where the driver died before the configuration was complete."""
@@ -97,6 +105,17 @@ def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool =
     """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
     finished = [r for r in records if r.outcome == FINISHED and _is_number(r.measured(metric))]
     return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
+
+
+def pareto_front(records: Iterable[TrialRecord], metrics: Sequence[MetricSpec]) -> list[TrialRecord]:
+    """The trials that finished their whole budget and that no other such beats in all metrics; best first metric first.
+
+    Never one that is unfinished, beyond a limit, or without a finite value of each metric.
+    """
+    finished = [r for r in records if r.outcome == FINISHED and all(map(math.isfinite, r.signed(metrics)))]
+    is_on_it = undominated(np.array([record.signed(metrics) for record in finished]))
+    front = [record for record, on_it in zip(finished, is_on_it, strict=True) if on_it]
+    return sorted(front, key=lambda record: (record.signed(metrics), record.number))
 
 
 def leading_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:

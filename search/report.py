@@ -12,7 +12,8 @@ import optuna
 from rich.table import Table
 from rich.text import Text
 
-from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED, TrialRecord, best_record
+from search.grammar import MetricSpec
+from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED, TrialRecord, best_record, pareto_front
 from search.settings import StudySettings, num_trials_of
 from search.space import rungs_of
 from search.study import Study
@@ -20,6 +21,7 @@ from search.study import Study
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
 FIXED_WIDTH = 84  # of the columns before the parameters
+ALWAYS_SHOWN = ("tokens_per_second", "peak_vram_bytes", "num_params")  # whatever the metrics are
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,7 @@ class Overview:
     """What there is to say about a study at one moment, read from its records."""
 
     name: str
-    metric: str
-    maximize: bool
+    metrics: tuple[MetricSpec, ...]
     records: list[TrialRecord]
     num_trials: int
     rungs: tuple[int, ...]
@@ -62,11 +63,9 @@ class Overview:
     def _build(
         cls, name: str, settings: StudySettings, records: list[TrialRecord], num_trials: int, reference: str
     ) -> Overview:
-        metric = settings.space.spec.metric
         return cls(
             name=name,
-            metric=metric.name,
-            maximize=metric.goal == "maximize",
+            metrics=settings.space.spec.objectives,
             records=records,
             num_trials=num_trials,
             rungs=rungs_of(settings.budget),
@@ -79,8 +78,23 @@ class Overview:
         return Counter(record.outcome for record in self.records)
 
     @property
+    def metric(self) -> str:
+        """The first metric, by which trials are listed."""
+        return self.metrics[0].name
+
+    @property
+    def maximize(self) -> bool:
+        return self.metrics[0].goal == "maximize"
+
+    @property
     def best(self) -> TrialRecord | None:
+        """The best finished trial by the first metric."""
         return best_record(self.records, self.metric, maximize=self.maximize)
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The finished trials that no other beats in all metrics; the best by the first metric stands first."""
+        return pareto_front(self.records, self.metrics)
 
     @property
     def reference(self) -> TrialRecord | None:
@@ -108,11 +122,13 @@ class Overview:
         return {
             "study": self.name,
             "metric": self.metric,
+            "metrics": [metric.name for metric in self.metrics],
             "trials": self.num_trials,
             "rungs": list(self.rungs),
             "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
             "complete": self.is_complete,
             "best": None if best is None else trial_dict(best),
+            "front": [record.number for record in self.front],
             "reference": None if reference is None else trial_dict(reference),
             "wasted": sum(self.counts[outcome] for outcome in WASTED),
             "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
@@ -160,6 +176,8 @@ def comparison_line(overview: Overview) -> str:
     best, reference = overview.best, overview.reference
     if best is None:
         return "no trial has finished its budget yet"
+    if len(overview.metrics) > 1:
+        return _front_line(overview)
     value = best.measured(overview.metric)
     line = (
         f"best: trial {best.number}{_preset(best)}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
@@ -175,6 +193,27 @@ def comparison_line(overview: Overview) -> str:
     return f"{line}; the guide's {reference.preset!r} has {theirs:.4g} ({change:+.1%})"
 
 
+def _front_line(overview: Overview) -> str:
+    """How many trials the front has, the best by each metric, and how many beat the guide's own configuration."""
+    front, reference = overview.front, overview.reference
+    names = " and ".join(metric.name for metric in overview.metrics)
+    line = f"front of {names}: {len(front)} of {overview.counts[FINISHED]} finished trials"
+    for metric in overview.metrics:
+        end = min(front, key=lambda record: record.signed([metric]), default=None)
+        if end is not None:
+            value = metric_text(metric.name, end.measured(metric.name))
+            line += f"; best {metric.name}: trial {end.number}{_preset(end)}, {value}"
+    if reference is None or reference.outcome != FINISHED:
+        return line
+    if reference in front:
+        return f"{line}; the guide's {reference.preset!r} is on it"
+    theirs = reference.signed(overview.metrics)
+    num_better = sum(
+        all(a <= b for a, b in zip(record.signed(overview.metrics), theirs, strict=True)) for record in front
+    )
+    return f"{line}; {num_better} of it beat the guide's {reference.preset!r} in all"
+
+
 def trials_table(
     overview: Overview, records: Iterable[TrialRecord], *, title: str | None = None, width: int | None = None
 ) -> Table:
@@ -182,28 +221,40 @@ def trials_table(
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    for heading in ("tokens", overview.metric, "tok/s", "peak memory", "params"):
+    own = [m.name for i, m in enumerate(overview.metrics) if i == 0 or m.name not in ALWAYS_SHOWN]
+    for heading in ("tokens", *own, "tok/s", "peak memory", "params"):
         table.add_column(heading, justify="right", no_wrap=True)
     shown = [name for name in overview.searched]
     while shown and width is not None and FIXED_WIDTH + sum(len(name) + 2 for name in shown) > width:
         shown.pop()
     for name in shown:
         table.add_column(name, justify="right", style="dim", no_wrap=True)
-    best = overview.best
+    marked = [record.number for record in overview.front] if len(overview.metrics) > 1 else []
+    marked += [overview.best.number] if overview.best is not None else []
     for record in records:
         state = record.outcome + (f" ({record.preset})" if record.preset else "")
-        value = record.measured(overview.metric)
         table.add_row(
-            f"{record.number}" + ("*" if best is record else ""),
+            f"{record.number}" + ("*" if record.number in marked else ""),
             Text(state, style=STYLES.get(record.outcome, STYLE_OF_OTHERS)),
             tokens_text(max(record.tokens, record.rung)),
-            f"{value:.4f}" if is_number(value) else ("nan" if record.rung else "-"),
+            *(metric_text(name, record.measured(name)) if record.rung else "-" for name in own),
             f"{record.tokens_per_second:,.0f}" if record.tokens_per_second else "-",
             bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
             tokens_text(record.measured("num_params")),
             *(value_text(record.values.get(name)) for name in shown),
         )
     return table
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """A measurement for a table: memory and counts in their units, losses to four digits after the point."""
+    if not is_number(value):
+        return "-" if value is None else "nan"
+    if name == "num_params":
+        return tokens_text(value)
+    if name == "peak_vram_bytes":
+        return bytes_text(value)
+    return f"{value:.4f}" if name in ("loss", "bits_per_byte") else f"{value:,.4g}"
 
 
 def tokens_text(count: float | None) -> str:

@@ -37,6 +37,7 @@ class StudySettings:
             "space_source": self.space.document.source,
             "goals": list(self.goals),
             "assignments": list(self.assignments),
+            "metrics": [metric.name for metric in self.space.spec.objectives],
             "budget": self.budget.model_dump(),
             "budget_name": self.budget_name,
             "seed": self.seed,
@@ -49,7 +50,7 @@ class StudySettings:
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
         space, budget = parse_space(attrs["space"], attrs["space_source"]), BudgetSpec.model_validate(attrs["budget"])
         return cls(
-            space=narrow(space, budget=budget, goals=goals, assignments=assignments),
+            space=narrow(space, budget=budget, goals=goals, assignments=assignments, metrics=attrs.get("metrics", ())),
             budget=budget,
             budget_name=attrs["budget_name"],
             seed=attrs["seed"],
@@ -67,6 +68,9 @@ class StudySettings:
         for name in ("goals", "assignments", "seed", "run"):
             if getattr(self, name) != getattr(other, name):
                 found.append(f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now")
+        metrics = [", ".join(m.name for m in s.space.spec.objectives) for s in (self, other)]
+        if metrics[0] != metrics[1]:
+            found.append(f"metrics: {metrics[0]} before, {metrics[1]} now")
         before, now = self.budget.model_dump(exclude={"trials"}), other.budget.model_dump(exclude={"trials"})
         found += [
             f"budget {key}: {before[key]!r} before, {now[key]!r} now" for key in before if before[key] != now[key]

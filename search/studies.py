@@ -96,19 +96,33 @@ def best(
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="All that no other beats in every metric, instead of the first metric's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """The best configuration among the trials that finished their whole budget."""
     with reporting_errors():
         import yaml
 
-        from search.launch import best_document
+        from search.launch import best_document, front_documents
         from search.storage import StudyError
 
-        document = best_document(study_folder(runs, study).load())
+        stored = study_folder(runs, study).load()
+        document = best_document(stored)
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
-        if form is BestFormat.train:
+        if pareto:
+            from search.report import Overview, trials_table
+
+            if form is BestFormat.train:
+                raise ValueError("--pareto --format train: several configurations; --json has `train` of each")
+            if as_json or form is BestFormat.json:
+                print_json(front_documents(stored))
+                return
+            console, overview = make_console(), Overview.stored(stored, is_run=False)
+            console.print(trials_table(overview, overview.front, width=console.width))
+        elif form is BestFormat.train:
             print_json(document["train"])
         elif as_json or form is BestFormat.json:
             print_json(document)

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
 from search.journal import Journal
+from search.pareto import favourable_views, random_view
 from search.record import (
     DIVERGED,
     FAILED,
@@ -88,7 +89,7 @@ class Study:
         self.space = settings.space
         self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run)
         self.rungs = self.feasibility.rungs
-        self.metric = self.space.spec.metric
+        self.metrics = self.space.spec.objectives
         self.num_trials = trials or num_trials_of(study, settings)
         self.records: dict[int, TrialRecord] = {}
         self.skipped_presets: dict[str, str] = {}
@@ -106,6 +107,7 @@ class Study:
         self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
         self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}
+        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
         self._choice: Start | Continue | None = None
         self._choice_is_valid = False  # until anything is learned or started
         self._trials: dict[int, optuna.Trial] = {}  # those under way
@@ -126,13 +128,13 @@ class Study:
         feasibility: Feasibility | None = None,
     ) -> Study:
         """A new study in `storage`; the options are those of Study itself."""
-        direction = settings.space.spec.metric.goal
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+        metrics = settings.space.spec.objectives
+        study = optuna.create_study(storage=storage, study_name=name, directions=[metric.goal for metric in metrics])
         for key, value in settings.to_attrs().items():
             study.set_user_attr(key, value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since Optuna 3.2
-            study.set_metric_names([settings.space.spec.metric.name])
+            study.set_metric_names([metric.name for metric in metrics])
         return cls(study, settings, trials=trials, feasibility=feasibility)
 
     @staticmethod
@@ -185,11 +187,11 @@ class Study:
         if tokens not in self.rungs or tokens in record.measurements:
             return not record.has_ended
         self._record_rung(record, tokens, dict(measurement))
-        value = self._signed(record.measured(self.metric.name))
-        if not math.isfinite(value):
-            return self._end(
-                record, DIVERGED, f"{self.metric.name} is {record.measured(self.metric.name)} at {tokens:,} tokens"
-            )
+        for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
+            if not math.isfinite(value):
+                return self._end(
+                    record, DIVERGED, f"{metric.name} is {record.measured(metric.name)} at {tokens:,} tokens"
+                )
         if broken := self._broken_limits(record, tokens):
             return self._end(record, INFEASIBLE, "; ".join(broken))
         if next_rung(tokens, self.rungs) is None:
@@ -221,7 +223,7 @@ class Study:
             return
         if outcome == DIVERGED:
             rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
-            self._record_rung(record, rung, {self.metric.name: math.nan, "tokens": rung})
+            self._record_rung(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
         if traceback:
             record.traceback = traceback
             self._trials[number].set_user_attr("traceback", traceback)
@@ -290,23 +292,34 @@ class Study:
     def _choose(self) -> Start | Continue | None:
         """The strategy's choice, made once after everything that is learned or started."""
         if not self._choice_is_valid:
-            can_start = len(self.records) < self.num_trials
-            self._choice = self._strategy.next(list(self._curves.values()), can_start=can_start)
+            self._choice = self._decide(can_start=len(self.records) < self.num_trials)
             self._choice_is_valid = True
             if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
                 self._study.set_user_attr(STRATEGY, state)
                 self._kept_state = state
         return self._choice
 
+    def _decide(self, *, can_start: bool) -> Start | Continue | None:
+        """The strategy's choice; with several metrics by a random view, and in the end by the first that has one."""
+        curves = list(self._curves.values())
+        if len(self.metrics) == 1:
+            return self._strategy.next(curves, can_start=can_start)
+        if can_start:
+            return self._strategy.next(random_view(curves, self._vectors, seed=self.settings.seed), can_start=True)
+        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
+        return next((choice for choice in choices if choice is not None), None)
+
     def _learn(self, record: TrialRecord) -> None:
         """Tell the strategy what a record says now. A trial that cannot be had is as bad as any, at the last rung."""
+        vectors = self._vectors.setdefault(record.number, {})
         curve = self._curves.get(record.number)
         if curve is None:
             curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
         for tokens in record.measurements:
-            curve.values[self.rungs.index(tokens)] = self._signed(record.measured(self.metric.name, tokens))
+            vectors[self.rungs.index(tokens)] = record.signed(self.metrics, tokens)
         if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
-            curve.values[len(self.rungs) - 1] = math.nan
+            vectors[len(self.rungs) - 1] = (math.nan,) * len(self.metrics)
+        curve.values.update((rung, values[0]) for rung, values in vectors.items())
         curve.is_running, curve.is_paused = record.outcome == RUNNING, record.outcome == PAUSED
         self._choice_is_valid = False
 
@@ -320,8 +333,9 @@ class Study:
         for name in HEADLINES:
             if name in measurement:
                 trial.set_user_attr(name, measurement[name])
-        value = measurement.get(self.metric.name)
-        trial.report(math.nan if value is None else value, step=tokens)
+        if len(self.metrics) == 1:  # Optuna has no intermediate values of several
+            value = measurement.get(self.metrics[0].name)
+            trial.report(math.nan if value is None else value, step=tokens)
         self._learn(record)
 
     def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
@@ -341,7 +355,8 @@ class Study:
         trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
 
     def _stop(self, record: TrialRecord) -> bool:
-        return self._end(record, STOPPED, f"hardly a chance to become the best, after {record.rung:,} tokens")
+        aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
+        return self._end(record, STOPPED, f"hardly a chance {aim}, after {record.rung:,} tokens")
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
         trial = self._trials.pop(record.number, None) or self._trial_of(record.number)
@@ -353,15 +368,9 @@ class Study:
             trial.set_user_attr("reason", reason)
         if outcome == OUT_OF_MEMORY:
             self._constrain(trial, "memory", 1.0)
-        value = record.measured(self.metric.name) if outcome == FINISHED else None
-        self._study.tell(trial, value, state=STATE_OF[outcome])
+        values = [record.measured(metric.name) for metric in self.metrics] if outcome == FINISHED else None
+        self._study.tell(trial, values, state=STATE_OF[outcome])
         return False
-
-    def _signed(self, value: float | None) -> float:
-        """Lower is better, whatever the metric's goal; no value is NaN."""
-        if value is None:
-            return math.nan
-        return -value if self.metric.goal == "maximize" else value
 
     def _recover(self) -> None:
         """Rebuild the records from the storage; trials that were under way wait to be resumed."""

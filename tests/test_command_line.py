@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from search.cli import app
 from search.launch import summary
 from search.loading import load_space
+from search.narrowing import narrow
 from search.preset import preset_config
 from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
 from search.report import Overview
@@ -56,12 +57,12 @@ def refused(*arguments: str) -> str:
     return message.strip()
 
 
-def make_study(name: str, *, trials: int = 2, is_trained: bool = True) -> Study:
+def make_study(name: str, *, trials: int = 2, is_trained: bool = True, metrics: tuple[str, ...] = ()) -> Study:
     """A study whose trials have ended, without any training."""
     parsed, text = load_space(SMOKE), str(Path("text").absolute())
     corpus = open_corpus([text], vocab_size=256)
     settings = StudySettings(
-        space=parsed,
+        space=narrow(parsed, metrics=metrics),
         budget=parsed.budget(),
         run={"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"},
         corpus={"paths": [text], "digest": corpus.digest, "about": corpus.about},
@@ -72,7 +73,8 @@ def make_study(name: str, *, trials: int = 2, is_trained: bool = True) -> Study:
     while is_trained and (proposal := study.propose()) is not None:
         for rung in study.rungs:
             loss = 3.0 - proposal.values["learning_rate"] - rung / 1e6
-            more = {"tokens_per_second": 1000.0, "peak_vram_bytes": 2**20, "num_params": 100, "train_seconds": 1.0}
+            speed = 1000.0 * (1 + proposal.number)
+            more = {"tokens_per_second": speed, "peak_vram_bytes": 2**20, "num_params": 100, "train_seconds": 1.0}
             if not study.report(proposal.number, {"tokens": rung, "loss": loss, **more}):
                 break
     return study
@@ -104,6 +106,12 @@ def test_what_was_wasted_is_told_and_nothing_where_nothing_was():
         (["--trials", "many"], "--trials many: give a number, or +N for N more"),
         (["--budget", "huge"], f"{SMOKE}: unknown budget 'huge'. Known: ."),
         (["--goal", "faster"], f"{SMOKE}: unknown goal 'faster'. Known: ."),
+        (
+            ["--metrics", "loss,speed"],
+            "--metrics loss,speed: unknown measurement 'speed'. Known: loss, bits_per_byte, ",
+        ),
+        (["--metrics", "loss,loss"], "--metrics loss,loss: loss is listed twice"),
+        (["--metrics", ""], "unknown measurement ''. Known: loss, "),
         (["--set", "d_modle=16"], "--set d_modle=16: unknown parameter 'd_modle'."),
         (["--set", "d_model"], "--set d_model: write name=value"),
         (["--set", "d_model=wide"], "--set d_model=wide: d_model is a whole number, not 'wide'"),
@@ -278,6 +286,41 @@ def test_json_output_is_json_and_agrees_with_itself():
     finished = [t for t in trials if t["outcome"] == "finished"]
     assert best["measurements"]["loss"] == min(t["measurements"]["36000"]["loss"] for t in finished)
     assert best["train"]["rungs"] == list(study.rungs)
+
+
+def test_the_front_of_several_metrics_is_printed_and_agrees_with_itself():
+    study = make_study("mine", trials=6, metrics=("loss", "tokens_per_second"))
+    status = json.loads(tinysearch("status", "mine", "--json")[1])
+    front = json.loads(tinysearch("best", "mine", "--pareto", "--json")[1])
+    best = json.loads(tinysearch("best", "mine", "--json")[1])
+    assert status["metrics"] == ["loss", "tokens_per_second"]
+    assert [document["trial"] for document in front] == status["front"]
+    assert front[0] == best and len(front) > 1  # the best by the first metric
+    speeds = {n: r.measured("tokens_per_second") for n, r in study.records.items() if r.outcome == "finished"}
+    assert front[-1]["trial"] == max(speeds, key=speeds.__getitem__)
+    for document in front:
+        TrainConfig.from_dict(document["train"])
+        assert study.records[document["trial"]].outcome == "finished"
+    code, out, _ = tinysearch("best", "mine", "--pareto")
+    assert code == 0
+    assert [int(line.split("*")[0]) for line in out.splitlines()[1:]] == status["front"]
+    assert (
+        f"front of loss and tokens_per_second: {len(front)} of {len(speeds)} finished"
+        in tinysearch("status", "mine")[1]
+    )
+    assert "--json has `train` of each" in refused("best", "mine", "--pareto", "--format", "train")
+
+
+def test_the_front_of_one_metric_is_its_best_trial():
+    make_study("mine")
+    document = json.loads(tinysearch("best", "mine", "--json")[1])
+    assert json.loads(tinysearch("best", "mine", "--pareto", "--json")[1]) == [document]
+
+
+def test_other_metrics_than_the_studys_are_refused():
+    make_study("mine", metrics=("loss", "num_params"))
+    message = refused("run", str(SMOKE), "--name", "mine", "--data", "text")
+    assert "metrics: loss, num_params before, loss now" in message
 
 
 def test_best_prints_what_the_trainer_takes():

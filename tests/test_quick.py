@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.quick import GUIDES, HEADINGS, row, table
+from search.grammar import MetricSpec
 from search.record import TrialRecord
 from search.report import Overview
 
@@ -23,8 +24,7 @@ def trial(number: int, loss: float, preset: str = "", **more) -> TrialRecord:
 def overview(*records: TrialRecord) -> Overview:
     return Overview(
         name="s",
-        metric="loss",
-        maximize=False,
+        metrics=(MetricSpec.of("loss"),),
         records=list(records),
         num_trials=len(records),
         rungs=(1000, 3000),

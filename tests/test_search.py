@@ -176,6 +176,21 @@ def test_the_winners_configuration_trains_alone_to_the_same_loss(finished: Path)
     assert last["loss"] == best["measurements"]["loss"]  # to the bit, although that worker trained others before
 
 
+def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_complete(place: Path):
+    metrics = ("--metrics", "loss,num_params")
+    run = tinysearch(place, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "front of loss and num_params" in run.stdout and "tinysearch best both --pareto" in run.stdout
+    found = {t["trial"]: t for t in trials(place, "both")}
+    assert len(found) == 8
+    front = json.loads(tinysearch(place, "best", "both", "--pareto", "--json").stdout)
+    pairs = [(d["measurements"]["loss"], d["measurements"]["num_params"]) for d in front]
+    assert pairs == sorted(pairs) and [size for _, size in pairs] == sorted((s for _, s in pairs), reverse=True)
+    assert all(found[d["trial"]]["outcome"] == "finished" for d in front)
+    again = tinysearch(place, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
+    assert again.returncode == 0 and "8 of 8 trials" in again.stdout
+
+
 def test_one_worker_and_the_same_seed_give_the_same_study(place: Path):
     for study in ("first", "second"):
         run = tinysearch(

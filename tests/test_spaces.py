@@ -69,8 +69,8 @@ def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
 TOP = "family: hybrid\nparameters:\n"
 BASE = TOP + "  d_model: {values: [32, 64], default: 32}\n"
 KEYS = (
-    "family, about, source, guide, metric, limits, budget, budgets, parameters, not_searched, rules, goals, presets, "
-    "advice, claims"
+    "family, about, source, guide, metric, metrics, limits, budget, budgets, parameters, not_searched, rules, goals, "
+    "presets, advice, claims"
 )
 TRAINED = (
     "accumulate_grad_batches, attn_layer_idx, base_decay, batch_size, beta1, beta2, compile, context_factor, d_model, "
@@ -281,6 +281,13 @@ FAULTY = {
         "Did you mean 'loss'?",
     BASE + "metric: {name: tokens_per_second}":
         "4: metric: tokens_per_second is better higher; write goal: maximize",
+    BASE + "metrics: loss": "4: metrics: expected a list, got 'loss'",
+    BASE + "metrics: [loss, speed]": f"4: metrics.1: unknown measurement 'speed'. Known: {MEASURED}. "
+        "Did you mean 'tokens_per_second'?",
+    BASE + "metrics: [loss, 3]": f"4: metrics.1: expected one of {MEASURED}, got 3",
+    BASE + "metrics: [loss]": "4: metrics: names fewer than two measurements; for one write metric",
+    BASE + "metrics: [loss, num_params, loss]": "4: metrics.2: loss is listed twice",
+    BASE + "metric: {name: loss}\nmetrics: [loss, num_params]": "5: metrics: stands beside metric; keep one",
     BASE + "limits: {vram: {max: 1}}": f"4: limits.vram: unknown measurement 'vram'. Known: {MEASURED}. "
         "Did you mean 'peak_vram_bytes'?",
     BASE + "limits: {loss: {}}": "4: limits.loss: needs min or max",

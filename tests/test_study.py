@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 
 from search.loading import load_space, parse_space
 from search.narrowing import narrow
-from search.record import FAILED, OUT_OF_MEMORY, TrialRecord
+from search.record import FAILED, OUT_OF_MEMORY, TrialRecord, pareto_front
 from search.settings import StudySettings
 from search.storage import StudyError
 from search.study import Proposal, Study, StudyFailed
@@ -59,7 +60,7 @@ def trial_of(study: Study, number: int) -> optuna.trial.FrozenTrial:
 
 
 def measurement(tokens: int, loss: float, **more) -> dict:
-    return {"tokens": tokens, "loss": loss, "tokens_per_second": 100.0, "num_params": 1, **more}
+    return {"tokens": tokens, "loss": loss, "tokens_per_second": 100.0, "num_params": 1} | more
 
 
 def loss_of(values: dict, tokens: int) -> float:
@@ -468,3 +469,113 @@ def test_a_trial_whose_last_word_was_lost_is_finished_without_training_again():
     assert again.propose().number == 1
     assert trial_of(again, number).state == TrialState.COMPLETE
     assert trial_of(again, number).value == 1.5
+
+
+# Several metrics.
+
+PARETO = SPACE.replace("budget:", "metrics: [loss, tokens_per_second]\nbudget:")
+
+
+def speed_of(values: dict) -> float:
+    """The fast ones are shallow and narrow; the best loss has n_layers 4, so that the two cannot both be had."""
+    return 30_000 / values["n_layers"] / values["d_model"]
+
+
+def train_both(study: Study, proposal: Proposal) -> None:
+    for rung in RUNGS:
+        if rung > study.records[proposal.number].rung:
+            measured = measurement(rung, loss_of(proposal.values, rung), tokens_per_second=speed_of(proposal.values))
+            if not study.report(proposal.number, measured):
+                return
+
+
+def run_both(study: Study) -> list[dict]:
+    proposals = []
+    while (proposal := study.propose()) is not None:
+        proposals.append(proposal.values)
+        train_both(study, proposal)
+    return proposals
+
+
+def test_with_several_metrics_a_finished_trial_has_all_values_and_the_others_are_pruned():
+    study = new_study(space=PARETO)
+    run_both(study)
+    assert [d.name for d in study._study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert study._study.metric_names == ["loss", "tokens_per_second"]
+    outcomes = {record.outcome for record in study.records.values()}
+    assert outcomes == {"finished", "stopped"}
+    for number, record in study.records.items():
+        trial = trial_of(study, number)
+        if record.outcome == "finished":
+            assert trial.values == [record.measured("loss"), record.measured("tokens_per_second")]
+        else:
+            assert (trial.state, trial.values) == (TrialState.PRUNED, None)
+            assert record.reason == f"hardly a chance to reach the front, after {record.rung:,} tokens"
+
+
+def test_the_front_is_that_of_optuna():
+    study = new_study(space=PARETO)
+    run_both(study)
+    front = pareto_front(study.records.values(), study.metrics)
+    assert sorted(r.number for r in front) == sorted(t.number for t in study._study.best_trials)
+    assert len(front) > 1
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"tokens_per_second": 999.0, "loss": 9.0}, {"tokens_per_second": 11.0, "loss": 1.0}]
+)
+def test_a_trial_that_is_best_in_one_metric_survives_every_rung_however_bad_the_other(extreme: dict[str, float]):
+    """Nothing is faster, nothing has a worse loss; or the other way round. For loss alone the fast one is stopped."""
+
+    def outcome_of_the_extreme(space: str, seed: int) -> str:
+        study = new_study(space=space, seed=seed)
+        while (proposal := study.propose()) is not None:
+            for rung in RUNGS:
+                if rung > study.records[proposal.number].rung:
+                    usual = {"loss": loss_of(proposal.values, rung), "tokens_per_second": speed_of(proposal.values)}
+                    measured = {**measurement(rung, 0.0), **(extreme if proposal.number == 4 else usual)}
+                    if not study.report(proposal.number, measured):
+                        break
+        return study.records[4].outcome
+
+    assert {outcome_of_the_extreme(PARETO, seed) for seed in range(6)} == {"finished"}
+    for_loss = {outcome_of_the_extreme(SPACE, seed) for seed in range(3)}
+    assert for_loss == {"stopped" if extreme["loss"] == 9.0 else "finished"}
+
+
+def test_a_study_of_several_metrics_opened_again_proposes_what_it_would_have_proposed():
+    undisturbed = run_both(new_study(space=PARETO, seed=5))
+    storage = InMemoryStorage()
+    study = new_study(storage, space=PARETO, seed=5)
+    proposals = []
+    for _ in range(11):
+        proposal = study.propose()
+        proposals.append(proposal.values)
+        train_both(study, proposal)
+    assert any(r.outcome == "paused" for r in study.records.values())
+    again = reopened(storage)
+    proposals += run_both(again)
+    assert proposals == undisturbed
+    assert again.is_complete and reopened(storage).propose() is None
+
+
+def test_a_metric_that_is_no_number_ends_the_trial():
+    study = new_study(space=PARETO)
+    first, second = study.propose().number, study.propose().number
+    assert not study.report(first, measurement(1000, 2.0, tokens_per_second=math.nan))
+    assert study.records[first].reason == "tokens_per_second is nan at 1,000 tokens"
+    study.finish(second, "diverged", "the training loss is nan", tokens=700)
+    assert {trial_of(study, n).state for n in (first, second)} == {TrialState.PRUNED}
+    assert pareto_front(study.records.values(), study.metrics) == []
+
+
+def test_metrics_of_the_command_line_take_the_place_of_the_spaces_and_survive_the_storage():
+    parsed = parse_space(SPACE)
+    asked = replace(settings(), space=narrow(parsed, metrics=["loss", "num_params"]))
+    after = StudySettings.from_attrs(asked.to_attrs())
+    assert [m.name for m in after.space.spec.objectives] == ["loss", "num_params"]
+    assert asked.differences(after) == []
+    assert settings().differences(asked) == ["metrics: loss before, loss, num_params now"]
+    assert settings().differences(replace(settings(), space=narrow(parsed, metrics=["loss"]))) == []
+    old = {key: value for key, value in settings().to_attrs().items() if key != "metrics"}
+    assert settings().differences(StudySettings.from_attrs(old)) == []

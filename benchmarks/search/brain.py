@@ -11,6 +11,7 @@ as every policy is told: whichever of them the brain learns from, it learns what
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import optuna
@@ -37,10 +38,10 @@ class Anything(Feasibility):
         return []
 
 
-def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray]) -> Space:
+def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray], metrics: list[str]) -> Space:
     """A table's hyperparameters as a space; `presets`, points of the unit cube, are trained first."""
     return Space(
-        spec=SpaceSpec(family="recorded curves", parameters={}),
+        spec=SpaceSpec(family="recorded curves", parameters={}, metrics=metrics),  # type: ignore[arg-type]
         document=Document("<recorded curves>", ""),
         parameters={axis.name: _parameter(axis) for axis in axes},
         rules=(),
@@ -55,12 +56,15 @@ class Tinysearch:
     `tinysearch best` calls the best has finished; the simulation counts the best finished trial of every policy.)
     """
 
+    metrics: ClassVar[list[str]] = []  # where there are several
+
     def __init__(self, problem: Problem, seed: int, presets: Iterable[np.ndarray] = ()):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._axes = problem.axes
         self._end = problem.num_rungs
         budget = BudgetSpec(min_tokens=1, max_tokens=self._end, eta=ETA, trials=problem.num_configurations)
-        settings = StudySettings(space=space_of(problem.axes, list(presets)), budget=budget, seed=seed)
+        space = space_of(problem.axes, list(presets), self.metrics)
+        settings = StudySettings(space=space, budget=budget, seed=seed)
         self.study = Study.create(
             optuna.storages.InMemoryStorage(),
             f"seed {seed}",

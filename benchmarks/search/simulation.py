@@ -12,9 +12,11 @@ dimension, or late in a run, lies far from what was proposed, and a real search 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +33,17 @@ class Run:
     costs: list[float] = field(default_factory=list)  # where the hand-over changed ...
     regrets: list[float] = field(default_factory=list)  # ... and its normalised regret from there on
     handed: int | None = None  # the row handed over at the end
+    rows: dict[int, int] = field(default_factory=dict)  # key of a trial -> its row
     spent: dict[int, float] = field(default_factory=dict)  # row -> cost
-    num_finished: int = 0
+    finished: list[tuple[float, int]] = field(default_factory=list)  # cost at which, and row, in order
     unfinished: list[int] = field(default_factory=list)  # rows stopped or paused, and not under way at the end
     total: float = 0.0
     num_proposals: int = 0
     thinking_seconds: float = 0.0  # real time that the policy took, reports included
+
+    @property
+    def num_finished(self) -> int:
+        return len(self.finished)
 
     def regret_at(self, cost: float) -> float:
         i = bisect.bisect_right(self.costs, cost)
@@ -52,19 +59,30 @@ class _Trial:
     started: float = 0.0  # the present segment, in simulated time
 
 
-def simulate(table: Table, policy: Policy, *, num_workers: int, budget: float, seed: int = 0) -> Run:
-    """Run until `budget` units are consumed, or until nothing is under way and the policy proposes nothing."""
-    return _Simulation(table, policy, num_workers, seed).run(budget)
+def simulate(
+    table: Table,
+    policy: Policy,
+    *,
+    num_workers: int,
+    budget: float,
+    seed: int = 0,
+    measured: Callable[[int, int], Any] | None = None,
+) -> Run:
+    """Run until `budget` units are consumed, or until nothing is under way and the policy proposes nothing.
+
+    `measured` gives what a policy is told of a row at a rung (from 1), where that is not the table's value.
+    """
+    return _Simulation(table, policy, num_workers, seed, measured).run(budget)
 
 
 class _Simulation:
-    def __init__(self, table: Table, policy: Policy, num_workers: int, seed: int):
+    def __init__(self, table: Table, policy: Policy, num_workers: int, seed: int, measured: Callable | None):
         self.policy = policy
+        self.measured = measured or (lambda row, rung: float(table.values[row, rung - 1]))
         self.points = table.points
         self.num_idle = num_workers
         self.lengths = table.lengths.tolist()
         self.costs = table.costs
-        self.values = table.values
         self.regrets = table.regrets
         self.restart = table.restart
         self.rows = Rows(table, seed)
@@ -100,11 +118,11 @@ class _Simulation:
             run.total, self.now = consumed, time
             self.spent[trial.row] += time - trial.started
             trial.num_done = rung = trial.target
-            value = float(self.values[trial.row, rung - 1])
+            value = self.measured(trial.row, rung)
             started = perf_counter()
             if rung >= self.lengths[trial.row]:
                 policy.finished(trial.key, rung, value)
-                run.num_finished += 1
+                run.finished.append((consumed, trial.row))
                 self.num_idle += 1
             elif policy.report(trial.key, rung, value):
                 self._go_on(trial)
@@ -157,6 +175,7 @@ class _Simulation:
         for _, _, trial in self.events:
             self.spent[trial.row] += self.now + left - trial.started
         run.handed = None if handed_key is None else self.trials[handed_key].row
+        run.rows = {key: trial.row for key, trial in self.trials.items()}
         run.spent = {row: cost for row, cost in enumerate(self.spent) if cost}
         run.unfinished = sorted(self.trials[key].row for key in unfinished)
 

@@ -2,7 +2,8 @@
 
 Arrays: `U` (n, d) configurations in the unit cube; `Y` (n, R) the metric at rungs 1 to R, lower is better, NaN after
 the last rung and where it diverged; `C` (n, R) the cumulative cost at each rung; `last` (n,) the index of each
-configuration's last rung; `meta` JSON text. A configuration is known by its row.
+configuration's last rung; `meta` JSON text, maybe with the CPU seconds of each full training. A configuration is known
+by its row.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Table:
     restart: bool  # each fidelity is a run of its own: going on from a rung pays for the whole run again
     best: float
     median: float
+    seconds: np.ndarray | None = None  # (n,), of CPU time that each full training took, where that was recorded
 
     @property
     def num_configurations(self) -> int:
@@ -182,6 +184,7 @@ class _Reader:
             restart=meta["restart"],
             best=numbers["best"],
             median=numbers["median"],
+            seconds=self._seconds(meta.get("cpu_seconds"), n),
         )
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -215,6 +218,13 @@ class _Reader:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
         self._check(is_number, f"meta.{key}", f"is {value!r}, not a number")
         return float(value)
+
+    def _seconds(self, given: Any, n: int) -> np.ndarray | None:
+        if given is None:
+            return None
+        is_list = isinstance(given, list) and len(given) == n and all(isinstance(s, (int, float)) for s in given)
+        self._check(is_list and min(given) > 0, "meta.cpu_seconds", f"is no list of {n} positive numbers")
+        return np.array(given, dtype=np.float64)
 
     def _axes(self, meta: dict[str, Any], num_axes: int) -> tuple[Axis, ...]:
         hps = meta["hps"]
