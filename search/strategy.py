@@ -4,7 +4,8 @@ Every rung is a question to the model of all curves seen so far (`search.surroga
 become than what is to be beaten, for each unit of training that is left to it? A trial goes on while no other use of
 the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
 best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
-does to lose its place, since the promise of a new one is the best of hundreds of guesses.
+does to lose its place, since the promise of a new one is the best of hundreds of guesses. New ones near what a guide
+recommends promise more at first.
 
 Three rules stand before the promises. The first configurations are random, so that a model can be learned at all, and
 train through a grace period, since the first rung is often before the end of the warm-up and says nothing. What is to
@@ -41,6 +42,8 @@ MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth go
 MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
+GUIDE_TRIALS = 8  # that a guide's word is worth: it counts this share of all trials as much as what they have shown
+GUIDE_WIDTH = 0.5  # of the belief around each of its configurations, in units of an axis
 MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
@@ -92,14 +95,27 @@ class Candidates(Protocol):
 class Strategy:
     """Decides from curves alone; the same curves and seed give the same decision."""
 
-    def __init__(self, num_dims: int, rungs: tuple[int, ...], candidates: Candidates, *, num_trials: int, seed: int):
-        """`num_trials` is how many configurations the search may train; `rungs` are in tokens."""
+    def __init__(
+        self,
+        num_dims: int,
+        rungs: tuple[int, ...],
+        candidates: Candidates,
+        *,
+        num_trials: int,
+        seed: int,
+        guide: np.ndarray | None = None,
+    ):
+        """`num_trials` is how many configurations the search may train; `rungs` are in tokens.
+
+        `guide` (k, num_dims) are configurations that somebody with experience recommends.
+        """
         self._share_done = np.array([0.0, *(rung / rungs[-1] for rung in rungs)])  # after how many rungs
         self._last = len(rungs) - 1
         self.num_first = max(LEAST_FIRST, min(NUM_FIRST, int(FIRST_SHARE * num_trials)))
         self.grace = int(self._last > 1 and self._share_done[2] <= GRACE_SHARE + 1e-9)  # index of a rung
         self._candidates = candidates
         self._seed = seed
+        self._guide = np.zeros((0, num_dims)) if guide is None else guide
         self.model = CurveModel(num_dims, rungs)
         self._num_fitted = 0
 
@@ -207,6 +223,7 @@ class Strategy:
         chances = success.chances(points)
         is_likely = chances >= min(MIN_SUCCESS, chances.max())
         promise = np.where(is_likely, expected_improvement(mean, sd, best) * chances, 0.0)
+        promise *= self._belief(points, len(curves))
         if rng.random() < RANDOM_SHARE:  # the model may be wrong
             values = self._candidates.random(rng)
             points = self._candidates.point(values)[None]
@@ -217,6 +234,17 @@ class Strategy:
             if points[i].tobytes() not in known and self._candidates.may_launch(found[i]):
                 return dict(found[i]), float(promise[i])
         return self._candidates.random(rng), 0.0
+
+    def _belief(self, points: np.ndarray, num_trials: int) -> np.ndarray:
+        """How much the guide speaks for each of `points` (m, d); (m,), 1 next to one of its configurations.
+
+        A prior over where the best lies whose weight falls with the trials seen (arXiv:2204.11051), so that a wrong
+        guide does not mislead for long.
+        """
+        if not len(self._guide):
+            return np.ones(len(points))
+        away = ((points[:, None] - self._guide[None]) / GUIDE_WIDTH) ** 2
+        return np.exp(-0.5 * away.sum(2).min(1) * GUIDE_TRIALS / max(num_trials, 1))
 
     def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
         """What was seen but for failures, standardised.

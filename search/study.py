@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -80,10 +81,12 @@ class Study:
         *,
         trials: int | None = None,
         feasibility: Feasibility | None = None,
+        strategy: type[Strategy] = Strategy,
     ):
         """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
 
-        `feasibility` says what may be launched, where that is not for the space and the trainer to say.
+        `feasibility` says what may be launched, where that is not for the space and the trainer to say, and `strategy`
+        decides what is trained.
         """
         self.settings = settings
         self.space = settings.space
@@ -97,12 +100,14 @@ class Study:
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
         self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
-        self._strategy = Strategy(
+        guide = [self._candidates.point(self.space.complete(p.values)) for p in self.space.presets.values()]
+        self._strategy = strategy(
             self._candidates.num_dims,
             self.rungs,
             self._candidates,
             num_trials=self.num_trials,
             seed=settings.seed,
+            guide=np.array(guide).reshape(-1, self._candidates.num_dims),
         )
         self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
         self._kept_state = self._strategy.state
@@ -126,6 +131,7 @@ class Study:
         *,
         trials: int | None = None,
         feasibility: Feasibility | None = None,
+        strategy: type[Strategy] = Strategy,
     ) -> Study:
         """A new study in `storage`; the options are those of Study itself."""
         metrics = settings.space.spec.objectives
@@ -135,7 +141,7 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since Optuna 3.2
             study.set_metric_names([metric.name for metric in metrics])
-        return cls(study, settings, trials=trials, feasibility=feasibility)
+        return cls(study, settings, trials=trials, feasibility=feasibility, strategy=strategy)
 
     @staticmethod
     def check_same(study: optuna.Study, expected: StudySettings) -> None:

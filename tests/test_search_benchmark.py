@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks.search import __main__ as command
 from benchmarks.search.brain import Tinysearch
-from benchmarks.search.contest import Terms, contest, play
-from benchmarks.search.entrants import ENTRANTS
+from benchmarks.search.contest import Terms, _recommended, contest, play
+from benchmarks.search.entrants import ENTRANTS, PARTS
 from benchmarks.search.optuna_peers import distributions
 from benchmarks.search.peers import OneEpochTopK, RandomAsha, RandomSearch
 from benchmarks.search.policy import Problem, Proposal, stopping_rungs
@@ -370,6 +370,25 @@ def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Ta
     for result in results:
         assert list(result.finished_regrets) == sorted(result.finished_regrets, reverse=True)
     assert any(result.regrets != result.finished_regrets for result in results)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_brain_without_one_of_its_parts_searches_otherwise(tmp_path: Path, name: str):
+    made = arrays(n=100, num_rungs=27)
+    made["Y"][made["U"][:, 0] > 0.7, 2:] = math.nan
+    table = read_table(written(tmp_path, **made))
+    own, without = (contest([table], [policy], range(2), Terms.of(4, 12.0)) for policy in ("tinysearch", name))
+    figures = [[(r.num_trials, r.num_stopped, r.below_median_share) for r in results] for results in (own, without)]
+    assert figures[0] != figures[1]
+
+
+def test_a_guide_recommends_a_configuration_of_its_quality(table: Table):
+    order = np.sort(table.full_values)
+    for place in (0.1, 0.9):
+        points = np.array([_recommended(table, place, seed) for seed in range(20)])
+        rows = [int(np.flatnonzero((table.points == point).all(1))[0]) for point in points]
+        ranks = np.searchsorted(order, table.full_values[rows]) / (len(order) - 1)
+        assert abs(ranks - place).max() < 0.08 and len(set(rows)) > 1
 
 
 # What the score means.

@@ -250,6 +250,15 @@ def test_what_is_under_way_is_to_be_beaten():
     assert strategy._to_beat(found, posterior, best) == best
 
 
+def test_a_guide_is_believed_near_what_it_recommends_and_less_with_every_trial():
+    strategy = Strategy(2, RUNGS, Anywhere(), num_trials=40, seed=0, guide=np.array([[0.2, 0.2], [0.9, 0.1]]))
+    asked = np.array([[0.2, 0.2], [0.9, 0.1], [0.3, 0.2], [0.5, 0.9]])
+    early, late = strategy._belief(asked, 10), strategy._belief(asked, 1000)
+    assert early[:2].tolist() == [1, 1] and 1 > early[2] > early[3]
+    assert early[3] < 0.6 and late[3] > 0.98
+    assert new_strategy()._belief(asked, 10).tolist() == [1] * 4
+
+
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():
     assert isinstance(new_strategy().next([], can_start=True), Start)
     assert new_strategy().next([], can_start=False) is None

@@ -23,7 +23,7 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.search.contest import Result, Terms, contest
-from benchmarks.search.entrants import ENTRANTS, TINYSEARCH
+from benchmarks.search.entrants import ENTRANTS, PARTS, TINYSEARCH
 from benchmarks.search.score import Scores
 from benchmarks.search.table import Table, TableError, read_tables
 
@@ -71,7 +71,7 @@ def measure(tables: list[Table], policies: list[str], seeds: range, terms: Terms
         "seeds": len(seeds),
         "budget": terms.budget,
         "cpu_cores": os.cpu_count(),
-        "platform": platform.platform(),
+        "machine": platform.machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in ("optuna", "ray")}},
     }
 
@@ -146,13 +146,18 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=8, help="trials at a time")
     parser.add_argument("--seeds", type=int, default=30, help="runs of each policy on each table")
     parser.add_argument("--budget", type=float, default=50.0, help="full trainings' cost")
-    parser.add_argument("--policies", default="all", help=f"all, or some of {','.join(ENTRANTS)}")
+    parser.add_argument(
+        "--policies",
+        default="all",
+        help=f"all, or some of {','.join(ENTRANTS)}; parts, or some of {','.join(PARTS)}, beside {TINYSEARCH}",
+    )
     parser.add_argument("--tables", default="*.npz", metavar="GLOB", help="only files of such names")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args(arguments)
-    options.policies = list(ENTRANTS) if options.policies == "all" else options.policies.split(",")
-    if unknown := [name for name in options.policies if name not in ENTRANTS]:
-        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(ENTRANTS)}")
+    groups = {"all": list(ENTRANTS), "parts": [TINYSEARCH, *PARTS]}
+    options.policies = groups.get(options.policies) or options.policies.split(",")
+    if unknown := [name for name in options.policies if name not in ENTRANTS | PARTS]:
+        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(ENTRANTS | PARTS)}")
     if len(set(options.policies)) < len(options.policies):
         parser.error("a policy is named twice")
     if min(options.workers, options.seeds, options.processes) < 1 or not 0 < options.budget < float("inf"):

@@ -26,6 +26,7 @@ from search.parameter import Parameter, Values
 from search.record import leading_record
 from search.settings import StudySettings
 from search.space import Preset, Space
+from search.strategy import Strategy
 from search.study import Study
 
 METRIC = "loss"
@@ -57,6 +58,7 @@ class Tinysearch:
     """
 
     metrics: ClassVar[list[str]] = []  # where there are several
+    strategy: ClassVar[type[Strategy]] = Strategy
 
     def __init__(self, problem: Problem, seed: int, presets: Iterable[np.ndarray] = ()):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -70,6 +72,7 @@ class Tinysearch:
             f"seed {seed}",
             settings,
             feasibility=Anything.of(settings.space, budget),
+            strategy=self.strategy,
         )
         self.rungs = tuple(rung for rung in self.study.rungs if rung < self._end)
 

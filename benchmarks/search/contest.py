@@ -9,10 +9,12 @@ from itertools import product
 
 import numpy as np
 
-from benchmarks.search.entrants import ENTRANTS
+from benchmarks.search.entrants import ENTRANTS, PARTS
 from benchmarks.search.policy import Problem
 from benchmarks.search.simulation import GUESS, Run, simulate
 from benchmarks.search.table import Table
+
+GUIDE_SPREAD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +70,10 @@ def contest(
 
 def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
     """One run."""
-    entrant = ENTRANTS[policy]
+    entrant = (ENTRANTS | PARTS)[policy]
     budget = terms.budget * entrant.handicap
-    player = entrant.factory(Problem.of(table, budget), seed)
+    guided = {} if entrant.guide is None else {"presets": [_recommended(table, entrant.guide, seed)]}
+    player = entrant.factory(Problem.of(table, budget), seed, **guided)
     run = simulate(table, player, num_workers=terms.num_workers, budget=budget, seed=seed)
     return Result(
         table=table.name,
@@ -86,6 +89,13 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
         thinking_seconds=run.thinking_seconds,
         num_proposals=run.num_proposals,
     )
+
+
+def _recommended(table: Table, place: float, seed: int) -> np.ndarray:
+    """One of the configurations around a place in the order of final values, 0 the best and 1 the worst; (d,)."""
+    order = np.argsort(table.full_values, kind="stable")  # NaN last
+    near = np.clip(place + np.array([-GUIDE_SPREAD, GUIDE_SPREAD]), 0, 1) * (len(order) - 1)
+    return table.points[order[np.random.default_rng([seed, len(order)]).integers(int(near[0]), int(near[1]) + 1)]]
 
 
 def _finished_regret(table: Table, run: Run, cost: float) -> float:

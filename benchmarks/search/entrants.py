@@ -13,10 +13,11 @@ TINYSEARCH = "tinysearch"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A policy's class, and how many times the budget it may spend."""
+    """A policy's class, how many times the budget it may spend, and what a guide tells it."""
 
     place: str  # module:class
     handicap: float = 1.0
+    guide: float | None = None  # the place of the recommended configuration, 0 the table's best and 1 its worst
 
     @property
     def factory(self) -> Callable[..., Policy]:
@@ -35,3 +36,18 @@ ENTRANTS = {
     "ray_eta3": Entrant("ray_peers:RayEta3"),
     TINYSEARCH: Entrant("brain:Tinysearch"),
 }
+
+PARTS = {
+    "without_grace": Entrant("parts:WithoutGrace"),
+    "without_wide_start": Entrant("parts:WithoutWideStart"),
+    "without_one_in_three": Entrant("parts:WithoutOneInThree"),
+    "without_expected_leader": Entrant("parts:WithoutExpectedLeader"),
+    "without_fidelity": Entrant("parts:WithoutFidelity"),
+    "without_model_of_new": Entrant("parts:WithoutModelOfNew"),
+    "without_success": Entrant("parts:WithoutSuccess"),
+    "right_guide": Entrant("brain:Tinysearch", guide=0.1),
+    "right_guide_only_trained": Entrant("parts:Unbelieving", guide=0.1),
+    "wrong_guide": Entrant("brain:Tinysearch", guide=0.9),
+    "wrong_guide_only_trained": Entrant("parts:Unbelieving", guide=0.9),
+}
+"""The brain without one of its parts each, and with a guide: not among all, but to be asked for by name."""
