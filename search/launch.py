@@ -19,7 +19,7 @@ from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
 from search.record import TrialRecord
-from search.report import Overview, comparison_line, counts_line, finite, is_number, wasted_line
+from search.report import Overview, comparison_line, counts_line, finite, is_number, leading_line, wasted_line
 from search.settings import StudySettings
 from search.space import Space, extremes, rungs_of
 from search.storage import StudyFolder
@@ -177,8 +177,7 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
 def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
     lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview)]
-    if wasted := wasted_line(overview.records):
-        lines.append(wasted)
+    lines += filter(None, [leading_line(overview), wasted_line(overview.records)])
     if not overview.is_complete:
         lines.append("interrupted; the same command goes on from here")
     return lines

@@ -13,7 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from search.grammar import MetricSpec
-from search.record import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED, TrialRecord, best_record, pareto_front
+from search.record import (
+    FINISHED,
+    OUTCOMES,
+    RUNNING,
+    WAITING,
+    WASTED,
+    TrialRecord,
+    best_record,
+    leading_record,
+    pareto_front,
+)
 from search.settings import StudySettings, num_trials_of
 from search.space import rungs_of
 from search.study import Study
@@ -92,6 +102,12 @@ class Overview:
         return best_record(self.records, self.metric, maximize=self.maximize)
 
     @property
+    def leading(self) -> TrialRecord | None:
+        """An unfinished trial that has shown a better value of the first metric than any finished one; mostly None."""
+        leading = leading_record(self.records, self.metric, maximize=self.maximize)
+        return None if leading is None or leading.outcome == FINISHED else leading
+
+    @property
     def front(self) -> list[TrialRecord]:
         """The finished trials that no other beats in all metrics; the best by the first metric stands first."""
         return pareto_front(self.records, self.metrics)
@@ -128,6 +144,7 @@ class Overview:
             "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
             "complete": self.is_complete,
             "best": None if best is None else trial_dict(best),
+            "leading": None if self.leading is None else self.leading.number,
             "front": [record.number for record in self.front],
             "reference": None if reference is None else trial_dict(reference),
             "wasted": sum(self.counts[outcome] for outcome in WASTED),
@@ -169,6 +186,16 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
     parts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in WASTED if outcome in outcomes)
     total = f"{first + second} of {len(outcomes)} trials ({(first + second) / len(outcomes) * 100:.0f} %)"
     return f"wasted: {total}: {parts}; {first} in the first half, {second} in the second"
+
+
+def leading_line(overview: Overview) -> str:
+    """The unfinished trial that is ahead of the best finished one, which it may become; empty where there is none."""
+    leading = overview.leading
+    if leading is None:
+        return ""
+    value, end = metric_text(overview.metric, leading.measured(overview.metric)), tokens_text(overview.rungs[-1])
+    where = f"after {tokens_text(leading.rung)} of {end} tokens"
+    return f"ahead, but {leading.outcome}: trial {leading.number}{_preset(leading)}, {overview.metric} {value} {where}"
 
 
 def comparison_line(overview: Overview) -> str:

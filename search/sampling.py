@@ -43,6 +43,9 @@ class Candidates:
         self._against = reasons_against
         self._seed = seed
         self._axes = [axis for parameter in space.searched.values() for axis in _axes_of(space, parameter)]
+        ranges = {p.name: p for p in space.searched.values() if p.is_range}
+        self._ends = {n: tuple(_scale(p, end) for end in extremes(space, p)) for n, p in ranges.items()}  # of the axes
+        self._bounds = {n: p.bounds({}) for n, p in ranges.items() if not p.reads}  # where they depend on nothing
         self._pool: list[dict[str, Value]] | None = None
         self._pool_points = np.zeros((0, self.num_dims))
         self.rejections: Counter[str] = Counter()
@@ -120,12 +123,28 @@ class Candidates:
         def value_at(parameter: Parameter, values: Values) -> Value:
             if parameter.name not in where:
                 return parameter.choices[0]
-            return _value_at(self._space, parameter, where[parameter.name], values)
+            return self._value_at(parameter, where[parameter.name], values)
 
         try:
             return self._space.filled(value_at)
         except ExpressionError:
             return None
+
+    def _value_at(self, parameter: Parameter, where: list[float], values: Values) -> Value:
+        if not parameter.is_range:
+            if not _is_ordered(parameter):
+                return parameter.choices[int(np.argmax(where))]
+            return _levels(parameter)[round(where[0] * (len(parameter.choices) - 1))]
+        start, end = self._ends[parameter.name]
+        value = start + where[0] * (end - start)
+        value = math.exp(value) if parameter.log else value
+        low, high = self._bounds.get(parameter.name) or parameter.bounds(values)
+        if parameter.step and high >= low:
+            value = low + round((value - low) / parameter.step) * parameter.step
+            high = parameter.on_grid(low, high)
+        if parameter.type is int:
+            value = round(value)
+        return typed(max(low, min(high, value)), parameter.type)
 
 
 class _Axis:
@@ -166,23 +185,6 @@ def _scale(parameter: Parameter, value: Any) -> float:
     if not parameter.is_range:
         return float(_levels(parameter).index(value))
     return math.log(value) if parameter.log else float(value)
-
-
-def _value_at(space: Space, parameter: Parameter, where: list[float], values: Values) -> Value:
-    if not parameter.is_range:
-        if not _is_ordered(parameter):
-            return parameter.choices[int(np.argmax(where))]
-        return _levels(parameter)[round(where[0] * (len(parameter.choices) - 1))]
-    start, end = (_scale(parameter, bound) for bound in extremes(space, parameter))
-    value = start + where[0] * (end - start)
-    value = math.exp(value) if parameter.log else value
-    low, high = parameter.bounds(values)
-    if parameter.step and high >= low:
-        value = low + round((value - low) / parameter.step) * parameter.step
-        high = parameter.on_grid(low, high)
-    if parameter.type is int:
-        value = round(value)
-    return typed(max(low, min(high, value)), parameter.type)
 
 
 def _distribution(space: Space, parameter: Parameter) -> BaseDistribution:

@@ -35,7 +35,7 @@ def status(
         from rich.live import Live
         from rich.text import Text
 
-        from search.report import Overview, comparison_line, counts_line, trials_table, wasted_line
+        from search.report import Overview, comparison_line, counts_line, leading_line, trials_table, wasted_line
 
         folder = study_folder(runs, study)
         stored = folder.load()
@@ -58,7 +58,7 @@ def status(
                 f"{overview.name}: {run_by}",
                 counts_line(overview.counts, overview.num_trials),
                 comparison_line(overview),
-                *filter(None, [wasted_line(overview.records)]),
+                *filter(None, [leading_line(overview), wasted_line(overview.records)]),
             ]
             return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
 

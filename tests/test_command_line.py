@@ -19,7 +19,7 @@ from search.launch import summary
 from search.loading import load_space
 from search.narrowing import narrow
 from search.preset import preset_config
-from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
 from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyFolder
@@ -83,6 +83,23 @@ def make_study(name: str, *, trials: int = 2, is_trained: bool = True, metrics: 
 def space_file(text: str, name: str = "space.yaml") -> str:
     Path(name).write_text(text)
     return name
+
+
+def test_an_unfinished_trial_that_is_ahead_is_told_and_is_not_the_best():
+    study = make_study("race", trials=3, is_trained=False)
+    first, second = study.propose(), study.propose()
+    for rung in study.rungs:
+        study.report(first.number, {"tokens": rung, "loss": 3.0})
+    assert study.records[first.number].outcome == FINISHED
+    assert "ahead" not in tinysearch("status", "race")[1]
+    study.report(second.number, {"tokens": study.rungs[0], "loss": 2.0})
+    leading = study.records[second.number]
+    assert not leading.has_ended
+    code, out, _ = tinysearch("status", "race")
+    assert code == 0 and f"ahead, but {leading.outcome}: trial {second.number}" in out
+    status = json.loads(tinysearch("status", "race", "--json")[1])
+    assert (status["leading"], status["best"]["trial"]) == (second.number, first.number)
+    assert json.loads(tinysearch("best", "race", "--json")[1])["trial"] == first.number
 
 
 def test_what_was_wasted_is_told_and_nothing_where_nothing_was():

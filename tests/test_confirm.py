@@ -18,6 +18,7 @@ from search.alone import train_alone
 from search.cli import app
 from search.confirm import leaders
 from search.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
+from search.grammar import MetricSpec
 from search.launch import corpus_of, train_config
 from search.loading import load_space, parse_space
 from search.noise import Difference, deviation, incomplete_beta, t_quantile
@@ -88,8 +89,7 @@ def overview(*losses: float | None, metric: str = "loss", maximize: bool = False
         )
     return Overview(
         name="mine",
-        metric=metric,
-        maximize=maximize,
+        metrics=(MetricSpec(name=metric, goal="maximize" if maximize else "minimize"),),
         records=records,
         num_trials=len(records),
         rungs=(12_000, 36_000),
@@ -112,7 +112,7 @@ def test_leaders_have_finished_and_the_guides_own_is_among_them():
 
 
 def test_leaders_follow_the_goal():
-    assert numbers(leaders(overview(3.0, 1.0, None, 4.0, metric="kept_fraction", maximize=True), 1)) == [3, 0]
+    assert numbers(leaders(overview(3.0, 1.0, None, 4.0, metric="tokens_per_second", maximize=True), 1)) == [3, 0]
 
 
 def confirmation(values: dict[int, list[Any]], *, num_seeds: int = 3, **study: Any) -> Confirmation:
@@ -145,10 +145,10 @@ def test_rows_are_ranked_by_mean_and_ties_are_called_so():
 
 def test_a_goal_to_maximize_puts_the_largest_mean_first():
     values = {0: [3.0, 3.1, 3.2], 1: [2.0, 2.1, 2.2], 2: [3.05, 3.15, 3.25]}
-    found = confirmation(values, metric="kept_fraction", maximize=True)
+    found = confirmation(values, metric="tokens_per_second", maximize=True)
     assert verdicts(found) == [(2, BEST), (0, TIE), (1, BEHIND)]
     document = found.to_dict()
-    assert (document["metric"], document["goal"]) == ("kept_fraction", "maximize")
+    assert (document["metric"], document["goal"]) == ("tokens_per_second", "maximize")
     assert document["trials"][2]["difference"] == pytest.approx(-1.05)
 
 
