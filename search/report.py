@@ -98,7 +98,9 @@ class Overview:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best finished trial by the first metric."""
+        """The best finished trial by the first metric; of equals with several metrics, the one on the front."""
+        if len(self.metrics) > 1:
+            return next(iter(self.front), None)
         return best_record(self.records, self.metric, maximize=self.maximize)
 
     @property
@@ -281,7 +283,9 @@ def metric_text(name: str, value: float | None) -> str:
         return tokens_text(value)
     if name == "peak_vram_bytes":
         return bytes_text(value)
-    return f"{value:.4f}" if name in ("loss", "bits_per_byte") else f"{value:,.4g}"
+    if name in ("loss", "bits_per_byte"):
+        return f"{value:.4f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def tokens_text(count: float | None) -> str:

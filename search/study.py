@@ -316,7 +316,7 @@ class Study:
         return next((choice for choice in choices if choice is not None), None)
 
     def _learn(self, record: TrialRecord) -> None:
-        """Tell the strategy what a record says now. A trial that cannot be had is as bad as any, at the last rung."""
+        """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
         vectors = self._vectors.setdefault(record.number, {})
         curve = self._curves.get(record.number)
         if curve is None:
