@@ -10,7 +10,7 @@ as every policy is told: whichever of them the brain learns from, it learns what
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -39,10 +39,10 @@ class Anything(Feasibility):
         return []
 
 
-def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray], metrics: list[str]) -> Space:
+def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray], metrics: Sequence[str] = ()) -> Space:
     """A table's hyperparameters as a space; `presets`, points of the unit cube, are trained first."""
     return Space(
-        spec=SpaceSpec(family="recorded curves", parameters={}, metrics=metrics),  # type: ignore[arg-type]
+        spec=SpaceSpec(family="recorded curves", parameters={}, metrics=list(metrics)),  # type: ignore[arg-type]
         document=Document("<recorded curves>", ""),
         parameters={axis.name: _parameter(axis) for axis in axes},
         rules=(),
