@@ -13,7 +13,7 @@ from benchmarks.search.problems import NEVER, NUM_RUNGS, PROBLEMS
 from benchmarks.search.waste import PLAYERS, measure, play, simulate
 from search.record import DIVERGED, OUT_OF_MEMORY
 
-SEEDS, NUM_WORKERS, NUM_TRIALS = range(3), 4, 48
+SEEDS, NUM_WORKERS, NUM_TRIALS = range(2), 8, 80
 
 
 @cache
