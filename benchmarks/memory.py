@@ -6,9 +6,12 @@ Each configuration is estimated by trainer/estimate.py and then trained for two 
 - On a GPU the estimated peak is held against what PyTorch's allocator reserved.
 - On a CPU the estimated live bytes, which are the peak less what a CUDA allocator adds, are held against every storage
   of the same step, each followed to its end (see live_bytes.py: some functions get the forms that they have on a GPU).
-With --limit, the configurations are instead the largest that each guide's space lets a search launch under that limit
-on peak_vram_bytes; their steps run on fake tensors, and the last column is the greatest share of the limit that any
-took, with the allocator's share as estimated.
+With --limit, the brain itself searches each guide's space in fp32 and in bf16 under that limit on peak_vram_bytes, by
+made-up losses that fall with memory, so that it comes near the limit. The configurations with the largest estimates
+train for two steps: half of them of those that the search launched, half of random ones that it would have launched.
+They train on a GPU as above; on a CPU on fake tensors where these can, and what CUDA's allocator adds is taken as
+estimated. The last columns are the shares of the limit that they took, and how many took more than it, and more than it
+and the margin that search/correction.py states.
 
 An error is |estimated / measured - 1|.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import platform
 import statistics
 import sys
@@ -28,14 +32,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import torch
 
 from benchmarks.live_bytes import peak_live_bytes, random_corpus
+from search.correction import MARGIN
 from search.document import parse_number
 from search.drawing import random_values
-from search.feasibility import Feasibility
 from search.grammar import LimitSpec
 from search.loading import load_space
+from search.narrowing import narrow
+from search.parameter import Values
+from search.settings import StudySettings
+from search.study import Study
 from trainer.config import ConfigError, TrainConfig
 from trainer.estimate import ALLOCATOR_SLACK, CUBLAS_WORKSPACE_BYTES, estimate, live_bytes
 from trainer.loop import TrainingRun
@@ -47,7 +56,8 @@ MAX_CPU_FLOPS = 4e10  # of one step
 
 SPACES = Path(__file__).resolve().parent.parent / "spaces"
 GUIDES = ("hybrid", "ghost", "robo", "bdh")
-NUM_DRAWN = 1000  # of a guide's space, to find the largest
+PRECISIONS = ("fp32", "bf16")  # a search's own, without a GPU and with one
+NUM_DRAWN = 1000  # of a guide's space, to find large ones that may be launched
 
 
 @dataclass(frozen=True)
@@ -137,26 +147,73 @@ def measured(kind: str, config: TrainConfig) -> Row:
     return Row(kind, estimate(config).peak_vram_bytes, reserved, config.to_dict())
 
 
-def largest_under(limit: int, num: int, seed: int) -> Iterator[Row]:
-    """The largest configurations that a search of each guide's space would launch, their steps run on fake tensors."""
-    for guide in GUIDES:
-        space = load_space(SPACES / f"{guide}.yaml")
-        feasibility = dataclasses.replace(
-            Feasibility.of(space, space.budget()), limits={"peak_vram_bytes": LimitSpec(max=limit)}
-        )
-        rng = np.random.default_rng(seed)
-        drawn = (random_values(space, rng) for _ in range(NUM_DRAWN))
-        launched = [
-            space.train_config(values, rungs=feasibility.rungs)
-            for values in drawn
-            if not feasibility.reasons_against(values)
-        ]
-        launched.sort(key=lambda config: estimate(config).peak_vram_bytes, reverse=True)
-        for config in launched[: num // len(GUIDES)]:
-            if guide == "ghost":  # fake tensors cannot be routed; this keeps every byte, as the estimate assumes
-                config = dataclasses.replace(config, model=dataclasses.replace(config.model, threshold=0.0))
-            took = round(peak_live_bytes(config) * (1 + ALLOCATOR_SLACK)) + CUBLAS_WORKSPACE_BYTES
-            yield Row(guide, estimate(config).peak_vram_bytes, took, config.to_dict(), limit)
+def measured_under(limit: int, num: int, seed: int, *, device: str, trials: int | None = None) -> Iterator[Row]:
+    """The largest configurations that searches of each guide's space launch under a limit, `num` in all.
+
+    Each search has `trials`, or as many as the guide's budget.
+    """
+    num_searches = len(GUIDES) * len(PRECISIONS)
+    for i in range(num_searches):
+        guide, precision = GUIDES[i // len(PRECISIONS)], PRECISIONS[i % len(PRECISIONS)]
+        share = num * (i + 1) // num_searches - num * i // num_searches
+        if not share:
+            continue
+        study = searched_under(limit, guide, seed=seed, run={"precision": precision, "device": device}, trials=trials)
+        for config in _largest(study, share):
+            if device == "cpu":
+                live = peak_live_bytes(config, is_fake=guide != "ghost")  # fake tensors have no numbers to route by
+                took = round(live * (1 + ALLOCATOR_SLACK)) + CUBLAS_WORKSPACE_BYTES
+                row = Row(guide, estimate(config).peak_vram_bytes, took, config.to_dict())
+            else:
+                row = measured(guide, config)
+            yield dataclasses.replace(row, limit=limit)
+
+
+def searched_under(limit: int, guide: str, *, seed: int, run: dict[str, Any], trials: int | None = None) -> Study:
+    """A search of a guide's space under a limit, in which losses fall with memory; nothing is trained.
+
+    `run` holds fields of TrainConfig that the search sets. The peaks that it is told are the estimates: as on a CPU,
+    nothing corrects them.
+    """
+    space = load_space(SPACES / f"{guide}.yaml")
+    budget = space.budget()
+    budget = budget.model_copy(update={"limits": {**budget.limits, "peak_vram_bytes": LimitSpec(max=limit)}})
+    settings = StudySettings(space=narrow(space, budget=budget), budget=budget, seed=seed, run=run)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = Study.create(optuna.storages.InMemoryStorage(), guide, settings, trials=trials)
+    while (proposal := study.propose()) is not None:
+        found = estimate(_config(study, proposal.values))
+        told = {"peak_vram_bytes": found.peak_vram_bytes, "num_params": found.num_params, "estimated": True}
+        for rung in study.rungs:
+            if rung > study.records[proposal.number].rung:
+                loss = 10 - math.log(found.peak_vram_bytes) / 4 + study.rungs[0] / rung
+                if not study.report(proposal.number, {"tokens": rung, "loss": loss, "bits_per_byte": loss, **told}):
+                    break
+    return study
+
+
+def _largest(study: Study, num: int) -> list[TrainConfig]:
+    """Of the configurations that a search launched and then of random ones that it may, half of `num` each.
+
+    Of those whose estimates are equal, one.
+    """
+    rng = np.random.default_rng(study.settings.seed)
+    drawn = (random_values(study.space, rng) for _ in range(NUM_DRAWN))
+    launched = (record.values for record in study.records.values())
+    may_launch = (values for values in drawn if not study.feasibility.reasons_against(values))
+    largest: dict[int, TrainConfig] = {}
+    for found, total in ((launched, num - num // 2), (may_launch, num)):
+        if len(largest) < total:
+            configs: dict[int, TrainConfig] = {}
+            for config in (_config(study, values) for values in found):
+                configs.setdefault(estimate(config).peak_vram_bytes, config)
+            new = sorted(configs.keys() - largest.keys(), reverse=True)
+            largest |= {estimated: configs[estimated] for estimated in new[: total - len(largest)]}
+    return list(largest.values())
+
+
+def _config(study: Study, values: Values) -> TrainConfig:
+    return study.space.train_config(values, rungs=study.rungs, **study.settings.run)
 
 
 def summary(rows: list[Row]) -> dict[str, dict[str, float]]:
@@ -175,8 +232,9 @@ def _errors(rows: list[Row]) -> dict[str, float]:
         "lowest": min(row.estimated / row.measured for row in rows),
         "highest": max(row.estimated / row.measured for row in rows),
     }
-    if limited := [row.measured / row.limit for row in rows if row.limit is not None]:
-        found["of_limit"] = max(limited)
+    if shares := [row.measured / row.limit for row in rows if row.limit is not None]:
+        found |= {"lowest_of_limit": min(shares), "highest_of_limit": max(shares)}
+        found |= {"over_limit": sum(s > 1 for s in shares), "over_margin": sum(s > 1 + MARGIN for s in shares)}
     return found
 
 
@@ -192,12 +250,23 @@ def estimate_us(rows: list[Row], *, rounds: int = 20) -> float:
 
 def table(document: dict[str, Any]) -> str:
     lines = [f"{'':8}{'n':>5}{'median':>9}{'p95':>9}{'max':>9}{'est./measured':>17}"]
+    if "over_limit" in document["errors"]["all"]:
+        lines[0] += f"{'of the limit':>18}{'over':>6}{f'over by {MARGIN:.0%}':>13}"
     for kind, found in document["errors"].items():
         line = f"{kind:8}{found['configurations']:5}{found['median']:9.1%}{found['p95']:9.1%}{found['max']:9.1%}"
         line += f"{found['lowest']:10.3f} -{found['highest']:6.3f}"
-        lines.append(line + (f"{found['of_limit']:9.1%}" if "of_limit" in found else ""))
+        if "over_limit" in found:
+            line += f"{found['lowest_of_limit']:9.1%} -{found['highest_of_limit']:7.1%}"
+            line += f"{found['over_limit']:6}{found['over_margin']:13}"
+        lines.append(line)
     lines.append(f"one estimate takes {document['estimate_us']:.0f} microseconds; measured on {document['device']}")
     return "\n".join(lines)
+
+
+def _bytes(text: str) -> int:
+    if not isinstance(number := parse_number(text), int) or number <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is no number of bytes; give one such as '2 GiB'")
+    return number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -205,14 +274,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--configurations", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--limit", type=parse_number, help="bytes, such as 2GiB")
+    parser.add_argument("--limit", type=_bytes, help="such as '2 GiB'")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.limit:
-        found = largest_under(options.limit, options.configurations, options.seed)
+        found = measured_under(options.limit, options.configurations, options.seed, device=device)
     else:
         drawn = drawn_configurations(options.configurations, options.seed, device=device)
         found = (measured(kind, config) for kind, config in drawn)
@@ -223,7 +292,7 @@ def main(arguments: list[str] | None = None) -> None:
     document = {
         "errors": summary(rows),
         "estimate_us": estimate_us(rows),
-        "device": torch.cuda.get_device_name() if device == "cuda" and not options.limit else platform.machine(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "torch": torch.__version__,
     }
     if options.json:

@@ -1,6 +1,7 @@
 """Which configurations may be launched: rules, buildability, and limits against the trainer's estimates.
 
-A configuration that fails here is rejected inside the proposal loop and never costs a worker.
+A configuration that fails here is rejected inside the proposal loop and never costs a worker. Memory is an estimate: a
+trial that was launched may take more than its limit by search/correction.py's MARGIN, and is infeasible where it does.
 """
 
 from __future__ import annotations

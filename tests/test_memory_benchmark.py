@@ -7,7 +7,18 @@ import json
 import pytest
 
 from benchmarks import memory
-from benchmarks.memory import KINDS, Row, drawn_configurations, estimate_us, largest_under, measured, summary
+from benchmarks.live_bytes import peak_live_bytes
+from benchmarks.memory import (
+    GUIDES,
+    KINDS,
+    Row,
+    drawn_configurations,
+    estimate_us,
+    measured,
+    measured_under,
+    summary,
+)
+from search.correction import MARGIN
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +51,33 @@ def test_errors_are_relative_to_what_was_measured():
     found = summary(rows)
     assert found["a"]["median"] == pytest.approx(0.1) and found["a"]["highest"] == pytest.approx(1.1)
     assert found["all"]["median"] == pytest.approx(0.1) and found["all"]["lowest"] == pytest.approx(0.9)
-    assert found["b"]["of_limit"] == 0.5 and "of_limit" not in found["a"]
+    assert "over_limit" not in found["a"]
 
 
-def test_what_a_search_may_launch_stays_under_its_limit():
-    limit = 512 * 2**20
-    row = next(largest_under(limit, 4, 0))
-    assert row.estimated <= limit and 0.5 * limit < row.measured < 1.05 * limit
+def test_what_takes_more_than_its_limit_is_counted_and_what_takes_more_than_the_margin_too():
+    limit = 1000
+    beyond = round(limit * (1 + MARGIN)) + 1
+    found = summary([Row("a", 900, took, {}, limit) for took in (500, limit, limit + 1, beyond)])["a"]
+    assert (found["over_limit"], found["over_margin"]) == (2, 1)
+    assert (found["lowest_of_limit"], found["highest_of_limit"]) == (0.5, beyond / limit)
+
+
+@pytest.mark.slow  # a search and two steps for each guide
+def test_what_a_search_launches_near_its_limit_takes_no_more_than_that_and_the_margin():
+    limit = 128 * 2**20
+    rows = list(measured_under(limit, len(GUIDES), 0, device="cpu", trials=12))
+    assert tuple(row.kind for row in rows) == GUIDES
+    assert all(row.estimated <= limit for row in rows)
+    found = summary(rows)["all"]
+    assert found["over_margin"] == 0 and found["max"] < 0.05
+    assert found["lowest_of_limit"] > 0.5 and found["highest_of_limit"] > 0.9  # else nothing was near it
+
+
+@pytest.mark.slow  # two steps for each kind, twice
+def test_a_step_on_fake_tensors_holds_what_a_real_one_does():
+    for kind, config in drawn_configurations(len(KINDS), 5, device="cpu"):
+        if kind != "ghost":
+            assert peak_live_bytes(config) == peak_live_bytes(config, is_fake=False), kind
 
 
 def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
@@ -57,3 +88,10 @@ def test_the_command_prints_a_table_or_json(capsys, monkeypatch):
     memory.main(["--configurations", "5", "--device", "cpu", "--json"])
     document = json.loads(capsys.readouterr().out)
     assert document["errors"]["all"]["configurations"] == len(document["rows"]) == 5
+
+
+def test_a_limit_that_is_no_number_of_bytes_is_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        memory.main(["--limit", "two GiB"])
+    assert caught.value.code == 2
+    assert "two GiB is no number of bytes; give one such as '2 GiB'" in capsys.readouterr().err
