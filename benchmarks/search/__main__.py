@@ -6,9 +6,10 @@
 FOLDER holds tables of real training runs (table.py says which format). Workers share a simulated clock, the cost that
 all of them have consumed, in units of a full training. At 5, 10, 20 and 50 units each policy hands over a configuration
 and is scored by its equivalent random search: 3 is as good as random search with three times the budget, below 1 is
-worse than random. A trial trains the nearest configuration of the table that is left, and every policy is told which
-one it was, as it would know in a real search. Figures are geometric means over families of tables with bootstrap
-intervals over families, tables and seeds. Time to think is reported and not charged.
+worse than random. The best trial that had finished is scored beside it, since most policies hand over unfinished ones.
+A trial trains the nearest configuration of the table that is left, and every policy is told which one it was, as it
+would know in a real search. Figures are geometric means over families of tables with bootstrap intervals over families,
+tables and seeds. Time to think is reported and not charged.
 """
 
 from __future__ import annotations
@@ -89,11 +90,23 @@ def headline(measured: dict[str, Any]) -> Any:
         caption += f"; tinysearch proposes in {times}"
     shown = Shown(title="equivalent random search by budget, with 95 % intervals", caption=caption)
     last = readings[-1]
-    for column in ("", *readings, f"rank at {last}", "trials", "false stops", "cost below median", "ms a proposal"):
+    between = list(dict.fromkeys([readings[len(readings) // 3], last]))
+    finished = f"finished only, {' / '.join(between)}"
+    for column in (
+        "",
+        *readings,
+        finished,
+        f"rank at {last}",
+        "trials",
+        "false stops",
+        "cost below median",
+        "ms a proposal",
+    ):
         shown.add_column(column, justify="right" if column else "left")
     for name, p in policies.items():
         ratios = [f"{p[r]:.2f} ({p[f'interval_{r}'][0]:.1f}-{p[f'interval_{r}'][1]:.1f})" for r in readings]
-        rest = [f"{p[f'rank_{last}']:.1f}", f"{p['trials']:.0f}", f"{p['false_stops']:.1f}"]
+        rest = [" / ".join(f"{p[f'finished_{r}']:.2f}" for r in between)]
+        rest += [f"{p[f'rank_{last}']:.1f}", f"{p['trials']:.0f}", f"{p['false_stops']:.1f}"]
         rest += [f"{p['below_median_cost_share']:.0%}", f"{p['thinking_ms']:.1f}"]
         shown.add_row(name, *ratios, *rest)
     return shown
