@@ -7,7 +7,7 @@ tried with one that is right, recommending a configuration from around the best 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -62,40 +62,22 @@ class _FailuresTeachNothing(Strategy):
         return SuccessModel(np.zeros((0, 0)), np.zeros(0, dtype=bool), np.zeros(0))
 
 
-class WithoutGrace(Tinysearch):
-    strategy: ClassVar = _NoGrace
-
-
-class WithoutWideStart(Tinysearch):
-    strategy: ClassVar = _NarrowStart
-
-
-class WithoutOneInThree(Tinysearch):
-    strategy: ClassVar = _NothingDue
-
-
-class WithoutExpectedLeader(Tinysearch):
-    strategy: ClassVar = _OnlyFinishedToBeat
-
-
-class WithoutFidelity(Tinysearch):
-    strategy: ClassVar = _EveryValueAFinalOne
-
-
-class WithoutModelOfNew(Tinysearch):
-    strategy: ClassVar = _NoModelOfNew
-
-
-class WithoutSuccess(Tinysearch):
-    strategy: ClassVar = _FailuresTeachNothing
-
-
 class _Unbelieving(Strategy):
+    """A guide's presets are trained first, and nothing more is made of them."""
+
     def _belief(self, points: np.ndarray, num_trials: int) -> np.ndarray:
         return np.ones(len(points))
 
 
-class Unbelieving(Tinysearch):
-    """A guide's presets are trained first, and nothing more is made of them."""
+def _deciding_by(strategy: type[Strategy]) -> type[Tinysearch]:
+    return type(strategy.__name__, (Tinysearch,), {"strategy": strategy})
 
-    strategy: ClassVar = _Unbelieving
+
+WithoutGrace = _deciding_by(_NoGrace)
+WithoutWideStart = _deciding_by(_NarrowStart)
+WithoutOneInThree = _deciding_by(_NothingDue)
+WithoutExpectedLeader = _deciding_by(_OnlyFinishedToBeat)
+WithoutFidelity = _deciding_by(_EveryValueAFinalOne)
+WithoutModelOfNew = _deciding_by(_NoModelOfNew)
+WithoutSuccess = _deciding_by(_FailuresTeachNothing)
+Unbelieving = _deciding_by(_Unbelieving)
