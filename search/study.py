@@ -317,15 +317,14 @@ class Study:
 
     def _learn(self, record: TrialRecord) -> None:
         """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
-        vectors = self._vectors.setdefault(record.number, {})
         curve = self._curves.get(record.number)
         if curve is None:
             curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
-        for tokens in record.measurements:
-            vectors[self.rungs.index(tokens)] = record.signed(self.metrics, tokens)
+        vectors = {self.rungs.index(tokens): record.signed(self.metrics, tokens) for tokens in record.measurements}
         if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
             vectors[len(self.rungs) - 1] = (math.nan,) * len(self.metrics)
-        curve.values.update((rung, values[0]) for rung, values in vectors.items())
+        self._vectors[record.number] = vectors
+        curve.values = {rung: values[0] for rung, values in vectors.items()}
         curve.is_running, curve.is_paused = record.outcome == RUNNING, record.outcome == PAUSED
         self._choice_is_valid = False
 

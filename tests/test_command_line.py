@@ -30,15 +30,7 @@ from trainer.data import open_corpus
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test runs in an empty folder with its own cache and a small corpus."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TINYSEARCH_CACHE", str(tmp_path / "cache"))
-    Path("text").mkdir()
-    for i in range(12):
-        Path(f"text/{i}.txt").write_text(f"The quick brown fox number {i} jumps over the lazy dog. " * 40)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("small_text")
 
 
 def tinysearch(*arguments: str) -> tuple[int, str, str]:

@@ -186,17 +186,6 @@ def test_runs_on_another_device_are_no_comparison_and_said_to_be_none():
 # Studies on disk.
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with a cache of its own and a small text."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TINYSEARCH_CACHE", str(tmp_path / "cache"))
-    Path("text").mkdir()
-    for i in range(12):
-        Path(f"text/{i}.txt").write_text(f"The quick brown fox number {i} jumps over the lazy dog. " * 40)
-    return tmp_path
-
-
 def new_study(*, trials: int = 4, text: str = "") -> Study:
     """An empty study 'mine' over the smoke space (or another text of it), on the small text."""
     space = parse_space(text, "space.yaml") if text else load_space(SMOKE)
@@ -213,7 +202,7 @@ def new_study(*, trials: int = 4, text: str = "") -> Study:
 
 
 @pytest.fixture
-def study(place: Path) -> Study:
+def study(small_text: Path) -> Study:
     """Four trials, ended without any training: trials 0 (the guide's own) and 3 finished."""
     made = new_study()
     for number in range(4):
@@ -353,7 +342,7 @@ def test_what_cannot_be_confirmed_is_refused(study: Study, training: FakeTrainin
     assert training.trained == []
 
 
-def test_a_study_where_nothing_finished_is_refused(place: Path):
+def test_a_study_where_nothing_finished_is_refused(small_text: Path):
     new_study()
     assert refused() == "no trial has finished its budget yet; see `tinysearch status`"
 
@@ -383,7 +372,7 @@ def request_of(study: Study, checkpoint: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def searched(place: Path) -> Study:
+def searched(small_text: Path) -> Study:
     """A study whose only trial, the guide's own, was really trained, as a worker does it."""
     study = new_study(trials=1, text=TINY)
     study.propose()

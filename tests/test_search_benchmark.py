@@ -346,7 +346,7 @@ def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_pat
     run = simulate(table, policy, num_workers=4, budget=20)
     finished = [r for r in policy.study.records.values() if r.outcome == FINISHED]
     assert len(finished) == run.num_finished > 0
-    assert all(set(r.measurements) == {1, 3, 9} for r in finished)
+    assert all(set(r.measurements) == {9} for r in finished)
 
 
 def test_the_brain_hands_over_the_trial_that_leads(table: Table):

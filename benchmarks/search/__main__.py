@@ -14,8 +14,6 @@ tables and seeds. Time to think is reported and not charged.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import sys
@@ -23,34 +21,23 @@ import time
 from importlib.metadata import version
 from typing import Any
 
+from benchmarks.search.command import add_tables, options_of, parser_of, put_out, tables_of
 from benchmarks.search.contest import Result, Terms, contest
 from benchmarks.search.entrants import ENTRANTS, PARTS, TINYSEARCH
 from benchmarks.search.score import Scores
-from benchmarks.search.table import Table, TableError, read_tables
+from benchmarks.search.table import Table
 
 STUDY_SIZES = (200, 2000)
-PLAIN_WIDTH = 160  # of tables that go into a file
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parsed(arguments)
-    try:
-        tables = read_tables(options.folder, options.tables)
-    except TableError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    terms = Terms.of(options.workers, options.budget)
+    parser = parser_of("benchmarks.search", __doc__, seeds=30, policies=[*ENTRANTS, "parts", *PARTS])
+    add_tables(parser)
+    groups = {"all": list(ENTRANTS), "parts": [TINYSEARCH, *PARTS]}
+    options = options_of(parser, arguments, groups, ENTRANTS | PARTS)
+    tables, terms = tables_of(options), Terms.of(options.workers, options.budget)
     measured = measure(tables, options.policies, range(options.seeds), terms, options.processes)
-    if options.json:
-        print(json.dumps(measured))
-        return
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    console.print(headline(measured))
-    console.print(by_family(measured))
+    put_out(measured, (headline, by_family), as_json=options.json)
 
 
 def measure(tables: list[Table], policies: list[str], seeds: range, terms: Terms, num_processes: int) -> dict[str, Any]:
@@ -150,32 +137,6 @@ class _Progress:
 
     def end(self, next_: str) -> None:
         print(f"{next_} after {time.monotonic() - self.started:.0f} s", file=sys.stderr, flush=True)
-
-
-def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="of .npz tables")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--workers", type=int, default=8, help="trials at a time")
-    parser.add_argument("--seeds", type=int, default=30, help="runs of each policy on each table")
-    parser.add_argument("--budget", type=float, default=50.0, help="full trainings' cost")
-    parser.add_argument(
-        "--policies",
-        default="all",
-        help=f"all, or some of {','.join(ENTRANTS)}; parts, or some of {','.join(PARTS)}, beside {TINYSEARCH}",
-    )
-    parser.add_argument("--tables", default="*.npz", metavar="GLOB", help="only files of such names")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    options = parser.parse_args(arguments)
-    groups = {"all": list(ENTRANTS), "parts": [TINYSEARCH, *PARTS]}
-    options.policies = groups.get(options.policies) or options.policies.split(",")
-    if unknown := [name for name in options.policies if name not in ENTRANTS | PARTS]:
-        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(ENTRANTS | PARTS)}")
-    if len(set(options.policies)) < len(options.policies):
-        parser.error("a policy is named twice")
-    if min(options.workers, options.seeds, options.processes) < 1 or not 0 < options.budget < float("inf"):
-        parser.error("give at least one worker, seed and process, and a budget above 0")
-    return options
 
 
 if __name__ == "__main__":

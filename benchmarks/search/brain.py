@@ -11,7 +11,7 @@ as every policy is told: whichever of them the brain learns from, it learns what
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -89,14 +89,14 @@ class Tinysearch:
         trial.set_user_attr("values", record.values)
         self.study._curves[key].point = self.study._candidates.point(record.values)
 
-    def report(self, key: int, rung: int, value: float) -> bool:
-        return self.study.report(key, {METRIC: value, "tokens": rung})
+    def report(self, key: int, rung: int, value: Any) -> bool:
+        values = value if self.metrics else (value,)
+        return self.study.report(key, {**dict(zip(self.metrics or [METRIC], values, strict=True)), "tokens": rung})
 
-    def finished(self, key: int, rung: int, value: float) -> None:
-        self.study.report(key, {METRIC: value, "tokens": self._end})
-        curve, last = self.study._curves[key], len(self.study.rungs) - 1
-        if rung < self._end and last in curve.values:  # its rungs were not those of a whole training
-            curve.values = {last: curve.values[last]}
+    def finished(self, key: int, rung: int, value: Any) -> None:
+        if rung < self._end:
+            self.study.records[key].measurements.clear()  # not of the same part of a training as others' rungs
+        self.report(key, self._end, value)
 
     def incumbent(self) -> int | None:
         leading = leading_record(self.study.records.values(), METRIC)

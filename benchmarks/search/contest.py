@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -49,23 +50,8 @@ class Result:
     num_proposals: int
 
 
-def contest(
-    tables: list[Table],
-    policies: list[str],
-    seeds: range,
-    terms: Terms,
-    *,
-    num_processes: int = 1,
-    on_result: Callable[[Result], None] = lambda result: None,
-) -> list[Result]:
-    """All runs, by table, policy and seed; `on_result` hears of each as it comes."""
-    jobs = [(name, i, seed) for name, seed, i in product(policies, seeds, range(len(tables)))]
-    results = []
-    for result in _run_all(jobs, tables, terms, num_processes):
-        results.append(result)
-        on_result(result)
-    order = {name: i for i, name in enumerate(policies)}
-    return sorted(results, key=lambda r: (r.table, order[r.policy], r.seed))
+Play = Callable[[Table, str, int, Terms], Any]
+"""A table, a policy's name, a seed and the terms -> the result of that run."""
 
 
 def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
@@ -91,6 +77,29 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
     )
 
 
+def contest(
+    tables: list[Table],
+    policies: list[str],
+    seeds: range,
+    terms: Terms,
+    *,
+    playing: Play = play,
+    num_processes: int = 1,
+    on_result: Callable[[Any], None] = lambda result: None,
+) -> list[Any]:
+    """All runs, by table, policy and seed; `on_result` hears of each as it comes.
+
+    `playing` makes a run; its result has a table's name, a policy and a seed too.
+    """
+    jobs = [(name, i, seed) for name, seed, i in product(policies, seeds, range(len(tables)))]
+    results = []
+    for result in _run_all(playing, jobs, tables, terms, num_processes):
+        results.append(result)
+        on_result(result)
+    order = {name: i for i, name in enumerate(policies)}
+    return sorted(results, key=lambda r: (r.table, order[r.policy], r.seed))
+
+
 def _recommended(table: Table, place: float, seed: int) -> np.ndarray:
     """One of the configurations around a place in the order of final values, 0 the best and 1 the worst; (d,)."""
     order = np.argsort(table.full_values, kind="stable")  # NaN last
@@ -112,22 +121,22 @@ def _below_median_share(table: Table, run: Run) -> float:
     return wasted / max(sum(run.spent.values()), 1e-12)
 
 
-_SHARED: dict[str, object] = {}  # in a worker process: what every job needs
+_SHARED: dict[str, Any] = {}  # in a worker process: what every job needs
 
 
-def _run_all(jobs: list, tables: list[Table], terms: Terms, num_processes: int) -> Iterator[Result]:
+def _run_all(playing: Play, jobs: list, tables: list[Table], terms: Terms, num_processes: int) -> Iterator[Any]:
     if num_processes == 1:
-        yield from (play(tables[i], name, seed, terms) for name, i, seed in jobs)
+        yield from (playing(tables[i], name, seed, terms) for name, i, seed in jobs)
         return
     context = multiprocessing.get_context("spawn")  # threads of Ray and numpy do not survive a fork
-    with context.Pool(num_processes, initializer=_share, initargs=(tables, terms)) as pool:
+    with context.Pool(num_processes, initializer=_share, initargs=(playing, tables, terms)) as pool:
         yield from pool.imap_unordered(_play_shared, jobs[::-1])  # the slow policies come last in the list
 
 
-def _share(tables: list[Table], terms: Terms) -> None:
-    _SHARED.update(tables=tables, terms=terms)
+def _share(playing: Play, tables: list[Table], terms: Terms) -> None:
+    _SHARED.update(playing=playing, tables=tables, terms=terms)
 
 
-def _play_shared(job: tuple[str, int, int]) -> Result:
+def _play_shared(job: tuple[str, int, int]) -> Any:
     name, i, seed = job
-    return play(_SHARED["tables"][i], name, seed, _SHARED["terms"])  # type: ignore[index]
+    return _SHARED["playing"](_SHARED["tables"][i], name, seed, _SHARED["terms"])

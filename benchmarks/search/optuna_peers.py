@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optuna
@@ -31,23 +32,19 @@ def overwrite(trial: optuna.Trial, values: Mapping[str, float | int]) -> None:
         trial._cached_frozen_trial.params[name] = values[name]
 
 
-class OptunaTPE:
-    """TPE as Optuna has it by default, no trial stopped. Hands over `study.best_trial`: the best finished one."""
+class OptunaAsked:
+    """What every policy that asks an Optuna study has in common: how it proposes, and hears what it was given."""
 
     rungs: tuple[int, ...] = ()
 
-    def __init__(self, problem: Problem, seed: int, pruner: optuna.pruners.BasePruner | None = None):
+    def __init__(self, problem: Problem, **study: Any):
+        """`study` are options of `optuna.create_study`."""
         self._axes = problem.axes
         self._distributions = distributions(problem.axes)
         self._num_left = problem.num_configurations
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = optuna.create_study(
-            study_name=f"seed {seed}",  # Hyperband's brackets hang on it
-            sampler=optuna.samplers.TPESampler(seed=seed),
-            pruner=pruner or optuna.pruners.NopPruner(),
-        )
+        self._study = optuna.create_study(**study)
         self._trials: dict[int, optuna.Trial] = {}
-        self._best: tuple[float, int | None] = (math.inf, None)
 
     def propose(self) -> Proposal | None:
         if not self._num_left:
@@ -61,6 +58,19 @@ class OptunaTPE:
 
     def given(self, key: int, point: np.ndarray) -> None:
         overwrite(self._trials[key], values_at(self._axes, point))
+
+
+class OptunaTPE(OptunaAsked):
+    """TPE as Optuna has it by default, no trial stopped. Hands over `study.best_trial`: the best finished one."""
+
+    def __init__(self, problem: Problem, seed: int, pruner: optuna.pruners.BasePruner | None = None):
+        super().__init__(
+            problem,
+            study_name=f"seed {seed}",  # Hyperband's brackets hang on it
+            sampler=optuna.samplers.TPESampler(seed=seed),
+            pruner=pruner or optuna.pruners.NopPruner(),
+        )
+        self._best: tuple[float, int | None] = (math.inf, None)
 
     def report(self, key: int, rung: int, value: float) -> bool:
         trial = self._trials[key]

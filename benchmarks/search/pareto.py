@@ -17,25 +17,19 @@ of tables, with bootstrap intervals over families, tables and seeds.
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
 
-from benchmarks.search.contest import Terms
+from benchmarks.search.command import add_tables, options_of, parser_of, put_out, tables_of
+from benchmarks.search.contest import Terms, contest
 from benchmarks.search.entrants import TINYSEARCH
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.policy import Problem
 from benchmarks.search.simulation import simulate
-from benchmarks.search.table import Table, TableError, labels, read_tables
+from benchmarks.search.table import Table, labels
 from search.pareto import hypervolume, undominated
 
 MARGIN = 0.1  # of the reference point beyond the front's box
@@ -109,20 +103,11 @@ def play(table: Table, policy: str, seed: int, terms: Terms) -> Result:
 
 
 def measure(
-    tables: list[Table],
-    policies: list[str],
-    seeds: range,
-    terms: Terms,
-    num_processes: int = 1,
-    on_result: Callable[[Result], None] = lambda result: None,
+    tables: list[Table], policies: list[str], seeds: range, terms: Terms, num_processes: int = 1
 ) -> dict[str, Any]:
     """Everything there is to print, as one object. Tables without a front to speak of are left out and named."""
     chosen = [table for table in tables if len(Front.of(table).rows) >= MIN_FRONT]
-    jobs = list(product(range(len(chosen)), policies, seeds))
-    results = []
-    for result in _run_all(chosen, jobs, terms, num_processes):
-        results.append(result)
-        on_result(result)
+    results = contest(chosen, policies, seeds, terms, playing=play, num_processes=num_processes)
     shares = {
         name: np.array([[r.shares for r in results if (r.table, r.policy) == (t.name, name)] for t in chosen])
         for name in policies
@@ -198,19 +183,6 @@ def _resampled(shares: dict[str, np.ndarray], family_of: list[str]) -> dict[str,
     return {name: np.array(rows) for name, rows in found.items()}
 
 
-def _run_all(tables: list[Table], jobs: list[tuple[int, str, int]], terms: Terms, num_processes: int):
-    if num_processes == 1:
-        yield from (play(tables[i], name, seed, terms) for i, name, seed in jobs)
-        return
-    with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
-        yield from pool.imap(partial(_play, tables, terms), jobs)
-
-
-def _play(tables: list[Table], terms: Terms, job: tuple[int, str, int]) -> Result:
-    i, name, seed = job
-    return play(tables[i], name, seed, terms)
-
-
 def shown(measured: dict[str, Any]) -> Any:
     """The figures, for people."""
     from rich.table import Table as Shown
@@ -233,43 +205,15 @@ def shown(measured: dict[str, Any]) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parsed(arguments)
-    try:
-        tables = read_tables(options.folder, options.tables)
-    except TableError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    parser = parser_of("benchmarks.search.pareto", __doc__, seeds=10, policies=POLICIES)
+    add_tables(parser)
+    options = options_of(parser, arguments, {"all": list(POLICIES)}, POLICIES)
+    tables, terms = tables_of(options), Terms.of(options.workers, options.budget)
     if not any(len(Front.of(table).rows) >= MIN_FRONT for table in tables):
         print(f"{options.folder}: no table has a front of at least {MIN_FRONT} configurations", file=sys.stderr)
         sys.exit(2)
-    terms = Terms.of(options.workers, options.budget)
     measured = measure(tables, options.policies, range(options.seeds), terms, options.processes)
-    if options.json:
-        print(json.dumps(measured))
-        return
-    from rich.console import Console
-
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(shown(measured))
-
-
-def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search.pareto", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="of .npz tables")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    parser.add_argument("--workers", type=int, default=8, help="trials at a time")
-    parser.add_argument("--seeds", type=int, default=10, help="runs of each policy on each table")
-    parser.add_argument("--budget", type=float, default=50.0, help="full trainings' cost")
-    parser.add_argument("--policies", default="all", help=f"all, or some of {','.join(POLICIES)}")
-    parser.add_argument("--tables", default="*.npz", metavar="GLOB", help="only files of such names")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    options = parser.parse_args(arguments)
-    options.policies = list(POLICIES) if options.policies == "all" else options.policies.split(",")
-    if unknown := [name for name in options.policies if name not in POLICIES]:
-        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(POLICIES)}")
-    if min(options.workers, options.seeds, options.processes) < 1 or not 0 < options.budget < float("inf"):
-        parser.error("give at least one worker, seed and process, and a budget above 0")
-    return options
+    put_out(measured, [shown], as_json=options.json)
 
 
 if __name__ == "__main__":

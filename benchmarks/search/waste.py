@@ -12,11 +12,8 @@ configurations that can be had; regret is 0 for the best of them and 1 for their
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +27,7 @@ import optuna
 
 from benchmarks.search import peers
 from benchmarks.search.brain import METRIC, Anything, space_of
+from benchmarks.search.command import options_of, parser_of, put_out
 from benchmarks.search.optuna_peers import OptunaTPE
 from benchmarks.search.policy import ETA, Policy, Problem, Proposal
 from benchmarks.search.problems import MEMORY_LIMIT, NUM_RUNGS, PROBLEMS, Landscape
@@ -43,7 +41,6 @@ QUARTERS = 4
 LAUNCH_COST = 0.01  # full trainings: what a trial costs that is out of memory at once
 NOISE = 0.005  # standard deviation of a trial's loss, the same at all its rungs
 MEASURED = "peak_vram_bytes"
-PLAIN_WIDTH = 160
 
 
 class Player(Protocol):
@@ -239,20 +236,15 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options = _parsed(arguments)
+    parser = parser_of("benchmarks.search.waste", __doc__, seeds=8, policies=PLAYERS)
+    parser.add_argument("--trials", type=int, default=80, help="configurations launched in a run")
+    options = options_of(parser, arguments, {"all": list(PLAYERS)}, PLAYERS)
+    if options.trials < QUARTERS:
+        parser.error(f"give at least {QUARTERS} trials")
     measured = measure(
         list(PROBLEMS), options.policies, range(options.seeds), options.workers, options.trials, options.processes
     )
-    if options.json:
-        print(json.dumps(measured))
-        return
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    for problem in PROBLEMS:
-        console.print(_shown(measured, problem))
+    put_out(measured, [partial(_shown, problem=problem) for problem in PROBLEMS], as_json=options.json)
 
 
 def _shown(measured: dict[str, Any], problem: str) -> Any:
@@ -283,23 +275,6 @@ def _run_all(jobs: list[tuple], num_processes: int) -> Iterator[dict[str, Any]]:
         return
     with multiprocessing.get_context("spawn").Pool(num_processes) as pool:
         yield from pool.starmap(play, jobs, chunksize=1)
-
-
-def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.search.waste", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=8, help="runs of each policy on each problem")
-    parser.add_argument("--workers", type=int, default=8, help="trials at a time")
-    parser.add_argument("--trials", type=int, default=80, help="configurations launched in a run")
-    parser.add_argument("--policies", default="all", help=f"all, or some of {','.join(PLAYERS)}")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-    options = parser.parse_args(arguments)
-    options.policies = list(PLAYERS) if options.policies == "all" else options.policies.split(",")
-    if unknown := [name for name in options.policies if name not in PLAYERS]:
-        parser.error(f"unknown policy {unknown[0]!r}. Known: {', '.join(PLAYERS)}")
-    if min(options.seeds, options.workers, options.processes) < 1 or options.trials < QUARTERS:
-        parser.error(f"give at least one seed, worker and process, and {QUARTERS} trials")
-    return options
 
 
 if __name__ == "__main__":
