@@ -4,14 +4,11 @@ Every rung is a question to the model of all curves seen so far (`search.surroga
 become than what is to be beaten, for each unit of training that is left to it? A trial goes on while no other use of
 the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
 best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
-does to lose its place, since the promise of a new one is the best of hundreds of guesses. New ones near what a guide
-recommends promise more at first.
+does to lose its place, since the promise of a new one is the best of hundreds of guesses.
 
-Three rules stand before the promises. The first configurations are random, so that a model can be learned at all, and
-train through a grace period, since the first rung is often before the end of the warm-up and says nothing. What is to
-be beaten is the best finished value or, where it is lower, what the best trial under way is expected to reach: else the
-first to be under way look as good as any. And of the trials at a rung at least one in three goes on, as in successive
-halving: however much new configurations promise, the model learns only from trials that went on whether it is right.
+The first few configurations are random, so that a model can be learned at all. What is to be beaten is the best
+finished value or, where it is lower, what the best trial under way is expected to reach: else the first to be under way
+look as good as any.
 
 What diverged or did not fit says nothing of how good its neighbours are, and the best often lie next to it. So it is no
 value to that model, but to another one (`search.success`), by whose chance of success a new promise is multiplied.
@@ -31,19 +28,13 @@ from search.parameter import Values
 from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations, Posterior
 
-NUM_FIRST = 24  # configurations before the model proposes any, at most ...
-FIRST_SHARE = 0.25  # ... of all that the search may train, and ...
-LEAST_FIRST = 6  # ... at least
-GRACE_SHARE = 1 / 9  # of a full training: the second rung, where it comes no later, is within the grace period
-MAX_WAITING = 3  # trials at a rung for each that has gone on from there
+NUM_FIRST = 6  # configurations before the model proposes any
 RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the model says
 PREFERENCE = 0.5  # a new configuration's promise counts this much beside a paused trial's
 MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth going on with once nothing new is to start
 MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
-GUIDE_TRIALS = 8  # that a guide's word is worth: it counts this share of all trials as much as what they have shown
-GUIDE_WIDTH = 0.5  # of the belief around each of its configurations, in units of an axis
 MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
@@ -95,27 +86,12 @@ class Candidates(Protocol):
 class Strategy:
     """Decides from curves alone; the same curves and seed give the same decision."""
 
-    def __init__(
-        self,
-        num_dims: int,
-        rungs: tuple[int, ...],
-        candidates: Candidates,
-        *,
-        num_trials: int,
-        seed: int,
-        guide: np.ndarray | None = None,
-    ):
-        """`num_trials` is how many configurations the search may train; `rungs` are in tokens.
-
-        `guide` (k, num_dims) are configurations that somebody with experience recommends.
-        """
+    def __init__(self, num_dims: int, rungs: tuple[int, ...], candidates: Candidates, *, seed: int):
+        """`rungs` are in tokens; points of the unit cube have `num_dims` coordinates."""
         self._share_done = np.array([0.0, *(rung / rungs[-1] for rung in rungs)])  # after how many rungs
         self._last = len(rungs) - 1
-        self.num_first = max(LEAST_FIRST, min(NUM_FIRST, int(FIRST_SHARE * num_trials)))
-        self.grace = int(self._last > 1 and self._share_done[2] <= GRACE_SHARE + 1e-9)  # index of a rung
         self._candidates = candidates
         self._seed = seed
-        self._guide = np.zeros((0, num_dims)) if guide is None else guide
         self.model = CurveModel(num_dims, rungs)
         self._num_fitted = 0
 
@@ -135,11 +111,8 @@ class Strategy:
         rng = np.random.default_rng([self._seed, len(curves), sum(len(c.values) for c in curves)])
         has_seen = any(math.isfinite(value) for curve in curves for value in curve.values.values())
         paused = [curve for curve in curves if curve.is_paused]
-        if can_start:
-            if early := [curve for curve in paused if curve.number < self.num_first and curve.rung < self.grace]:
-                return Continue(early[0].number)
-            if len(curves) < self.num_first or not has_seen:
-                return Start(self._candidates.random(rng))
+        if can_start and (len(curves) < NUM_FIRST or not has_seen):
+            return Start(self._candidates.random(rng))
         if not has_seen:
             return None
         posterior, best = self._posterior(curves, rng)
@@ -148,8 +121,6 @@ class Strategy:
             return Continue(paused[int(np.argmax(promises))].number) if (chances >= MIN_CHANCE).any() else None
         to_beat = self._to_beat(curves, posterior, best)
         promises, _ = self._of_paused(paused, posterior, to_beat)
-        if due := self._due(curves, paused):
-            return Continue(paused[max(due, key=lambda i: promises[i])].number)
         values, promise = self._new(curves, posterior, to_beat, rng)
         top = int(np.argmax(promises)) if paused else -1
         if paused and promises[top] >= PREFERENCE * promise:
@@ -165,16 +136,6 @@ class Strategy:
             np.array([curve.point for curve in running]), np.array([curve.number for curve in running])
         )
         return min(best, float(mean.min()))
-
-    def _due(self, curves: Sequence[Curve], paused: list[Curve]) -> list[int]:
-        """Places in `paused` of those at the deepest rung from which too few have gone on, if there is such a rung."""
-        alive = [curve for curve in curves if not curve.has_failed]
-        for rung in range(self._last - 1, -1, -1):
-            here = [i for i, curve in enumerate(paused) if curve.rung == rung]
-            gone_on = sum(curve.rung > rung or (curve.is_running and curve.rung == rung) for curve in alive)
-            if here and sum(curve.rung >= rung for curve in alive) >= MAX_WAITING * (gone_on + 1):
-                return here
-        return []
 
     def _success(self, curves: Sequence[Curve]) -> SuccessModel:
         """The chances of success after all that was seen; of those not failed, the share of rungs passed counts."""
@@ -223,7 +184,6 @@ class Strategy:
         chances = success.chances(points)
         is_likely = chances >= min(MIN_SUCCESS, chances.max())
         promise = np.where(is_likely, expected_improvement(mean, sd, best) * chances, 0.0)
-        promise *= self._belief(points, len(curves))
         if rng.random() < RANDOM_SHARE:  # the model may be wrong
             values = self._candidates.random(rng)
             points = self._candidates.point(values)[None]
@@ -234,17 +194,6 @@ class Strategy:
             if points[i].tobytes() not in known and self._candidates.may_launch(found[i]):
                 return dict(found[i]), float(promise[i])
         return self._candidates.random(rng), 0.0
-
-    def _belief(self, points: np.ndarray, num_trials: int) -> np.ndarray:
-        """How much the guide speaks for each of `points` (m, d); (m,), 1 next to one of its configurations.
-
-        A prior over where the best lies whose weight falls with the trials seen (arXiv:2204.11051), so that a wrong
-        guide does not mislead for long.
-        """
-        if not len(self._guide):
-            return np.ones(len(points))
-        away = ((points[:, None] - self._guide[None]) / GUIDE_WIDTH) ** 2
-        return np.exp(-0.5 * away.sum(2).min(1) * GUIDE_TRIALS / max(num_trials, 1))
 
     def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
         """What was seen but for failures, standardised.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -100,15 +99,7 @@ class Study:
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
         self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
-        guide = [self._candidates.point(self.space.complete(p.values)) for p in self.space.presets.values()]
-        self._strategy = strategy(
-            self._candidates.num_dims,
-            self.rungs,
-            self._candidates,
-            num_trials=self.num_trials,
-            seed=settings.seed,
-            guide=np.array(guide).reshape(-1, self._candidates.num_dims),
-        )
+        self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
         self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from search.strategy import Continue, Curve, Start, Strategy, expected_improvement, standardised
+from search.strategy import NUM_FIRST, Continue, Curve, Start, Strategy, expected_improvement, standardised
 from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations
 
@@ -60,7 +60,7 @@ class Anywhere:
 
 
 def new_strategy(candidates: Anywhere | None = None, seed: int = 0) -> Strategy:
-    return Strategy(2, RUNGS, candidates or Anywhere(), num_trials=40, seed=seed)
+    return Strategy(2, RUNGS, candidates or Anywhere(), seed=seed)
 
 
 def test_the_gradient_of_the_fit_is_that_of_its_loss():
@@ -207,39 +207,11 @@ def test_where_all_have_failed_so_far_the_search_goes_on_at_random():
     assert new_strategy().next(failed, can_start=False) is None
 
 
-def test_the_first_configurations_are_random_and_train_through_the_grace_period():
+def test_the_first_configurations_are_random():
+    seen = [Curve(i, np.full(2, i / 10), {0: float(i)}, is_paused=True) for i in range(NUM_FIRST - 1)]
     strategy = new_strategy()
-    assert (strategy.num_first, strategy.grace) == (10, 1)
-    early = [Curve(i, np.full(2, i / 10), {0: float(i)}, is_paused=True) for i in range(4)]
-    assert strategy.next(early, can_start=True) == Continue(0)
-    early[0] = Curve(0, np.zeros(2), {0: 0.0, 1: 0.0}, is_paused=True)
-    assert strategy.next(early, can_start=True) == Continue(1)
-    through = [Curve(i, np.full(2, i / 10), {0: float(i), 1: float(i)}, is_paused=True) for i in range(4)]
-    assert isinstance(strategy.next(through, can_start=True), Start)
-
-
-@pytest.mark.parametrize(
-    "rungs, num_trials, num_first, grace",
-    [((1, 3, 9, 27), 1000, 24, 1), ((1, 3, 9), 16, 6, 0), ((9,), 40, 10, 0), ((1, 9), 40, 10, 0)],
-)
-def test_a_short_search_looks_around_for_less_long(rungs, num_trials, num_first, grace):
-    strategy = Strategy(2, rungs, Anywhere(), num_trials=num_trials, seed=0)
-    assert (strategy.num_first, strategy.grace) == (num_first, grace)
-
-
-def test_of_the_trials_at_a_rung_one_in_three_goes_on():
-    rng = np.random.default_rng(0)
-    strategy = new_strategy()
-    ended = curves(7, 12, 0.0)
-    waiting = [Curve(12 + i, rng.random(2), {0: 1.0}, is_paused=True) for i in range(27)]
-    assert strategy._due([*ended, *waiting[:26]], waiting[:26]) == []  # 38 were there, 12 have gone on
-    assert strategy._due([*ended, *waiting], waiting) == list(range(27))
-    choice = strategy.next([*ended, *waiting], can_start=True)
-    assert isinstance(choice, Continue) and choice.number >= 12
-    gone = Curve(40, rng.random(2), {0: 1.0}, is_running=True)
-    assert strategy._due([*ended, *waiting, gone], waiting) == []
-    failed = [Curve(41 + i, rng.random(2), {LAST: math.nan}) for i in range(9)]
-    assert strategy._due([*ended, *waiting[:26], *failed], waiting[:26]) == []
+    assert isinstance(strategy.next(seen, can_start=True), Start)
+    assert strategy.state == new_strategy().state  # no model was asked
 
 
 def test_what_is_under_way_is_to_be_beaten():
@@ -248,15 +220,6 @@ def test_what_is_under_way_is_to_be_beaten():
     posterior, best = strategy._posterior([*found, leading], np.random.default_rng(0))
     assert strategy._to_beat([*found, leading], posterior, best) < best
     assert strategy._to_beat(found, posterior, best) == best
-
-
-def test_a_guide_is_believed_near_what_it_recommends_and_less_with_every_trial():
-    strategy = Strategy(2, RUNGS, Anywhere(), num_trials=40, seed=0, guide=np.array([[0.2, 0.2], [0.9, 0.1]]))
-    asked = np.array([[0.2, 0.2], [0.9, 0.1], [0.3, 0.2], [0.5, 0.9]])
-    early, late = strategy._belief(asked, 10), strategy._belief(asked, 1000)
-    assert early[:2].tolist() == [1, 1] and 1 > early[2] > early[3]
-    assert early[3] < 0.6 and late[3] > 0.98
-    assert new_strategy()._belief(asked, 10).tolist() == [1] * 4
 
 
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():

@@ -38,16 +38,11 @@ ENTRANTS = {
 }
 
 PARTS = {
-    "without_grace": Entrant("parts:WithoutGrace"),
-    "without_wide_start": Entrant("parts:WithoutWideStart"),
-    "without_one_in_three": Entrant("parts:WithoutOneInThree"),
     "without_expected_leader": Entrant("parts:WithoutExpectedLeader"),
     "without_fidelity": Entrant("parts:WithoutFidelity"),
     "without_model_of_new": Entrant("parts:WithoutModelOfNew"),
     "without_success": Entrant("parts:WithoutSuccess"),
     "right_guide": Entrant("brain:Tinysearch", guide=0.1),
-    "right_guide_only_trained": Entrant("parts:Unbelieving", guide=0.1),
     "wrong_guide": Entrant("brain:Tinysearch", guide=0.9),
-    "wrong_guide_only_trained": Entrant("parts:Unbelieving", guide=0.9),
 }
 """The brain without one of its parts each, and with a guide: not among all, but to be asked for by name."""

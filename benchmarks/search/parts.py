@@ -17,23 +17,6 @@ from search.success import SuccessModel
 from search.surrogate import Observations, Posterior
 
 
-class _NoGrace(Strategy):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.grace = 0
-
-
-class _NarrowStart(Strategy):
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.num_first = 6
-
-
-class _NothingDue(Strategy):
-    def _due(self, curves: Sequence[Curve], paused: list[Curve]) -> list[int]:
-        return []
-
-
 class _OnlyFinishedToBeat(Strategy):
     def _to_beat(self, curves: Sequence[Curve], posterior: Posterior, best: float) -> float:
         return best
@@ -62,22 +45,11 @@ class _FailuresTeachNothing(Strategy):
         return SuccessModel(np.zeros((0, 0)), np.zeros(0, dtype=bool), np.zeros(0))
 
 
-class _Unbelieving(Strategy):
-    """A guide's presets are trained first, and nothing more is made of them."""
-
-    def _belief(self, points: np.ndarray, num_trials: int) -> np.ndarray:
-        return np.ones(len(points))
-
-
 def _deciding_by(strategy: type[Strategy]) -> type[Tinysearch]:
     return type(strategy.__name__, (Tinysearch,), {"strategy": strategy})
 
 
-WithoutGrace = _deciding_by(_NoGrace)
-WithoutWideStart = _deciding_by(_NarrowStart)
-WithoutOneInThree = _deciding_by(_NothingDue)
 WithoutExpectedLeader = _deciding_by(_OnlyFinishedToBeat)
 WithoutFidelity = _deciding_by(_EveryValueAFinalOne)
 WithoutModelOfNew = _deciding_by(_NoModelOfNew)
 WithoutSuccess = _deciding_by(_FailuresTeachNothing)
-Unbelieving = _deciding_by(_Unbelieving)
