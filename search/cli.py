@@ -8,12 +8,15 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from search import studies
-from search.command import Json, Runs, make_console, print_json, reporting_errors
+from search.command import Json, Runs, StudyName, make_console, print_json, reporting_errors, study_folder
+
+if TYPE_CHECKING:
+    from search.launch import RunOptions
 
 app = typer.Typer(
     help="Find the right configuration of a small language model.",
@@ -28,6 +31,24 @@ Goals = Annotated[
 ]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
+]
+Trials = Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")]
+MaxTokens = Annotated[
+    str | None,
+    typer.Option("--max-tokens", metavar="N", help="In place of the budget's last rung; a study may grow, as to 54M."),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="TIME", help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept."
+    ),
+]
+GpusPerTrial = Annotated[
+    float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
+]
+Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
+Address = Annotated[
+    str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
 ]
 Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
 
@@ -48,7 +69,9 @@ def run(
     ] = None,
     runs: Runs = Path("runs"),
     budget: Budget = None,
-    trials: Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")] = None,
+    trials: Trials = None,
+    max_tokens: MaxTokens = None,
+    until: Until = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -64,57 +87,95 @@ def run(
         typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
-    gpus_per_trial: Annotated[
-        float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
-    ] = None,
-    parallel: Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
-    ] = None,
+    gpus_per_trial: GpusPerTrial = None,
+    parallel: Parallel = None,
+    address: Address = None,
 ) -> None:
     """Search a space. Running again under the same name continues."""
     with reporting_errors():
-        from search.launch import RunOptions, run_search, summary
+        from search.launch import RunOptions
 
         if more_data and not data:
             raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
-        console = make_console()
-        overview = run_search(
-            RunOptions(
-                space=space,
-                name=name,
-                runs=runs,
-                budget=budget,
-                trials=trials,
-                seed=seed,
-                goals=tuple(goal or ()),
-                assignments=tuple(assign or ()),
-                metrics=tuple(name.strip() for name in metrics.split(",")) if metrics is not None else (),
-                data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
-                token_dtype=token_dtype.value,
-                gpus_per_trial=gpus_per_trial,
-                parallel=parallel,
-                address=address,
-            ),
-            console,
+        options = RunOptions(
+            space=space,
+            name=name,
+            runs=runs,
+            budget=budget,
+            trials=trials,
+            max_tokens=max_tokens,
+            until=until,
+            seed=seed,
+            goals=tuple(goal or ()),
+            assignments=tuple(assign or ()),
+            metrics=tuple(name.strip() for name in metrics.split(",")) if metrics is not None else (),
+            data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
+            token_dtype=token_dtype.value,
+            gpus_per_trial=gpus_per_trial,
+            parallel=parallel,
+            address=address,
         )
-        from search.report import trials_table
+        code = _search(options)
+    if code:
+        raise typer.Exit(code)
 
-        ranked = overview.ranked()
-        console.print(trials_table(overview, ranked[:10], width=console.width))
-        for line in summary(overview):
-            console.print(line)
-        if overview.is_complete and overview.best is not None:
-            where = "" if runs == Path("runs") else f" --runs {runs}"
-            front = " --pareto" if len(overview.metrics) > 1 else ""
-            console.print(
-                f"the configuration: tinysearch best {overview.name}{where}{front}; "
-                f"in a browser: tinysearch dashboard {overview.name}{where}",
-                style="dim",
-                highlight=False,
-            )
+
+@app.command()
+def resume(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    trials: Trials = None,
+    max_tokens: MaxTokens = None,
+    until: Until = None,
+    gpus_per_trial: GpusPerTrial = None,
+    parallel: Parallel = None,
+    address: Address = None,
+) -> None:
+    """Go on with a study, interrupted or to be extended, by its name alone."""
+    with reporting_errors():
+        from search.launch import RunOptions
+
+        options = RunOptions(
+            space=None,
+            name=study_folder(runs, study).name,
+            runs=runs,
+            trials=trials,
+            max_tokens=max_tokens,
+            until=until,
+            gpus_per_trial=gpus_per_trial,
+            parallel=parallel,
+            address=address,
+        )
+        code = _search(options)
+    if code:
+        raise typer.Exit(code)
+
+
+def _search(options: RunOptions) -> int:
+    """Run a search and print what came of it; returns the exit code."""
+    from search.launch import run_search, summary
+    from search.report import trials_table
+
+    console = make_console()
+    overview = run_search(options, console)
+    console.print(trials_table(overview, overview.ranked()[:10], width=console.width))
+    for line in summary(overview):
+        console.print(line)
+    where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
+    if not overview.is_complete and options.until is None:
+        console.print("interrupted; the same command goes on from here")
+        return 130
     if not overview.is_complete:
-        raise typer.Exit(130)
+        console.print(f"the time is up; what waits goes on with tinysearch resume {overview.name}{where}")
+    if overview.best is not None:
+        front = " --pareto" if len(overview.metrics) > 1 else ""
+        console.print(
+            f"the configuration: tinysearch best {overview.name}{where}{front}; "
+            f"in a browser: tinysearch dashboard {overview.name}{where}",
+            style="dim",
+            highlight=False,
+        )
+    return 0
 
 
 @app.command()

@@ -17,8 +17,8 @@ from rich.status import Status
 
 from search.alone import train_alone
 from search.confirmation import Confirmation, Run, number_text
-from search.launch import corpus_of, train_config
-from search.record import DIVERGED, FINISHED, TrialRecord
+from search.launch import check_text, train_config
+from search.record import DIVERGED, FINISHED, TrialRecord, fully_trained
 from search.report import Overview, is_number, seconds_text, tokens_text
 from search.settings import StudySettings
 from search.storage import StudyError, StudyFolder
@@ -46,10 +46,14 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
         seeds = range(settings.seed + 1, settings.seed + 1 + num_seeds)
         # Seed by seed, so that an interrupted confirmation has something on every trial.
         pairs = [(record, seed) for seed in seeds for record in chosen]
-        runs = {(record.number, seed): run for record, seed in pairs if (run := _stored_run(stored, record, seed))}
+        runs = {
+            (record.number, seed): run
+            for record, seed in pairs
+            if (run := _stored_run(stored, record, seed, overview.rungs[-1]))
+        }
         missing = [(record, seed) for record, seed in pairs if (record.number, seed) not in runs]
         if missing:
-            _check_text(settings)
+            check_text(settings)
             console.print(_opening(overview, chosen, missing, num_seeds), style="dim")
             confirming = _Confirming(folder, stored, settings, overview, console)
             try:
@@ -63,7 +67,8 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
 
 def leaders(overview: Overview, top: int) -> list[TrialRecord]:
     """The `top` best of the trials that finished, best first, and the guide's own if it finished too."""
-    finished = [r for r in overview.ranked() if r.outcome == FINISHED and is_number(r.measured(overview.metric))]
+    furthest = fully_trained(overview.records)
+    finished = [r for r in overview.ranked() if r in furthest and is_number(r.measured(overview.metric))]
     return [record for rank, record in enumerate(finished) if rank < top or record is overview.reference]
 
 
@@ -126,19 +131,12 @@ def _key(record: TrialRecord, seed: int) -> str:
     return f"{CONFIRMED} {record.number} {seed}"
 
 
-def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int) -> Run | None:
+def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int, end: int) -> Run | None:
+    """A run that the study has; not one of fewer tokens, from before the study was extended."""
     kept = stored.user_attrs.get(_key(record, seed))
-    return None if kept is None else Run(trial=record.number, seed=seed, **kept)
-
-
-def _check_text(settings: StudySettings) -> None:
-    """Raises StudyError where the text is not what the search trained on."""
-    found = corpus_of(settings.space, settings.corpus["paths"], token_dtype=settings.run["token_dtype"])
-    if found["digest"] != settings.corpus["digest"]:
-        raise StudyError(
-            f"the text has changed since the search: {settings.corpus['about']} then, {found['about']} now; "
-            "only the same text confirms"
-        )
+    if kept is None or kept["measurement"].get("tokens", end) < end:
+        return None
+    return Run(trial=record.number, seed=seed, **kept)
 
 
 def _opening(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -20,10 +21,11 @@ ROWS = 12
 class Display:
     """Shows a search's progress from `overview()`, and is told of each trial's events. Use as a context manager."""
 
-    def __init__(self, overview: Callable[[], Overview], *, console: Console):
+    def __init__(self, overview: Callable[[], Overview], *, console: Console, max_seconds: float = math.inf):
         self._overview = overview
         self._console = console
         self._started = time.monotonic()
+        self._max_seconds = max_seconds
         self._ended_before = sum(r.has_ended for r in overview().records)
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
@@ -51,7 +53,7 @@ class Display:
             "  ".join(measured) if record.rung else "no measurement",
             f"{record.tokens_per_second:,.0f} tok/s" if record.tokens_per_second else "",
             record.reason if record.outcome not in ("stopped", "finished") else "",
-            f"[{self._num_ended(overview)}/{overview.num_trials}, {self._elapsed()}]",
+            f"[{self._num_ended(overview)}{self._of_all(overview)}, {self._elapsed()}]",
         ]
         self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
 
@@ -63,7 +65,11 @@ class Display:
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(overview.name, style="bold"),
-            ProgressBar(total=overview.num_trials, completed=self._num_ended(overview), width=24),
+            ProgressBar(
+                total=overview.num_trials if self._of_all(overview) else None,
+                completed=self._num_ended(overview),
+                width=24,
+            ),
             Text(counts_line(overview.counts, overview.num_trials)),
         )
         times = f"{self._elapsed()} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
@@ -80,12 +86,19 @@ class Display:
     def _num_ended(self, overview: Overview) -> int:
         return sum(record.has_ended for record in overview.records)
 
+    def _of_all(self, overview: Overview) -> str:
+        return f"/{overview.num_trials:.0f}" if math.isfinite(overview.num_trials) else ""
+
     def _elapsed(self) -> str:
         return seconds_text(time.monotonic() - self._started)
 
     def _time_left(self, overview: Overview) -> str:
         ended = self._num_ended(overview) - self._ended_before
-        if ended < 3:
+        so_far = time.monotonic() - self._started
+        at_most = self._max_seconds - so_far
+        expected = math.inf
+        if ended >= 3:
+            expected = so_far / ended * (overview.num_trials - ended - self._ended_before)
+        if math.isinf(min(at_most, expected)):
             return "time left not known yet"
-        left = overview.num_trials - ended - self._ended_before
-        return f"about {seconds_text((time.monotonic() - self._started) / ended * left)} left"
+        return f"{seconds_text(at_most)} left" if at_most < expected else f"about {seconds_text(expected)} left"

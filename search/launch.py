@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,19 @@ import optuna
 from rich.console import Console
 
 from search import hardware
+from search.deadline import seconds_until
 from search.display import Display
+from search.document import parse_number
 from search.feasibility import Assessment, assess
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
-from search.record import TrialRecord
+from search.record import FINISHED, TrialRecord
 from search.report import Overview, comparison_line, counts_line, finite, is_number, leading_line, wasted_line
 from search.settings import StudySettings
-from search.space import Space, extremes, rungs_of
-from search.storage import StudyFolder
+from search.space import Space, extremes
+from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.trial import trial_request
 from trainer.config import TrainConfig
@@ -31,13 +35,15 @@ from trainer.data import open_corpus
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What `tinysearch run` was asked to do."""
+    """What `tinysearch run`, or `resume`, was asked to do."""
 
-    space: Path
+    space: Path | None  # None to go on with a study by its name, with the settings that it has
     name: str | None = None
     runs: Path = Path("runs")
     budget: str | None = None
     trials: str | None = None  # "40", or "+10" for ten more
+    max_tokens: str | None = None  # "54M": in place of the budget's, or more for a study that there is
+    until: str | None = None  # "8h" or "18:00": no trial goes on after that
     seed: int = 0
     goals: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
@@ -51,13 +57,21 @@ class RunOptions:
     @property
     def study_name(self) -> str:
         """The study's name: the space's, with the budget's where one was named."""
-        return self.name if self.name is not None else "-".join(filter(None, [self.space.stem, self.budget]))
+        if self.name is not None:
+            return self.name
+        assert self.space is not None
+        return "-".join(filter(None, [self.space.stem, self.budget]))
 
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
+    assert options.space is not None
     space = load_space(options.space)
     budget = space.budget(options.budget)
+    if (max_tokens := number_of_tokens(options.max_tokens)) is not None:
+        if max_tokens < budget.min_tokens:
+            raise ValueError(f"--max-tokens {options.max_tokens}: the first rung is at {budget.min_tokens:,} already")
+        budget = budget.model_copy(update={"max_tokens": max_tokens})
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
     return space, budget, assess(space, budget)
 
@@ -71,40 +85,59 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     folder = StudyFolder(options.runs.absolute(), options.study_name)
     number_of_trials(options.trials, None)
+    number_of_tokens(options.max_tokens)
+    max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
-    space, budget, assessment = prepare_space(options)
+    prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
-    existing = folder.load() if folder.exists else None
+    existing = folder.load() if folder.exists or prepared is None else None
 
     with contextlib.ExitStack() as stack:
         slots = _slots(options, stack)
-        settings = _settings(options, space, budget, slots, console)
-        if existing is not None:
-            Study.check_same(existing, settings)
-        so_far = Overview.stored(existing, is_run=False) if existing is not None else None
-        num_trials = number_of_trials(options.trials, so_far)
-        if so_far is not None and so_far.is_complete and num_trials in (None, so_far.num_trials):
-            return so_far
+        before = None if existing is None else StudySettings.from_attrs(existing.user_attrs)
+        if prepared is not None:
+            space, budget, assessment = prepared
+            settings = _settings(options, space, budget, slots, console)
+            if existing is not None:
+                Study.check_same(existing, settings)
+        else:
+            assert before is not None
+            settings, assessment = before, assess(before.space, before.budget)
+            check_text(before)
+        so_far = None
+        num_trials: float | None = number_of_trials(options.trials, None)
+        if existing is not None and before is not None:
+            so_far = Overview.stored(existing, is_run=False)
+            num_trials = number_of_trials(options.trials, so_far)
+            settings = _going_on(before, settings, options)
+            is_longer = settings is not before or (num_trials or 0) > so_far.num_trials or options.until
+            if so_far.is_complete and not is_longer:
+                return so_far
+        if options.until and options.trials is None:
+            num_trials = math.inf  # as many as there is time for
         stack.enter_context(folder.lock())
         if not options.address:
             stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
         if existing is None:
-            (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
+            (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
         else:
             study = Study(folder.load(), settings, trials=num_trials)
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
+        how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until}:"
         console.print(
-            f"{folder.name}: {study.num_trials} trials up to {study.rungs[-1]:,} tokens; {slots}; "
+            f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"
         )
-        if budget.set:
-            console.print(fixed_line(budget), style="dim")
+        if settings.budget.set:
+            console.print(fixed_line(settings.budget), style="dim")
         requests = _Requests(study, folder, slots)
-        with Display(lambda: Overview.of(study), console=console) as display:
-            tune().run_trials(study, slots, requests.request, _Pruning(display, folder))
+        with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
+            tune().run_trials(study, slots, requests.request, _Pruning(display, folder), max_seconds=max_seconds)
+        if options.until:
+            study.close_to_new_trials()
         if study.rejections:
             reason, count = study.rejections.most_common(1)[0]
             console.print(
@@ -113,6 +146,20 @@ def run_search(options: RunOptions, console: Console) -> Overview:
                 markup=False,
             )
         return Overview.of(study)
+
+
+def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
+    """The settings of a study that there is: what it has, extended where more tokens are asked for. Raises ValueError.
+
+    The trials of a study that was extended once go on to its new end, also where the space still names the old one.
+    """
+    end = before.budget.max_tokens
+    max_tokens = number_of_tokens(options.max_tokens) or asked.budget.max_tokens
+    if max_tokens > end:
+        return before.extended(max_tokens)
+    if max_tokens < end and (options.max_tokens or max_tokens not in before.earlier_ends):
+        raise StudyError(f"max_tokens {max_tokens:,}, but the study trains to {end:,} already; give it another --name")
+    return before
 
 
 def tune() -> Any:
@@ -157,6 +204,16 @@ def fixed_line(budget: BudgetSpec) -> str:
     return f"in this budget every configuration, presets too, has {fixed}"
 
 
+def number_of_tokens(asked: str | None) -> int | None:
+    """`54M` as a number; None if nothing was asked. Raises ValueError."""
+    if asked is None:
+        return None
+    number = parse_number(asked)
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"--max-tokens {asked}: give a token count such as 500K or 27M")
+    return number
+
+
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
     if asked is None:
@@ -178,8 +235,6 @@ def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
     lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview)]
     lines += filter(None, [leading_line(overview), wasted_line(overview.records)])
-    if not overview.is_complete:
-        lines.append("interrupted; the same command goes on from here")
     return lines
 
 
@@ -200,6 +255,16 @@ def corpus_of(space: Space, paths: Sequence[str], *, token_dtype: str) -> dict[s
         digests.append(corpus.digest)
         about = about or corpus.about
     return {"paths": list(paths), "digest": "+".join(digests), "about": about}
+
+
+def check_text(settings: StudySettings) -> None:
+    """Raises StudyError where the text is not what the study has been trained on."""
+    found = corpus_of(settings.space, settings.corpus["paths"], token_dtype=settings.run["token_dtype"])
+    if found["digest"] != settings.corpus["digest"]:
+        raise StudyError(
+            f"the text has changed since the search: {settings.corpus['about']} then, {found['about']} now; "
+            "its trials go on with the same text only"
+        )
 
 
 def best_document(stored: optuna.Study) -> dict[str, Any] | None:
@@ -239,7 +304,7 @@ def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads
     """What the trainer takes for a configuration of this study."""
     return settings.space.train_config(
         values,
-        rungs=rungs_of(settings.budget),
+        rungs=settings.rungs,
         data=tuple(settings.corpus["paths"]),
         seed=settings.seed,
         num_threads=num_threads,
@@ -251,12 +316,16 @@ class _Requests:
     """What is sent to a worker for each trial."""
 
     def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots):
-        self._settings, self._folder, self._slots = study.settings, folder, slots
+        self._study, self._settings, self._folder, self._slots = study, study.settings, folder, slots
 
     def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
         config = train_config(self._settings, values, num_threads=self._slots.num_threads)
+        before = self._study.records[number].continues
         return trial_request(
-            train=config.to_dict(), checkpoint=self._folder.checkpoint(number), exclusive=self._slots.is_exclusive
+            train=config.to_dict(),
+            checkpoint=self._folder.checkpoint(number),
+            continues=None if before is None else self._folder.checkpoint(before),
+            exclusive=self._slots.is_exclusive,
         )
 
 
@@ -267,6 +336,8 @@ class _Pruning:
         self._display, self._folder = display, folder
 
     def on_event(self, kind: str, record: Any) -> None:
-        if kind == "ended" and record.outcome != "finished":
-            self._folder.checkpoint(record.number).unlink(missing_ok=True)
+        if kind == "ended":
+            unneeded = record.continues if record.outcome == FINISHED else record.number
+            if unneeded is not None:
+                self._folder.checkpoint(unneeded).unlink(missing_ok=True)
         self._display.on_event(kind, record)

@@ -53,6 +53,9 @@ class TrialRecord:
     tokens_per_second: float | None = None  # of the latest report
     traceback: str = ""
     environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
+    continues: int | None = (
+        None  # the trial that had finished a smaller budget, and whose training this one goes on with
+    )
 
     @property
     def has_ended(self) -> bool:
@@ -95,15 +98,30 @@ class TrialRecord:
             measurements=measurements,
             traceback=attrs.get("traceback", ""),
             environment=attrs.get("environment", {}),
+            continues=attrs.get("continues"),
         )
         record.tokens = max(record.rung, attrs.get("tokens", 0))
         record.tokens_per_second = record.measured("tokens_per_second")
         return record
 
 
+def fully_trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials that finished; where the budget has grown since, those of them that were trained the furthest."""
+    finished = [record for record in records if record.outcome == FINISHED]
+    furthest = max((record.rung for record in finished), default=0)
+    return [record for record in finished if record.rung == furthest]
+
+
+def one_each(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """A record for each configuration: not of the trials that others continue."""
+    records = list(records)
+    continued = {record.continues for record in records}
+    return [record for record in records if record.number not in continued]
+
+
 def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
     """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
-    finished = [r for r in records if r.outcome == FINISHED and _is_number(r.measured(metric))]
+    finished = [r for r in fully_trained(records) if _is_number(r.measured(metric))]
     return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
 
 
@@ -112,7 +130,7 @@ def pareto_front(records: Iterable[TrialRecord], metrics: Sequence[MetricSpec]) 
 
     Never one that is unfinished, beyond a limit, or without a finite value of each metric.
     """
-    finished = [r for r in records if r.outcome == FINISHED and all(map(math.isfinite, r.signed(metrics)))]
+    finished = [r for r in fully_trained(records) if all(map(math.isfinite, r.signed(metrics)))]
     is_on_it = undominated(np.array([record.signed(metrics) for record in finished]))
     front = [record for record, on_it in zip(finished, is_on_it, strict=True) if on_it]
     return sorted(front, key=lambda record: (record.signed(metrics), record.number))

@@ -22,10 +22,10 @@ from search.record import (
     TrialRecord,
     best_record,
     leading_record,
+    one_each,
     pareto_front,
 )
-from search.settings import StudySettings, num_trials_of
-from search.space import rungs_of
+from search.settings import StudySettings, num_trials_of, settled_of
 from search.study import Study
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
@@ -40,18 +40,19 @@ class Overview:
 
     name: str
     metrics: tuple[MetricSpec, ...]
-    records: list[TrialRecord]
-    num_trials: int
+    records: list[TrialRecord]  # one for each configuration
+    continued: list[TrialRecord]  # had finished before the study was extended, and go on as others
+    num_trials: float
     rungs: tuple[int, ...]
+    settled: int  # the last rung up to which every trial was decided on
     reference_name: str
     searched: tuple[str, ...]
 
     @classmethod
     def of(cls, study: Study) -> Overview:
         """Of a study that this process is running."""
-        return cls._build(
-            study.name, study.settings, list(study.records.values()), study.num_trials, study.reference_name
-        )
+        records = list(study.records.values())
+        return cls._build(study.stored, study.settings, records, study.num_trials, study.reference_name)
 
     @classmethod
     def stored(cls, study: optuna.Study, *, is_run: bool) -> Overview:
@@ -65,20 +66,26 @@ class Overview:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome
         reference = settings.space.reference
-        return cls._build(
-            study.study_name, settings, records, num_trials_of(study, settings), reference.name if reference else ""
-        )
+        return cls._build(study, settings, records, num_trials_of(study, settings), reference.name if reference else "")
 
     @classmethod
     def _build(
-        cls, name: str, settings: StudySettings, records: list[TrialRecord], num_trials: int, reference: str
+        cls,
+        stored: optuna.Study,
+        settings: StudySettings,
+        records: list[TrialRecord],
+        num_trials: float,
+        reference: str,
     ) -> Overview:
+        current = one_each(records)
         return cls(
-            name=name,
+            name=stored.study_name,
             metrics=settings.space.spec.objectives,
-            records=records,
+            records=current,
+            continued=[record for record in records if record not in current],
             num_trials=num_trials,
-            rungs=rungs_of(settings.budget),
+            rungs=settings.rungs,
+            settled=settled_of(stored, settings),
             reference_name=reference,
             searched=tuple(settings.space.searched),
         )
@@ -101,18 +108,18 @@ class Overview:
         """The best finished trial by the first metric; of equals with several metrics, the one on the front."""
         if len(self.metrics) > 1:
             return next(iter(self.front), None)
-        return best_record(self.records, self.metric, maximize=self.maximize)
+        return best_record([*self.records, *self.continued], self.metric, maximize=self.maximize)
 
     @property
     def leading(self) -> TrialRecord | None:
         """An unfinished trial that has shown a better value of the first metric than any finished one; mostly None."""
-        leading = leading_record(self.records, self.metric, maximize=self.maximize)
+        leading = leading_record([*self.continued, *self.records], self.metric, maximize=self.maximize)
         return None if leading is None or leading.outcome == FINISHED else leading
 
     @property
     def front(self) -> list[TrialRecord]:
         """The finished trials that no other beats in all metrics; the best by the first metric stands first."""
-        return pareto_front(self.records, self.metrics)
+        return pareto_front([*self.records, *self.continued], self.metrics)
 
     @property
     def reference(self) -> TrialRecord | None:
@@ -121,7 +128,9 @@ class Overview:
 
     @property
     def is_complete(self) -> bool:
-        return len(self.records) >= self.num_trials and all(r.has_ended for r in self.records)
+        if len(self.records) < self.num_trials or self.settled < self.rungs[-1]:
+            return False
+        return all(record.has_ended for record in self.records)
 
     def ranked(self) -> list[TrialRecord]:
         """Deepest rung first, then the better value; trials without a measurement last."""
@@ -141,7 +150,7 @@ class Overview:
             "study": self.name,
             "metric": self.metric,
             "metrics": [metric.name for metric in self.metrics],
-            "trials": self.num_trials,
+            "trials": finite(self.num_trials),
             "rungs": list(self.rungs),
             "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
             "complete": self.is_complete,
@@ -159,6 +168,7 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
     return {
         "trial": record.number,
         "preset": record.preset or None,
+        "continues": record.continues,
         "outcome": record.outcome,
         "reason": record.reason or None,
         "parameters": record.values,
@@ -167,10 +177,12 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
     }
 
 
-def counts_line(counts: Mapping[str, int], num_trials: int) -> str:
-    """`7 of 24 trials: 2 finished, 3 stopped, 2 running`."""
+def counts_line(counts: Mapping[str, int], num_trials: float) -> str:
+    """`7 of 24 trials: 2 finished, 3 stopped, 2 running`; without the `of 24` where no number was asked for."""
     parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
-    return f"{sum(counts.values())} of {num_trials} trials" + (f": {', '.join(parts)}" if parts else "")
+    num_started = sum(counts.values())
+    of = f" of {num_trials:.0f}" if num_started <= num_trials < math.inf else ""
+    return f"{num_started}{of} trials" + (f": {', '.join(parts)}" if parts else "")
 
 
 def wasted_line(records: Iterable[TrialRecord]) -> str:

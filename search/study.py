@@ -35,7 +35,7 @@ from search.record import (
     TrialRecord,
 )
 from search.sampling import Candidates, distributions
-from search.settings import TRIALS, StudySettings, num_trials_of
+from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of, settled_of
 from search.space import next_rung
 from search.storage import StudyError
 from search.strategy import Continue, Curve, Start, Strategy
@@ -78,19 +78,20 @@ class Study:
         study: optuna.Study,
         settings: StudySettings,
         *,
-        trials: int | None = None,
+        trials: float | None = None,
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ):
         """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
 
-        `feasibility` says what may be launched, where that is not for the space and the trainer to say, and `strategy`
-        decides what is trained.
+        It may be infinite, and is then not remembered. `settings` may end at more tokens than the study's own: trials
+        that had finished then go on where they promise enough. `feasibility` says what may be launched, where that is
+        not for the space and the trainer to say, and `strategy` decides what is trained.
         """
         self.settings = settings
         self.space = settings.space
         self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run)
-        self.rungs = self.feasibility.rungs
+        self.rungs = settings.rungs
         self.metrics = self.space.spec.objectives
         self.num_trials = trials or num_trials_of(study, settings)
         self.records: dict[int, TrialRecord] = {}
@@ -108,8 +109,13 @@ class Study:
         self._choice_is_valid = False  # until anything is learned or started
         self._trials: dict[int, optuna.Trial] = {}  # those under way
         self._interrupted: deque[int] = deque()
-        if study.user_attrs.get(TRIALS) != self.num_trials:
-            study.set_user_attr(TRIALS, self.num_trials)
+        self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
+        known = study.user_attrs
+        changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
+        if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
+            changed[TRIALS] = self.num_trials
+        for name, value in changed.items():
+            study.set_user_attr(name, value)
         self._recover()
         self._presets = self._presets_to_train()
 
@@ -157,9 +163,13 @@ class Study:
         while self._interrupted:
             if (resumed := self._resume(self._interrupted.popleft())) is not None:
                 return resumed
-        if len(self.records) < self.num_trials and self._presets:
+        if self._can_start and self._presets:
             preset, values = self._presets.popleft()
             return self._start(values, preset)
+        if reference := next(
+            (r for r in self.records.values() if self._may_continue(r) and self._is_reference(r)), None
+        ):
+            return self._resume(reference.number)
         match self._choose():
             case Start(values):
                 return self._start(values)
@@ -168,6 +178,8 @@ class Study:
         for record in self.records.values():
             if record.outcome == PAUSED:
                 self._stop(record)
+        if self.settings.earlier_ends:  # those that had finished before and do not go on are not told so themselves
+            self._study.set_user_attr(SETTLED, self.rungs[-1])
         return None
 
     @_at_once
@@ -193,7 +205,7 @@ class Study:
             return self._end(record, INFEASIBLE, "; ".join(broken))
         if next_rung(tokens, self.rungs) is None:
             return self._end(record, FINISHED, "")
-        if record.preset != "" and record.preset == self.reference_name:
+        if self._is_reference(record):
             return True
         record.outcome = PAUSED
         self._learn(record)
@@ -252,13 +264,20 @@ class Study:
         return self._study.study_name
 
     @property
+    def stored(self) -> optuna.Study:
+        """The study as its storage has it, to be read."""
+        return self._study
+
+    @property
     def rejections(self) -> Counter[str]:
         """Configurations rejected before launch since this driver started, by reason."""
         return self._candidates.rejections
 
     @property
     def is_complete(self) -> bool:
-        return len(self.records) >= self.num_trials and all(r.has_ended for r in self.records.values())
+        if self._can_start or settled_of(self._study, self.settings) < self.rungs[-1]:
+            return False
+        return all(record.has_ended for record in self.records.values())
 
     @property
     def reference_name(self) -> str:
@@ -266,30 +285,70 @@ class Study:
         reference = self.space.reference
         return reference.name if reference and reference.name not in self.skipped_presets else ""
 
+    def close_to_new_trials(self) -> None:
+        """No configuration is started any more: the trials that there are, are all."""
+        self.num_trials = self._num_started
+        self._study.set_user_attr(TRIALS, self.num_trials)
+        self._choice_is_valid = False
+
     # Details.
 
+    @property
+    def _num_started(self) -> int:
+        """Configurations that have been started; a trial that continues another is none of its own."""
+        return sum(record.continues is None for record in self.records.values())
+
+    @property
+    def _can_start(self) -> bool:
+        return self._num_started < self.num_trials
+
+    def _is_reference(self, record: TrialRecord) -> bool:
+        return record.preset != "" and record.preset == self.reference_name
+
+    def _may_continue(self, record: TrialRecord) -> bool:
+        """Whether a trial had finished before the study was extended, and has not gone on."""
+        return record.outcome == FINISHED and record.rung < self.rungs[-1] and record.number not in self._continued
+
     def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
-        """A new trial; parameters whose condition does not hold are not in its record."""
-        chosen = {name: values[name] for name in self._distributions if name in values}
+        """A new trial."""
+        record = self._launch({"values": values, **({"preset": preset} if preset else {})})
+        return Proposal(record.number, values)
+
+    def _continue(self, before: TrialRecord) -> Proposal:
+        """A trial that had finished goes on as a new one, with all that was measured: Optuna never opens one again."""
+        rungs = {f"rung {tokens}": measured for tokens, measured in before.measurements.items()}
+        attrs = {"values": before.values, "preset": before.preset, "continues": before.number, **rungs}
+        record = self._launch({name: value for name, value in attrs.items() if value != ""})
+        self._learn(before)
+        return Proposal(record.number, record.values, is_resumed=True)
+
+    def _launch(self, attrs: dict[str, Any]) -> TrialRecord:
+        """A trial with these attributes, under way; parameters whose condition does not hold are not in its record."""
+        chosen = {name: attrs["values"][name] for name in self._distributions if name in attrs["values"]}
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=chosen,
             distributions={name: self._distributions[name] for name in chosen},
-            user_attrs={"values": values, **({"preset": preset} if preset else {})},
+            user_attrs=attrs,
         )
         storage = self._study._storage
         trial_id = storage.create_new_trial(self._study._study_id, template_trial=template)
         trial = optuna.Trial(self._study, trial_id)
-        record = TrialRecord(number=trial.number, values=values, preset=preset)
+        record = TrialRecord.of(storage.get_trial(trial_id))
+        assert record is not None
+        for tokens in record.measurements:
+            self._report_value(trial, record, tokens)
         self.records[trial.number] = record
         self._trials[trial.number] = trial
+        if record.continues is not None:
+            self._continued.add(record.continues)
         self._learn(record)
-        return Proposal(trial.number, values)
+        return record
 
     def _choose(self) -> Start | Continue | None:
         """The strategy's choice, made once after everything that is learned or started."""
         if not self._choice_is_valid:
-            self._choice = self._decide(can_start=len(self.records) < self.num_trials)
+            self._choice = self._decide(can_start=self._can_start)
             self._choice_is_valid = True
             if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
                 self._study.set_user_attr(STRATEGY, state)
@@ -308,6 +367,10 @@ class Study:
 
     def _learn(self, record: TrialRecord) -> None:
         """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
+        self._choice_is_valid = False
+        if record.number in self._continued:
+            self._curves.pop(record.number, None)
+            return
         curve = self._curves.get(record.number)
         if curve is None:
             curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
@@ -316,8 +379,8 @@ class Study:
             vectors[len(self.rungs) - 1] = (math.nan,) * len(self.metrics)
         self._vectors[record.number] = vectors
         curve.values = {rung: values[0] for rung, values in vectors.items()}
-        curve.is_running, curve.is_paused = record.outcome == RUNNING, record.outcome == PAUSED
-        self._choice_is_valid = False
+        curve.is_running = record.outcome == RUNNING
+        curve.is_paused = record.outcome == PAUSED or self._may_continue(record)
 
     def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
         trial = self._trials[record.number]
@@ -329,10 +392,14 @@ class Study:
         for name in HEADLINES:
             if name in measurement:
                 trial.set_user_attr(name, measurement[name])
-        if len(self.metrics) == 1:  # Optuna has no intermediate values of several
-            value = measurement.get(self.metrics[0].name)
-            trial.report(math.nan if value is None else value, step=tokens)
+        self._report_value(trial, record, tokens)
         self._learn(record)
+
+    def _report_value(self, trial: optuna.Trial, record: TrialRecord, tokens: int) -> None:
+        """Tell Optuna a rung's value, where there is one metric: it has no intermediate values of several."""
+        if len(self.metrics) == 1:
+            value = record.measured(self.metrics[0].name, tokens)
+            trial.report(math.nan if value is None else value, step=tokens)
 
     def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
         """The words for each limit that the measurement breaks, which is recorded as a constraint."""
@@ -377,12 +444,15 @@ class Study:
                     self._abandon(frozen)
                 continue
             self.records[frozen.number] = record
+            if record.continues is not None:
+                self._continued.add(record.continues)
             if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(frozen.number)
-            self._learn(record)
             if record.has_ended:
                 self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+        for record in self.records.values():
+            self._learn(record)
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage
@@ -392,6 +462,8 @@ class Study:
     def _resume(self, number: int) -> Proposal | None:
         """A waiting or paused trial again, or None where only the word that it had finished was missing."""
         record = self.records[number]
+        if self._may_continue(record):
+            return self._continue(record)
         trial = self._trial_of(number)
         if record.outcome == PAUSED:
             trial.set_user_attr("paused", False)

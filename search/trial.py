@@ -68,8 +68,10 @@ class TrialRun:
         from trainer.loop import TrainingRun
 
         self._run = TrainingRun(TrainConfig.from_dict(self._request["train"]))
-        if self._checkpoint.exists():
-            self._run.restore(self._checkpoint)
+        continued = self._request["continues"]
+        kept = [path for path in (self._checkpoint, Path(continued) if continued else None) if path and path.exists()]
+        if kept:
+            self._run.restore(kept[0])
             # The report of a rung may have been lost with the worker; the driver ignores those it has.
             self._unreported = [self._reported(m) for m in self._run.measurements]
 
@@ -94,9 +96,20 @@ class TrialRun:
         self._slice_seconds = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
 
 
-def trial_request(*, train: dict[str, Any], checkpoint: Path, exclusive: bool = True) -> dict[str, Any]:
-    """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`."""
-    return {"train": train, "checkpoint": str(checkpoint), "exclusive": exclusive, "code_digest": code_digest()}
+def trial_request(
+    *, train: dict[str, Any], checkpoint: Path, continues: Path | None = None, exclusive: bool = True
+) -> dict[str, Any]:
+    """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
+
+    Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`.
+    """
+    return {
+        "train": train,
+        "checkpoint": str(checkpoint),
+        "continues": str(continues) if continues else None,
+        "exclusive": exclusive,
+        "code_digest": code_digest(),
+    }
 
 
 @functools.cache

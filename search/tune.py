@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,16 +112,17 @@ def run_trials(
     listener: Listener,
     *,
     worker: str = "search.trial:TrialRun",
+    max_seconds: float = math.inf,
 ) -> bool:
     """Run the study's trials on a started Ray until none is left; True if it was interrupted before.
 
     `request_for` turns a trial's number and configuration into what `worker` ("module:class", with `step` and
     `close`) is made with. The first Ctrl-C or SIGTERM drains: each trial stops at its next report and waits in the
-    study for another run. A second one ends at once. Raises what ended the study: StudyFailed, NothingFeasible,
-    StudyError.
+    study for another run. A second one ends at once. After `max_seconds` it drains by itself. Raises what ended the
+    study: StudyFailed, NothingFeasible, StudyError.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.num_slots)  # the searcher itself limits how many run
-    bridge = _Bridge(study, slots, request_for, listener, worker)
+    bridge = _Bridge(study, slots, request_for, listener, worker, max_seconds)
     with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
@@ -221,8 +224,17 @@ class _BrainStopper(Stopper):
 class _Bridge:
     """What Searcher and Scheduler share: which Ray trial is which of ours, and whether the search is ending."""
 
-    def __init__(self, study: Study, slots: Slots, request_for: Callable, listener: Listener, worker: str):
-        self.is_draining = False
+    def __init__(
+        self,
+        study: Study,
+        slots: Slots,
+        request_for: Callable,
+        listener: Listener,
+        worker: str,
+        max_seconds: float = math.inf,
+    ):
+        self.is_interrupted = False
+        self._deadline = time.monotonic() + max_seconds
         self.fatal: BaseException | None = None
         self._study, self._slots, self._request_for, self._listener, self._worker = (
             study,
@@ -235,6 +247,10 @@ class _Bridge:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
+
+    @property
+    def is_draining(self) -> bool:
+        return self.is_interrupted or time.monotonic() > self._deadline
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.is_draining or self.fatal is not None:
@@ -313,9 +329,9 @@ def _interruptible(bridge: _Bridge) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM drains; the second interrupts."""
 
     def on_signal(signum: int, frame: Any) -> None:
-        if bridge.is_draining:
+        if bridge.is_interrupted:
             raise KeyboardInterrupt
-        bridge.is_draining = True
+        bridge.is_interrupted = True
         print("\nending: every trial stops at its next checkpoint; once more ends at once", file=sys.stderr, flush=True)
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}

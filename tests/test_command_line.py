@@ -189,7 +189,7 @@ def test_a_study_of_another_space_is_refused_with_what_differs():
     other = space_file(SMOKE.read_text().replace("max: 3e-2", "max: 2e-2"))
     message = refused("run", other, "--name", "mine", "--data", "text", "--seed", "7")
     assert "the study 'mine' exists with other settings:" in message
-    assert "the space file has changed" in message
+    assert "the space's parameters have changed (learning_rate)" in message
     assert "seed: 0 before, 7 now" in message
 
 

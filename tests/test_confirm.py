@@ -91,8 +91,10 @@ def overview(*losses: float | None, metric: str = "loss", maximize: bool = False
         name="mine",
         metrics=(MetricSpec(name=metric, goal="maximize" if maximize else "minimize"),),
         records=records,
+        continued=[],
         num_trials=len(records),
         rungs=(12_000, 36_000),
+        settled=36_000,
         reference_name="default",
         searched=(),
     )

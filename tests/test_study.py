@@ -374,7 +374,7 @@ def test_a_changed_space_is_refused_with_what_changed():
     changed = settings(space=SPACE.replace("max: 6", "max: 5"), seed=1)
     with pytest.raises(StudyError, match="exists with other settings") as caught:
         Study.check_same(study._study, changed)
-    assert "the space file has changed" in str(caught.value)
+    assert "the space's parameters have changed (n_layers)" in str(caught.value)
     assert "seed: 0 before, 1 now" in str(caught.value)
     Study.check_same(study._study, settings())
 
