@@ -71,6 +71,9 @@ def run(
     address: Annotated[
         str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
     ] = None,
+    hang_minutes: Annotated[
+        float, typer.Option("--hang-minutes", help="A worker without a report for so long is ended and replaced.")
+    ] = 30.0,
 ) -> None:
     """Search a space. Running again under the same name continues."""
     with reporting_errors():
@@ -95,6 +98,7 @@ def run(
                 gpus_per_trial=gpus_per_trial,
                 parallel=parallel,
                 address=address,
+                hang_minutes=hang_minutes,
             ),
             console,
         )
@@ -211,7 +215,7 @@ def advise(
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
 
-for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.dashboard):
+for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.clean, studies.dashboard):
     app.command()(command)
 
 

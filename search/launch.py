@@ -18,8 +18,8 @@ from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
-from search.record import TrialRecord
-from search.report import Overview, comparison_line, counts_line, finite, is_number, leading_line, wasted_line
+from search.record import FINISHED, TrialRecord
+from search.report import Overview, comparison_line, counts_line, finite, is_number, side_lines
 from search.settings import StudySettings
 from search.space import Space, extremes, rungs_of
 from search.storage import StudyFolder
@@ -27,6 +27,9 @@ from search.study import Study
 from search.trial import trial_request
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
+
+MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
+MAX_HANG_MINUTES = 60 * 24 * 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class RunOptions:
     gpus_per_trial: float | None = None
     parallel: int | None = None
     address: str | None = None
+    hang_minutes: float = 30.0  # without a report, until a worker is ended
 
     @property
     def study_name(self) -> str:
@@ -71,6 +75,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     folder = StudyFolder(options.runs.absolute(), options.study_name)
     number_of_trials(options.trials, None)
+    hang_seconds = seconds_to_hang(options.hang_minutes)
     hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
     space, budget, assessment = prepare_space(options)
     folder.check_writable()
@@ -102,7 +107,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         )
         if budget.set:
             console.print(fixed_line(budget), style="dim")
-        requests = _Requests(study, folder, slots)
+        requests = _Requests(study, folder, slots, hang_seconds)
         with Display(lambda: Overview.of(study), console=console) as display:
             tune().run_trials(study, slots, requests.request, _Pruning(display, folder))
         if study.rejections:
@@ -174,10 +179,16 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     return total
 
 
+def seconds_to_hang(minutes: float) -> float:
+    """Raises ValueError unless it is a time to wait."""
+    if not MIN_HANG_MINUTES <= minutes <= MAX_HANG_MINUTES:
+        raise ValueError(f"--hang-minutes {minutes:g}: give {MIN_HANG_MINUTES:g} to {MAX_HANG_MINUTES:,} minutes")
+    return minutes * 60
+
+
 def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
-    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview)]
-    lines += filter(None, [leading_line(overview), wasted_line(overview.records)])
+    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
     if not overview.is_complete:
         lines.append("interrupted; the same command goes on from here")
     return lines
@@ -200,6 +211,12 @@ def corpus_of(space: Space, paths: Sequence[str], *, token_dtype: str) -> dict[s
         digests.append(corpus.digest)
         about = about or corpus.about
     return {"paths": list(paths), "digest": "+".join(digests), "about": about}
+
+
+def corpus_digests(settings: StudySettings) -> list[str]:
+    """The digests of the study's text, one for each vocabulary; none where a trial may have one not read before."""
+    vocabulary = settings.space.parameters.get("vocab_size")
+    return settings.corpus["digest"].split("+") if vocabulary is None or vocabulary.choices else []
 
 
 def best_document(stored: optuna.Study) -> dict[str, Any] | None:
@@ -250,13 +267,19 @@ def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads
 class _Requests:
     """What is sent to a worker for each trial."""
 
-    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots):
+    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots, hang_seconds: float):
         self._settings, self._folder, self._slots = study.settings, folder, slots
+        self._hang_seconds = hang_seconds
+        self._corpus_digests = corpus_digests(study.settings)
 
     def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
         config = train_config(self._settings, values, num_threads=self._slots.num_threads)
         return trial_request(
-            train=config.to_dict(), checkpoint=self._folder.checkpoint(number), exclusive=self._slots.is_exclusive
+            train=config.to_dict(),
+            checkpoint=self._folder.checkpoint(number),
+            exclusive=self._slots.is_exclusive,
+            corpus_digests=self._corpus_digests,
+            hang_seconds=self._hang_seconds,
         )
 
 
@@ -267,6 +290,6 @@ class _Pruning:
         self._display, self._folder = display, folder
 
     def on_event(self, kind: str, record: Any) -> None:
-        if kind == "ended" and record.outcome != "finished":
+        if kind == "ended" and record.outcome != FINISHED:
             self._folder.checkpoint(record.number).unlink(missing_ok=True)
         self._display.on_event(kind, record)

@@ -12,6 +12,7 @@ import optuna
 from rich.table import Table
 from rich.text import Text
 
+from search.faults import faults_line
 from search.grammar import MetricSpec
 from search.record import (
     FINISHED,
@@ -45,12 +46,14 @@ class Overview:
     rungs: tuple[int, ...]
     reference_name: str
     searched: tuple[str, ...]
+    faults: tuple[str, ...] = ()  # of the study; each trial has its own
 
     @classmethod
     def of(cls, study: Study) -> Overview:
         """Of a study that this process is running."""
+        records = list(study.records.values())
         return cls._build(
-            study.name, study.settings, list(study.records.values()), study.num_trials, study.reference_name
+            study.name, study.settings, records, study.num_trials, study.reference_name, tuple(study.faults)
         )
 
     @classmethod
@@ -65,13 +68,18 @@ class Overview:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome
         reference = settings.space.reference
-        return cls._build(
-            study.study_name, settings, records, num_trials_of(study, settings), reference.name if reference else ""
-        )
+        name, faults = reference.name if reference else "", tuple(study.user_attrs.get("faults", ()))
+        return cls._build(study.study_name, settings, records, num_trials_of(study, settings), name, faults)
 
     @classmethod
     def _build(
-        cls, name: str, settings: StudySettings, records: list[TrialRecord], num_trials: int, reference: str
+        cls,
+        name: str,
+        settings: StudySettings,
+        records: list[TrialRecord],
+        num_trials: int,
+        reference: str,
+        faults: tuple[str, ...],
     ) -> Overview:
         return cls(
             name=name,
@@ -81,6 +89,7 @@ class Overview:
             rungs=rungs_of(settings.budget),
             reference_name=reference,
             searched=tuple(settings.space.searched),
+            faults=faults,
         )
 
     @property
@@ -149,6 +158,10 @@ class Overview:
             "leading": None if self.leading is None else self.leading.number,
             "front": [record.number for record in self.front],
             "reference": None if reference is None else trial_dict(reference),
+            "faults": {
+                "study": list(self.faults),
+                "trials": {str(r.number): r.faults for r in self.records if r.faults},
+            },
             "wasted": sum(self.counts[outcome] for outcome in WASTED),
             "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
         }
@@ -161,6 +174,8 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
         "preset": record.preset or None,
         "outcome": record.outcome,
         "reason": record.reason or None,
+        "faults": record.faults,
+        "traceback": record.traceback or None,
         "parameters": record.values,
         "environment": record.environment or None,
         "measurements": {str(t): {k: finite(v) for k, v in m.items()} for t, m in sorted(record.measurements.items())},
@@ -188,6 +203,12 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
     parts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in WASTED if outcome in outcomes)
     total = f"{first + second} of {len(outcomes)} trials ({(first + second) / len(outcomes) * 100:.0f} %)"
     return f"wasted: {total}: {parts}; {first} in the first half, {second} in the second"
+
+
+def side_lines(overview: Overview) -> list[str]:
+    """What there is to say beside counts and comparison: who is ahead, what was wasted, what broke."""
+    lines = leading_line(overview), wasted_line(overview.records), faults_line(overview.records, overview.faults)
+    return [line for line in lines if line]
 
 
 def leading_line(overview: Overview) -> str:
