@@ -11,15 +11,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from search.record import FAILED
-from search.trial import TrialRun
+from search.trial import BrokenProcess, TrialRun
 
 
 def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Train what `trial_request` describes, going on from its checkpoint, and pass each report on as it comes.
 
-    Returns the last report: the measurement at the last rung, or an `outcome` with its `reason`, which is FAILED where
-    the process was killed. Whatever ends this early ends the process too, and costs what was trained since its last
-    checkpoint: about ten seconds.
+    Returns the last report: the measurement at the last rung, an `obstacle`, or an `outcome` with its `reason`, which
+    is FAILED where the process was killed. Whatever ends this early ends the process too, and costs what was
+    trained since its last checkpoint: about ten seconds.
     """
     # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,7 +52,10 @@ def _train(request: dict[str, Any], reports: Connection) -> None:
     trial = TrialRun(request)
     with contextlib.suppress(OSError):  # the parent is gone
         while True:
-            report = trial.step()
+            try:
+                report = trial.step()
+            except BrokenProcess as error:
+                report = {"outcome": FAILED, "reason": str(error), "tokens": 0}
             reports.send(report)
             if _is_last(report, request):
                 return
@@ -60,7 +63,11 @@ def _train(request: dict[str, Any], reports: Connection) -> None:
 
 def _is_last(report: dict[str, Any], request: dict[str, Any]) -> bool:
     measurement = report.get("measurement")
-    return "outcome" in report or (measurement is not None and measurement["tokens"] >= request["train"]["rungs"][-1])
+    return (
+        "outcome" in report
+        or "obstacle" in report
+        or (measurement is not None and measurement["tokens"] >= request["train"]["rungs"][-1])
+    )
 
 
 def _end_of(exit_code: int | None) -> str:

@@ -50,6 +50,9 @@ Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a ti
 Address = Annotated[
     str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
 ]
+HangMinutes = Annotated[
+    float, typer.Option("--hang-minutes", help="A worker without a report for so long is ended and replaced.")
+]
 Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
 
 
@@ -90,6 +93,7 @@ def run(
     gpus_per_trial: GpusPerTrial = None,
     parallel: Parallel = None,
     address: Address = None,
+    hang_minutes: HangMinutes = 30.0,
 ) -> None:
     """Search a space. Running again under the same name continues."""
     with reporting_errors():
@@ -114,6 +118,7 @@ def run(
             gpus_per_trial=gpus_per_trial,
             parallel=parallel,
             address=address,
+            hang_minutes=hang_minutes,
         )
         code = _search(options)
     if code:
@@ -130,6 +135,7 @@ def resume(
     gpus_per_trial: GpusPerTrial = None,
     parallel: Parallel = None,
     address: Address = None,
+    hang_minutes: HangMinutes = 30.0,
 ) -> None:
     """Go on with a study, interrupted or to be extended, by its name alone."""
     with reporting_errors():
@@ -145,6 +151,7 @@ def resume(
             gpus_per_trial=gpus_per_trial,
             parallel=parallel,
             address=address,
+            hang_minutes=hang_minutes,
         )
         code = _search(options)
     if code:
@@ -272,7 +279,7 @@ def advise(
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
 
-for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.dashboard):
+for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.clean, studies.dashboard):
     app.command()(command)
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,10 @@ def reporting_errors() -> Iterator[None]:
         if not type(error).__module__.startswith("search."):
             raise
         complain(str(error), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        complain(f"{error.filename or 'the disk'}: {error.strerror}; free some space, then the same command goes on", 1)
     except KeyboardInterrupt:
         complain("interrupted", 130)
 

@@ -22,7 +22,7 @@ from search.record import DIVERGED, FINISHED, TrialRecord, fully_trained
 from search.report import Overview, is_number, seconds_text, tokens_text
 from search.settings import StudySettings
 from search.storage import StudyError, StudyFolder
-from search.trial import FOREIGN_CODE, trial_request
+from search.trial import trial_request
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
 LASTING = (FINISHED, DIVERGED)  # would end so again; memory may be free next time, and a bug mended
@@ -102,8 +102,8 @@ class _Confirming:
                 )
 
             report = train_alone(request, on_report)
-        if report.get("outcome") == FOREIGN_CODE:
-            raise StudyError("the trainer's source has changed since this command began; start it again")
+        if "obstacle" in report:
+            raise StudyError(f"{report['obstacle']}; then the same command goes on")
         run = run_of(record.number, seed, report)
         if run.outcome in LASTING:
             kept = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("trial", "seed")}

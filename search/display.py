@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.faults import faults_line
 from search.record import RUNNING, TrialRecord
 from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text, trials_table
 
@@ -43,6 +44,8 @@ class Display:
             self._live.stop()
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
+        if self._live is None and kind == "fault":
+            self._console.print(f"trial {record.number}  {record.faults[-1]}", highlight=False, markup=False)
         if self._live is not None or kind != "ended":
             return
         overview = self._overview()
@@ -79,6 +82,7 @@ class Display:
             head,
             Text(times, style="dim"),
             Text(comparison_line(overview)),
+            *map(Text, filter(None, [faults_line(overview.records, overview.faults)])),
             trials_table(overview, shown, width=self._console.width),
             Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
         )

@@ -23,7 +23,7 @@ from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
 from search.record import FINISHED, TrialRecord
-from search.report import Overview, comparison_line, counts_line, finite, is_number, leading_line, wasted_line
+from search.report import Overview, comparison_line, counts_line, finite, is_number, side_lines
 from search.settings import StudySettings
 from search.space import Space, extremes
 from search.storage import StudyError, StudyFolder
@@ -31,6 +31,9 @@ from search.study import Study
 from search.trial import trial_request
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
+
+MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
+MAX_HANG_MINUTES = 60 * 24 * 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class RunOptions:
     gpus_per_trial: float | None = None
     parallel: int | None = None
     address: str | None = None
+    hang_minutes: float = 30.0  # without a report, until a worker is ended
 
     @property
     def study_name(self) -> str:
@@ -87,6 +91,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     number_of_trials(options.trials, None)
     number_of_tokens(options.max_tokens)
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
+    hang_seconds = seconds_to_hang(options.hang_minutes)
     hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
@@ -133,7 +138,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         )
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
-        requests = _Requests(study, folder, slots)
+        requests = _Requests(study, folder, slots, hang_seconds)
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             tune().run_trials(study, slots, requests.request, _Pruning(display, folder), max_seconds=max_seconds)
         if options.until:
@@ -231,10 +236,16 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     return total
 
 
+def seconds_to_hang(minutes: float) -> float:
+    """Raises ValueError unless it is a time to wait."""
+    if not MIN_HANG_MINUTES <= minutes <= MAX_HANG_MINUTES:
+        raise ValueError(f"--hang-minutes {minutes:g}: give {MIN_HANG_MINUTES:g} to {MAX_HANG_MINUTES:,} minutes")
+    return minutes * 60
+
+
 def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
-    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview)]
-    lines += filter(None, [leading_line(overview), wasted_line(overview.records)])
+    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
     return lines
 
 
@@ -265,6 +276,12 @@ def check_text(settings: StudySettings) -> None:
             f"the text has changed since the search: {settings.corpus['about']} then, {found['about']} now; "
             "its trials go on with the same text only"
         )
+
+
+def corpus_digests(settings: StudySettings) -> list[str]:
+    """The digests of the study's text, one for each vocabulary; none where a trial may have one not read before."""
+    vocabulary = settings.space.parameters.get("vocab_size")
+    return settings.corpus["digest"].split("+") if vocabulary is None or vocabulary.choices else []
 
 
 def best_document(stored: optuna.Study) -> dict[str, Any] | None:
@@ -315,8 +332,10 @@ def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads
 class _Requests:
     """What is sent to a worker for each trial."""
 
-    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots):
+    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots, hang_seconds: float):
         self._study, self._settings, self._folder, self._slots = study, study.settings, folder, slots
+        self._hang_seconds = hang_seconds
+        self._corpus_digests = corpus_digests(study.settings)
 
     def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
         config = train_config(self._settings, values, num_threads=self._slots.num_threads)
@@ -326,6 +345,8 @@ class _Requests:
             checkpoint=self._folder.checkpoint(number),
             continues=None if before is None else self._folder.checkpoint(before),
             exclusive=self._slots.is_exclusive,
+            corpus_digests=self._corpus_digests,
+            hang_seconds=self._hang_seconds,
         )
 
 

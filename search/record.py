@@ -52,6 +52,7 @@ class TrialRecord:
     tokens: int = 0  # trained so far, also between rungs
     tokens_per_second: float | None = None  # of the latest report
     traceback: str = ""
+    faults: list[str] = field(default_factory=list)  # what broke on the way, see faults.py
     environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
     continues: int | None = (
         None  # the trial that had finished a smaller budget, and whose training this one goes on with
@@ -97,6 +98,7 @@ class TrialRecord:
             preset=attrs.get("preset", ""),
             measurements=measurements,
             traceback=attrs.get("traceback", ""),
+            faults=list(attrs.get("faults", ())),
             environment=attrs.get("environment", {}),
             continues=attrs.get("continues"),
         )

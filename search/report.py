@@ -12,6 +12,7 @@ import optuna
 from rich.table import Table
 from rich.text import Text
 
+from search.faults import faults_line
 from search.grammar import MetricSpec
 from search.record import (
     FINISHED,
@@ -47,6 +48,7 @@ class Overview:
     settled: int  # the last rung up to which every trial was decided on
     reference_name: str
     searched: tuple[str, ...]
+    faults: tuple[str, ...] = ()  # of the study; each trial has its own
 
     @classmethod
     def of(cls, study: Study) -> Overview:
@@ -88,6 +90,7 @@ class Overview:
             settled=settled_of(stored, settings),
             reference_name=reference,
             searched=tuple(settings.space.searched),
+            faults=tuple(stored.user_attrs.get("faults", ())),
         )
 
     @property
@@ -158,6 +161,10 @@ class Overview:
             "leading": None if self.leading is None else self.leading.number,
             "front": [record.number for record in self.front],
             "reference": None if reference is None else trial_dict(reference),
+            "faults": {
+                "study": list(self.faults),
+                "trials": {str(r.number): r.faults for r in self.records if r.faults},
+            },
             "wasted": sum(self.counts[outcome] for outcome in WASTED),
             "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
         }
@@ -171,6 +178,8 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
         "continues": record.continues,
         "outcome": record.outcome,
         "reason": record.reason or None,
+        "faults": record.faults,
+        "traceback": record.traceback or None,
         "parameters": record.values,
         "environment": record.environment or None,
         "measurements": {str(t): {k: finite(v) for k, v in m.items()} for t, m in sorted(record.measurements.items())},
@@ -200,6 +209,12 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
     parts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in WASTED if outcome in outcomes)
     total = f"{first + second} of {len(outcomes)} trials ({(first + second) / len(outcomes) * 100:.0f} %)"
     return f"wasted: {total}: {parts}; {first} in the first half, {second} in the second"
+
+
+def side_lines(overview: Overview) -> list[str]:
+    """What there is to say beside counts and comparison: who is ahead, what was wasted, what broke."""
+    lines = leading_line(overview), wasted_line(overview.records), faults_line(overview.records, overview.faults)
+    return [line for line in lines if line]
 
 
 def leading_line(overview: Overview) -> str:

@@ -1,4 +1,4 @@
-"""The commands about a study that is there: `status`, `trials`, `best`, `confirm`, `dashboard`."""
+"""The commands about a study that is there: `status`, `trials`, `best`, `confirm`, `clean`, `dashboard`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def status(
         from rich.live import Live
         from rich.text import Text
 
-        from search.report import Overview, comparison_line, counts_line, leading_line, trials_table, wasted_line
+        from search.disk import disk_line
+        from search.report import Overview, comparison_line, counts_line, side_lines, trials_table
 
         folder = study_folder(runs, study)
         stored = folder.load()
@@ -58,7 +59,8 @@ def status(
                 f"{overview.name}: {run_by}",
                 counts_line(overview.counts, overview.num_trials),
                 comparison_line(overview),
-                *filter(None, [leading_line(overview), wasted_line(overview.records)]),
+                *side_lines(overview),
+                *filter(None, [disk_line(folder)]),
             ]
             return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
 
@@ -88,6 +90,10 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = F
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
                 console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
+            for fault in record.faults:
+                console.print(f"trial {record.number} went on: {fault}", markup=False)
+        for fault in overview.faults:
+            console.print(f"the study went on: {fault}", markup=False)
 
 
 def best(
@@ -160,6 +166,36 @@ def confirm(
         raise typer.Exit(130)
     if confirmation.failures:
         raise typer.Exit(1)
+
+
+def clean(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Finished trials' checkpoints too, but for the best and the front.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete the checkpoints that nothing needs any more: of trials that have ended, and of lost workers."""
+    with reporting_errors():
+        from search.disk import clean_study, disk_line
+        from search.report import bytes_text
+
+        folder = study_folder(runs, study)
+        found = clean_study(folder, with_finished=everything, is_dry_run=dry_run)
+        total = sum(file.num_bytes for file in found)
+        if as_json:
+            files = [{"file": str(file.path), "bytes": file.num_bytes, "why": file.why} for file in found]
+            print_json({"study": folder.name, "deleted": not dry_run, "bytes": total, "files": files})
+            return
+        console = make_console()
+        for file in found:
+            console.print(f"{file.path.name}  {bytes_text(file.num_bytes)}  {file.why}", markup=False)
+        freed = "would be freed" if dry_run else "freed"
+        console.print(f"{folder.name}: {len(found)} file{'' if len(found) == 1 else 's'}, {bytes_text(total)} {freed}")
+        if kept := disk_line(folder):
+            console.print(f"{'now' if dry_run else 'left'}: {kept}", style="dim")
 
 
 def dashboard(

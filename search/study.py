@@ -239,9 +239,8 @@ class Study:
         self._end(record, outcome, reason)
         tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
         if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
-            raise StudyFailed(
-                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}\n{traceback}".rstrip()
-            )
+            lines = [f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}", traceback.rstrip()]
+            raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
 
     @_at_once
     def release(self, number: int) -> None:
@@ -256,6 +255,20 @@ class Study:
             trial = self._trials.pop(number)
             trial.set_user_attr("tokens", record.tokens)
             self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    @_at_once
+    def note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
+        """Keep what broke on a trial's way, see faults.py. Does nothing to a trial that has ended."""
+        record = self.records[number]
+        if record.has_ended:
+            return
+        record.faults.append(fault)
+        storage = self._study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        storage.set_trial_user_attr(trial_id, "faults", record.faults)
+        if traceback:
+            record.traceback = traceback
+            storage.set_trial_user_attr(trial_id, "traceback", traceback)
 
     # What reports and displays read.
 

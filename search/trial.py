@@ -1,27 +1,33 @@
-"""A trial in its worker: a configuration becomes training, and whatever happens to it becomes a result.
+"""A trial in its worker: a configuration becomes training, and whatever happens to it becomes a report.
 
-Nothing is raised from `TrialRun.step`: out of memory, divergence and bugs are outcomes, and the driver decides what
-they mean. This file knows neither Ray nor Optuna; tune.py wraps it in an actor.
+Out of memory, divergence and bugs are outcomes of the trial. What is wrong with its surroundings (the text, the disk,
+the trainer's source) is an obstacle, which stops the search. Only a process that can train nothing any more is left by
+an exception. This file knows neither Ray nor Optuna; tune.py wraps it in an actor.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import platform
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import trainer
+from search.faults import CHECKPOINT_DAMAGED
 from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.watchdog import watched
 
 SLICE_SECONDS = 10.0
 SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs
 
-FOREIGN_CODE = "foreign code"
-"""The worker's trainer is not the driver's: no outcome of the trial, but a reason to stop the search."""
+
+class BrokenProcess(RuntimeError):
+    """This process cannot train any more: after a CUDA error, every further call to the GPU fails too."""
 
 
 class TrialRun:
@@ -31,27 +37,34 @@ class TrialRun:
         self._request = request
         self._rungs = request["train"]["rungs"]
         self._checkpoint = Path(request["checkpoint"])
+        self._hang_seconds = request["hang_seconds"]
+        self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
-        self._corpus: Any = None
-        self._slice_seconds = SLICE_SECONDS
+        self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
+        self._fault = ""
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung, or for a slice of time, and save; returns a report.
 
-        A report has `tokens` and either `measurement` (at a rung, else None) or `outcome` and `reason`.
+        A report has `tokens` and one of: `measurement` (at a rung, else None); `outcome` and `reason`; `obstacle`,
+        which is no end of the trial. It has `fault` too where something broke and was mended. Raises BrokenProcess.
         """
-        if self._request["code_digest"] != code_digest():
-            return {"outcome": FOREIGN_CODE, "reason": str(Path(trainer.__file__).parent), "tokens": 0}
+        if self._request["code_digest"] != code_digest():  # before anything of that trainer is used
+            here, ours = Path(trainer.__file__).parent, self._request["trainer"]
+            obstacle = f"a worker imports another trainer: {here} there, {ours} here; make them equal"
+            return {"tokens": 0, "obstacle": obstacle}
         try:
-            if self._run is None:
-                self._start()
-            if self._unreported:
-                measurement = self._unreported.pop(0)
-                return {"tokens": measurement["tokens"], "measurement": measurement}
-            return self._train()
+            with watched(self._checkpoint, self._hang_seconds):
+                report = self._advance()
         except Exception as error:  # every end of a trial is a result, whatever caused it
-            return {"tokens": self._tokens, **outcome_of(error)}
+            if _breaks_process(error):
+                self._run = None  # `close` would call the GPU
+                raise BrokenProcess(str(error).splitlines()[0]) from error
+            report = {"tokens": self._tokens, **report_of(error)}
+        if self._fault:
+            report["fault"], self._fault = self._fault, ""
+        return report
 
     def close(self) -> None:
         """Free the model's memory; the worker goes on to another trial."""
@@ -63,17 +76,44 @@ class TrialRun:
     def _tokens(self) -> int:
         return self._run.tokens if self._run is not None else 0
 
+    def _advance(self) -> dict[str, Any]:
+        if self._run is None:
+            self._start()
+        if self._unreported:
+            measurement = self._unreported.pop(0)
+            return {"tokens": measurement["tokens"], "measurement": measurement}
+        return self._train()
+
     def _start(self) -> None:
+        """Begin, or go on from the checkpoint. Raises CorpusError where the text is not the search's."""
+        from trainer.checkpoint import CheckpointError
         from trainer.config import TrainConfig
+        from trainer.documents import CorpusError
         from trainer.loop import TrainingRun
 
-        self._run = TrainingRun(TrainConfig.from_dict(self._request["train"]))
-        continued = self._request["continues"]
-        kept = [path for path in (self._checkpoint, Path(continued) if continued else None) if path and path.exists()]
-        if kept:
-            self._run.restore(kept[0])
-            # The report of a rung may have been lost with the worker; the driver ignores those it has.
-            self._unreported = [self._reported(m) for m in self._run.measurements]
+        config = TrainConfig.from_dict(self._request["train"])
+        run = self._run = TrainingRun(config)
+        expected = self._request["corpus_digests"]
+        if expected and run.corpus.digest not in expected:
+            raise CorpusError(
+                f"the text has changed since the search began: {run.corpus.about}; bring back what it was"
+            )
+        for left in self._checkpoint.parent.glob(f"{self._checkpoint.name}.*.tmp"):
+            left.unlink(missing_ok=True)  # by a worker that was killed while it saved
+        continues = self._request["continues"]
+        kept = [path for path in (self._checkpoint, Path(continues) if continues else None) if path and path.exists()]
+        for path in kept:
+            try:
+                run.restore(path)
+                break
+            except CheckpointError as error:
+                path.unlink()
+                run.close()
+                run = self._run = TrainingRun(config, run.corpus)
+                reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+                self._fault = f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
+        # The report of a rung may have been lost with the worker; the driver ignores those it has.
+        self._unreported = [self._reported(m) for m in run.measurements]
 
     def _train(self) -> dict[str, Any]:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
@@ -90,24 +130,36 @@ class TrialRun:
         return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
-        """Save, and make slices so long that saving stays a small share of them."""
+        """Save, and make slices so long that saving stays a small share of them, and they stay far from a hang."""
         started = time.monotonic()
         self._run.save(self._checkpoint)
-        self._slice_seconds = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
+        wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
+        self._slice_seconds = min(wanted, self._longest_slice)
 
 
 def trial_request(
-    *, train: dict[str, Any], checkpoint: Path, continues: Path | None = None, exclusive: bool = True
+    *,
+    train: dict[str, Any],
+    checkpoint: Path,
+    continues: Path | None = None,
+    exclusive: bool = True,
+    corpus_digests: Sequence[str] = (),
+    hang_seconds: float | None = None,
 ) -> dict[str, Any]:
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
-    Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`.
+    Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`. Its text must
+    have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
+    waits for ever.
     """
     return {
         "train": train,
         "checkpoint": str(checkpoint),
         "continues": str(continues) if continues else None,
         "exclusive": exclusive,
+        "corpus_digests": list(corpus_digests),
+        "hang_seconds": hang_seconds,
+        "trainer": str(Path(trainer.__file__).parent),
         "code_digest": code_digest(),
     }
 
@@ -137,16 +189,31 @@ def environment(run: Any) -> dict[str, Any]:
     }
 
 
-def outcome_of(error: Exception) -> dict[str, Any]:
-    """The outcome that an exception in a trial means, with a reason for people and the traceback of a bug."""
+def report_of(error: Exception) -> dict[str, Any]:
+    """What an exception in a trial means: an obstacle, or an outcome with a reason and the traceback of a bug."""
+    from trainer.checkpoint import NO_SPACE, SaveError
+    from trainer.documents import CorpusError
     from trainer.loop import Diverged
 
     if isinstance(error, Diverged):
         return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
         return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
+    if isinstance(error, (CorpusError, SaveError)):
+        return {"obstacle": str(error)}
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     return {"outcome": FAILED, "reason": reason, "traceback": "".join(traceback.format_exception(error))}
+
+
+def _breaks_process(error: Exception) -> bool:
+    """Whether CUDA refuses all further work of this process; a lack of memory it survives."""
+    import torch
+
+    if _is_cuda_out_of_memory(error):
+        return False
+    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def _is_cuda_out_of_memory(error: Exception) -> bool:

@@ -11,14 +11,14 @@ import importlib
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # Before Ray is imported: it reads these once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,34 +31,30 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from search.bridge import MAX_WORKER_LOSSES, Bridge, Listener
 from search.hardware import Slots
-from search.record import FAILED, PAUSED, TrialRecord
 from search.storage import StudyError
 from search.study import Study
-from search.trial import FOREIGN_CODE
 
-MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
 CONNECT_SECONDS = 5.0
 OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-
-
-class Listener(Protocol):
-    """Is told of every trial that starts, reaches a rung or ends, as it happens."""
-
-    def on_event(self, kind: str, record: TrialRecord) -> None: ...
 
 
 @contextlib.contextmanager
 def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
     """Start Ray on this machine until the block ends. Raises StudyError.
 
-    Ray 2.60 listens on every interface, whatever address it is told.
+    Ray 2.60 listens on every interface, whatever address it is told, and asks all who come for a token: one that only
+    this process and what it starts know. Without one Ray would take, or write, a file in the home folder.
     """
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with _ray(
         "Ray does not start on this machine",
         num_cpus=num_cpus,
@@ -122,7 +118,7 @@ def run_trials(
     study: StudyFailed, NothingFeasible, StudyError.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.num_slots)  # the searcher itself limits how many run
-    bridge = _Bridge(study, slots, request_for, listener, worker, max_seconds)
+    bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
         tuner = tune.Tuner(
             tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
@@ -148,6 +144,21 @@ def run_trials(
     if bridge.fatal is not None:
         raise bridge.fatal
     return bridge.is_draining
+
+
+class ActorManager(tune_controller.RayActorManager):
+    """Ray's own, for which every loss of a worker is one.
+
+    Ray 2.60's ends the whole run where its memory monitor has killed a worker, since that error is not an actor's.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
+            exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+tune_controller.RayActorManager = ActorManager  # Tune takes no other way of giving it one
 
 
 class TrialActor(tune.Trainable):
@@ -179,12 +190,14 @@ class TrialActor(tune.Trainable):
 class BrainSearcher(Searcher):
     """Hands the brain's proposals to Ray, one for each free slot and no earlier: a later proposal knows more."""
 
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: Bridge):
         super().__init__()
         self._bridge = bridge
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        return self._bridge.suggest(trial_id)
+        if self._bridge.is_full and not self._bridge.is_ending:
+            return None
+        return self._bridge.suggest(trial_id) or Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         self._bridge.on_end(trial_id, worker_lost=error)
@@ -202,16 +215,21 @@ class BrainSearcher(Searcher):
 class BrainScheduler(FIFOScheduler):
     """Asks the brain whether a trial goes on after each report."""
 
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: Bridge):
         super().__init__()
         self._bridge = bridge
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         return self.CONTINUE if self._bridge.on_report(trial.trial_id, result["report"][0]) else self.STOP
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker was lost. Ray calls this before it starts another one, or before it gives the trial up."""
+        failures = Path(trial.error_file).read_text(errors="replace")
+        self._bridge.on_worker_lost(trial.trial_id, failures.split("Failure # ")[-1], goes_on=trial.should_recover())
+
 
 class _BrainStopper(Stopper):
-    def __init__(self, bridge: _Bridge):
+    def __init__(self, bridge: Bridge):
         self._bridge = bridge
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -221,111 +239,8 @@ class _BrainStopper(Stopper):
         return self._bridge.fatal is not None
 
 
-class _Bridge:
-    """What Searcher and Scheduler share: which Ray trial is which of ours, and whether the search is ending."""
-
-    def __init__(
-        self,
-        study: Study,
-        slots: Slots,
-        request_for: Callable,
-        listener: Listener,
-        worker: str,
-        max_seconds: float = math.inf,
-    ):
-        self.is_interrupted = False
-        self._deadline = time.monotonic() + max_seconds
-        self.fatal: BaseException | None = None
-        self._study, self._slots, self._request_for, self._listener, self._worker = (
-            study,
-            slots,
-            request_for,
-            listener,
-            worker,
-        )
-        self._numbers: dict[str, int] = {}  # Ray's id -> our number, of the trials under way
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
-
-    @property
-    def is_draining(self) -> bool:
-        return self.is_interrupted or time.monotonic() > self._deadline
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.is_draining or self.fatal is not None:
-            return Searcher.FINISHED
-        if len(self._numbers) >= self._slots.num_slots:
-            return None
-        paused = [record for record in self._study.records.values() if record.outcome == PAUSED]
-        try:
-            proposal = self._study.propose()
-        except Exception as error:
-            return self._fail(error) or Searcher.FINISHED
-        if proposal is None:
-            for record in paused:  # the brain has stopped them
-                self._listener.on_event("ended", record)
-            return Searcher.FINISHED
-        self._numbers[trial_id] = proposal.number
-        self._listener.on_event("started", self._study.records[proposal.number])
-        return {"worker": self._worker, "request": self._request_for(proposal.number, proposal.values)}
-
-    def on_report(self, trial_id: str, report: dict[str, Any]) -> bool:
-        """Forward a worker's report; True if the trial goes on."""
-        number = self._numbers[trial_id]
-        record = self._study.records[number]
-        try:
-            goes_on = self._forward(number, report)
-        except Exception as error:
-            self._fail(error)
-            return False
-        self._listener.on_event("ended" if record.has_ended else "report", record)
-        if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
-            del self._numbers[trial_id]
-        return goes_on and not self.is_draining and self.fatal is None
-
-    def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
-        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost too often."""
-        number = self._numbers.pop(trial_id, None)
-        if number is None:
-            return
-        if not worker_lost:
-            self._study.release(number)  # drained; does nothing to a trial that has ended
-            return
-        try:
-            self._study.finish(number, FAILED, f"its worker was lost {MAX_WORKER_LOSSES + 1} times")
-        except Exception as error:
-            self._fail(error)
-        self._listener.on_event("ended", self._study.records[number])
-
-    def release_all(self) -> None:
-        """Put every trial still under way back to wait."""
-        for number in self._numbers.values():
-            self._study.release(number)
-        self._numbers.clear()
-
-    def _forward(self, number: int, report: dict[str, Any]) -> bool:
-        outcome = report.get("outcome")
-        if outcome == FOREIGN_CODE:
-            ours = PROJECT_ROOT / "trainer"
-            raise StudyError(
-                f"a worker imports another trainer: {report['reason']} there, {ours} here; make them equal"
-            )
-        if outcome is not None:
-            self._study.finish(
-                number, outcome, report["reason"], tokens=report["tokens"], traceback=report.get("traceback", "")
-            )
-            return False
-        progress = {"tokens": report["tokens"], "tokens_per_second": report.get("tokens_per_second")}
-        return self._study.report(number, report["measurement"] or progress)
-
-    def _fail(self, error: BaseException) -> None:
-        if self.fatal is None:
-            self.fatal = error
-
-
 @contextlib.contextmanager
-def _interruptible(bridge: _Bridge) -> Iterator[None]:
+def _interruptible(bridge: Bridge) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM drains; the second interrupts."""
 
     def on_signal(signum: int, frame: Any) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
+from collections.abc import Iterator
 
 import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.journal import Journal
+from search.journal import Journal, JournalError
+from search.storage import StudyFolder
 
 
 def new_study(path) -> tuple[Journal, optuna.Study]:
@@ -67,3 +71,66 @@ def test_what_another_process_writes_between_transactions_is_neither_lost_nor_do
         train(study, 0.2)
     assert study.user_attrs["note"] == "from a dashboard"
     assert [t.value for t in study.trials] == [t.value for t in other.trials] == [0.1, 0.2]
+
+
+@contextlib.contextmanager
+def full_after(num_bytes: int) -> Iterator[None]:
+    """The system writes that much of a file and then refuses, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, in_transaction):
+    path = tmp_path / "j.log"
+    journal, study = new_study(path)
+    train(study, 0.1)
+    before = path.read_bytes()
+    with (
+        pytest.raises(JournalError, match=r"j\.log cannot be written: File too large; .* the same command goes on"),
+        full_after(len(before) + 100),
+        journal.transaction() if in_transaction else contextlib.nullcontext(),
+    ):
+        study.set_user_attr("long", "x" * 1000)
+    assert path.read_bytes() == before
+
+
+def test_what_is_in_memory_after_a_failed_write_never_reaches_the_file(tmp_path):
+    path = tmp_path / "j.log"
+    journal, study = new_study(path)
+    before = path.read_bytes()
+    with pytest.raises(JournalError), full_after(len(before) + 100), journal.transaction():
+        train(study, 0.1)
+    with pytest.raises(JournalError, match="j.log cannot be written"):  # although there is space again
+        train(study, 0.2)
+    with pytest.raises(JournalError), journal.transaction():
+        pytest.fail("a transaction began")
+    assert path.read_bytes() == before and not list(tmp_path.glob("*.lock"))
+    assert as_optuna_reads_it(path).trials == []
+    train(as_optuna_reads_it(path), 0.3)
+    assert [t.value for t in new_reader(path).trials] == [0.3]
+
+
+def test_a_line_that_could_not_even_be_taken_back_is_dropped_at_the_next_start(tmp_path, monkeypatch):
+    folder = StudyFolder(tmp_path, "s")
+    folder.path.mkdir()
+    _, study = new_study(folder.journal)
+    before = folder.journal.read_bytes()
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "truncate", refuse)
+    with pytest.raises(JournalError), full_after(len(before) + 100):
+        study.set_user_attr("long", "x" * 1000)
+    assert folder.journal.read_bytes() != before
+    folder.lock().release()
+    assert folder.journal.read_bytes() == before
+
+
+def new_reader(path) -> optuna.Study:
+    return optuna.load_study(study_name="s", storage=JournalStorage(Journal(str(path))))

@@ -293,7 +293,7 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
         "launch.run_search(options, Console())\n"
     )
     (place / "faulty.py").write_text(
-        "from search.trial import outcome_of\n"
+        "from search.trial import report_of\n"
         "class FaultyTrial:\n"
         "    def __init__(self, request):\n"
         "        self.number = int(request['checkpoint'].rsplit('-', 1)[1].removesuffix('.pt'))\n"
@@ -301,9 +301,9 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
         "    def step(self):\n"
         "        kind = self.number % 4\n"
         "        if kind == 1:\n"
-        "            return {'tokens': 0, **outcome_of(RuntimeError('CUDA out of memory. Tried to allocate 9 GiB'))}\n"
+        "            return {'tokens': 0, **report_of(RuntimeError('CUDA out of memory. Tried to allocate 9 GiB'))}\n"
         "        if kind == 2:\n"
-        "            return {'tokens': 0, **outcome_of(KeyError('a bug'))}\n"
+        "            return {'tokens': 0, **report_of(KeyError('a bug'))}\n"
         "        tokens = self.rungs.pop(0)\n"
         "        loss = float('nan') if kind == 3 else 1.0\n"
         "        return {'tokens': tokens, 'measurement': {'tokens': tokens, 'loss': loss, 'tokens_per_second': 1.0}}\n"

@@ -17,13 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
     {"search.cli"},
     {"search.studies"},
+    {"search.disk"},
     {"search.command", "search.confirm"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation"},
-    {"search.report"},
+    {"search.report", "search.bridge"},
     {"search.study"},
     {"search.settings", "search.alone"},
-    {"search.storage", "search.record", "search.trial", "search.hardware", "search.sampling"},
+    {"search.trial"},
+    {"search.faults"},
+    {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog"},
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
     {"search.surrogate", "search.success"},
@@ -39,6 +42,7 @@ FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},
     "search.study": {"ray", "torch", "time", "datetime"},
     "search.trial": {"ray", "optuna"},
+    "search.bridge": {"ray", "torch"},
 }
 
 
@@ -80,6 +84,31 @@ def test_parts_stay_free_of_what_is_foreign_to_them(owner: str):
 def test_only_tune_imports_ray():
     users = {m for m, path in modules().items() if any(n.split(".")[0] == "ray" for n in imports_of(path))}
     assert users == {"search.tune"}
+
+
+WALL_CLOCK = {"time", "time_ns", "now", "utcnow", "today", "ctime", "localtime", "gmtime"}  # of time and datetime
+MAY_ASK_THE_TIME = {
+    "search.deadline": "turns `--until 18:00` into seconds",
+    "search.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
+    "trainer.data": "compares the times of files, which are of that clock; a jump costs reading the text again",
+}
+
+
+def asks_the_time(path: Path) -> bool:
+    """Whether a module calls, or imports by name, what reads the wall clock."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module in ("time", "datetime"):
+            if {alias.name for alias in node.names} & {*WALL_CLOCK, "datetime", "date"}:
+                return True
+        elif isinstance(node, ast.Attribute) and node.attr in WALL_CLOCK:
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if owner in ("time", "datetime", "date"):
+                return True
+    return False
+
+
+def test_nothing_that_decides_reads_the_wall_clock_which_may_jump():
+    assert {module for module, path in modules().items() if asks_the_time(path)} == MAY_ASK_THE_TIME.keys()
 
 
 def loaded_by(code: str, names: set[str]) -> set[str]:

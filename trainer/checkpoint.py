@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from trainer.config import TrainConfig
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 # The file is this line, the payload's SHA-256 in hex on a second, then the payload, as torch.save writes it.
 MAGIC = b"tinysearch checkpoint 1\n"
@@ -26,8 +29,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which file and why."""
 
 
+class SaveError(CheckpointError):
+    """A checkpoint that could not be written: nothing is wrong with the run, but with the place."""
+
+
 def save_checkpoint(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
-    """Write `contents` (tensors and plain values) so that a crash leaves the old file or the new one."""
+    """Write `contents` (tensors and plain values) so that a crash leaves the old file or the new one.
+
+    Raises SaveError, and leaves the old file, where it cannot be written.
+    """
     path = Path(path)
     buffer = io.BytesIO()
     torch.save(contents, buffer)
@@ -44,7 +54,9 @@ def save_checkpoint(path: str | os.PathLike[str], contents: dict[str, Any]) -> N
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise CheckpointError(f"{path}: the checkpoint cannot be written: {error.strerror}") from error
+        size = f"{len(payload) / 2**20:,.1f} MiB"
+        advice = f"; it takes {size}: free some space there" if error.errno in NO_SPACE else ""
+        raise SaveError(f"{path}: the checkpoint cannot be written: {error.strerror}{advice}") from error
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

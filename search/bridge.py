@@ -1,0 +1,179 @@
+"""Between Ray's trials and the brain's: which is which, what each report means, and what becomes of a lost worker.
+
+It knows Ray's protocol and not Ray: tune.py forwards to it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.faults import HOST_OUT_OF_MEMORY, WORKER_HUNG, cause_of, loss
+from search.record import FAILED, OUT_OF_MEMORY, PAUSED, TrialRecord
+from search.storage import StudyError
+from search.study import Study
+from search.watchdog import take_trace
+
+MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
+
+
+class Listener(Protocol):
+    """Is told of every trial that starts, reaches a rung, has a fault or ends, as it happens."""
+
+    def on_event(self, kind: str, record: TrialRecord) -> None: ...
+
+
+@dataclass
+class UnderWay:
+    """One of our trials in Ray's hands."""
+
+    number: int
+    request: dict[str, Any]
+    losses: list[str] = field(default_factory=list)  # why each of its workers was lost
+
+
+class Bridge:
+    """What Searcher and Scheduler share: the trials under way, and whether the search is ending."""
+
+    def __init__(
+        self,
+        study: Study,
+        num_slots: int,
+        request_for: Callable[[int, dict[str, Any]], dict[str, Any]],
+        listener: Listener,
+        worker: str,
+        *,
+        max_seconds: float = math.inf,
+    ):
+        """After `max_seconds` the search is drained, as by an interruption."""
+        self.is_interrupted = False
+        self._deadline = time.monotonic() + max_seconds
+        self.fatal: BaseException | None = None
+        self._study, self._num_slots, self._request_for = study, num_slots, request_for
+        self._listener, self._worker = listener, worker
+        self._under_way: dict[str, UnderWay] = {}  # by Ray's id
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether each trial stops at its next report, to wait in the study."""
+        return self.is_interrupted or time.monotonic() > self._deadline
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_draining or self.fatal is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot has a trial: a later proposal will know more."""
+        return len(self._under_way) >= self._num_slots
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """What Ray is to run as its trial `trial_id`; None where nothing is left, or the search is ending."""
+        if self.is_ending:
+            return None
+        paused = [record for record in self._study.records.values() if record.outcome == PAUSED]
+        try:
+            proposal = self._study.propose()
+        except Exception as error:
+            return self._fail(error)
+        if proposal is None:
+            for record in paused:  # the brain has stopped them
+                self._listener.on_event("ended", record)
+            return None
+        request = self._request_for(proposal.number, proposal.values)
+        self._under_way[trial_id] = UnderWay(proposal.number, request)
+        self._listener.on_event("started", self._study.records[proposal.number])
+        return {"worker": self._worker, "request": request}
+
+    def on_report(self, trial_id: str, report: dict[str, Any]) -> bool:
+        """Forward a worker's report; True if the trial goes on."""
+        number = self._under_way[trial_id].number
+        try:
+            if "fault" in report:
+                self._note_fault(number, report["fault"])
+            goes_on = self._forward(number, report)
+        except Exception as error:
+            self._fail(error)
+            return False
+        record = self._study.records[number]
+        self._listener.on_event("ended" if record.has_ended else "report", record)
+        if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
+            del self._under_way[trial_id]
+        return goes_on and not self.is_ending
+
+    def on_worker_lost(self, trial_id: str, error: str, *, goes_on: bool) -> None:
+        """The worker of a trial was lost, for the reason in `error`; it `goes_on` in another unless Ray gives it up."""
+        run = self._under_way.get(trial_id)
+        if run is None:
+            return
+        trace = take_trace(Path(run.request["checkpoint"]))
+        hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
+        run.losses.append(hung if trace else cause_of(error))
+        fault = loss(run.losses[-1], self._study.records[run.number].tokens, goes_on=goes_on)
+        try:
+            self._note_fault(run.number, fault, traceback=trace)
+        except Exception as error:
+            self._fail(error)
+
+    def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
+        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost too often."""
+        run = self._under_way.pop(trial_id, None)
+        if run is None:
+            return
+        try:
+            if worker_lost:
+                self._give_up(run)
+            else:
+                self._study.release(run.number)  # drained; does nothing to a trial that has ended
+        except Exception as error:
+            self._fail(error)
+        if worker_lost:
+            self._listener.on_event("ended", self._study.records[run.number])
+
+    def release_all(self) -> None:
+        """Put every trial still under way back to wait."""
+        try:
+            for run in self._under_way.values():
+                self._study.release(run.number)
+        except Exception as error:  # the storage, which the next run reads again
+            self._fail(error)
+        self._under_way.clear()
+
+    def _forward(self, number: int, report: dict[str, Any]) -> bool:
+        if "obstacle" in report:
+            raise StudyError(f"{report['obstacle']}; then the same command goes on")
+        if "outcome" in report:
+            self._study.finish(
+                number,
+                report["outcome"],
+                report["reason"],
+                tokens=report["tokens"],
+                traceback=report.get("traceback", ""),
+            )
+            return False
+        progress = {"tokens": report["tokens"], "tokens_per_second": report.get("tokens_per_second")}
+        return self._study.report(number, report["measurement"] or progress)
+
+    def _note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
+        self._study.note_fault(number, fault, traceback=traceback)
+        self._listener.on_event("fault", self._study.records[number])
+
+    def _give_up(self, run: UnderWay) -> None:
+        """End a trial whose workers keep being lost. One that was too large for the host teaches the sampler so."""
+        if run.losses[-2:] == [HOST_OUT_OF_MEMORY] * 2:
+            self._study.finish(run.number, OUT_OF_MEMORY, f"{HOST_OUT_OF_MEMORY} twice")
+            return
+        last = f", the last time: {run.losses[-1]}" if run.losses else ""
+        reason = f"its worker was lost {MAX_WORKER_LOSSES + 1} times{last}"
+        self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.fatal is None:
+            self.fatal = error

@@ -1,0 +1,71 @@
+"""What broke while a study went on: a sentence for each fault, and all of them in a line.
+
+A fault is no outcome: its trial goes on, from its checkpoint or from its start, and fails only if it keeps breaking.
+Each sentence begins with its kind and a colon, which is what the line counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from search.record import TrialRecord
+
+WORKER_LOST = "worker lost"
+WORKER_HUNG = "worker hung"
+CUDA_ERROR = "CUDA error"
+CHECKPOINT_DAMAGED = "checkpoint damaged"
+PLURAL_OF = {
+    WORKER_LOST: "workers lost",
+    WORKER_HUNG: "workers hung",
+    CUDA_ERROR: "CUDA errors",
+    CHECKPOINT_DAMAGED: "checkpoints damaged",
+}
+
+HOST_OUT_OF_MEMORY = "the host ran out of memory"
+
+_CAUSES = (  # of what Ray says of a lost worker, in its own words: the first that is found
+    (re.compile(r"OutOfMemoryError|running low on memory"), HOST_OUT_OF_MEMORY),
+    (re.compile(r"node (has died|was terminated|is dead|died)"), "its machine was lost"),
+    (re.compile(r"with an exit code (-?\d+)"), r"ended with exit code \1"),
+    (re.compile(r"connection error code"), "killed or crashed"),
+    (re.compile(r"^\S*BrokenProcess: CUDA error: (.+)", re.MULTILINE), rf"{CUDA_ERROR}: \1"),
+)
+MAX_CAUSE = 200  # characters
+
+
+def cause_of(error: str) -> str:
+    """Why a worker was lost, in a few words, from what Ray says of it; its last line where that is unknown."""
+    for pattern, cause in _CAUSES:
+        if found := pattern.search(error):
+            return found.expand(cause)[:MAX_CAUSE]
+    return next((line.strip() for line in reversed(error.splitlines()) if line.strip()), "cause unknown")[:MAX_CAUSE]
+
+
+def loss(cause: str, tokens: int, *, goes_on: bool) -> str:
+    """The fault of a trial whose worker was lost after its report at `tokens`."""
+    kind, _, rest = cause.partition(": ")
+    sentence = cause if kind in PLURAL_OF and rest else f"{WORKER_LOST}: {cause}"
+    then = "" if not goes_on else "; went on from its checkpoint" if tokens else "; started again"
+    return f"{sentence}, after {tokens:,} tokens{then}"
+
+
+def faults_line(records: Iterable[TrialRecord], of_study: Sequence[str] = ()) -> str:
+    """`faults: 2 workers lost (trials 3, 7), 1 checkpoint damaged (trial 4)`; empty where there were none."""
+    trials: dict[str, list[int]] = {}
+    for record in records:
+        for fault in record.faults:
+            trials.setdefault(fault.partition(":")[0], []).append(record.number)
+    parts = [_counted(kind, numbers) for kind, numbers in trials.items()]
+    if of_study:
+        earlier = f" (and {len(of_study) - 1} before)" if len(of_study) > 1 else ""
+        parts.append(f"{of_study[-1]}{earlier}")
+    return f"faults: {', '.join(parts)}" if parts else ""
+
+
+def _counted(kind: str, numbers: Sequence[int]) -> str:
+    """`2 workers lost (trials 3, 7)`: as many as there were, and each trial once."""
+    distinct = sorted(set(numbers))
+    noun = kind if len(numbers) == 1 else PLURAL_OF.get(kind, kind)
+    where = f"trial{'' if len(distinct) == 1 else 's'} {', '.join(map(str, distinct))}"
+    return f"{len(numbers)} {noun} ({where})"

@@ -1,0 +1,49 @@
+"""A worker that hangs ends itself and says where it hung.
+
+The clock is faulthandler's: a thread of C that needs no interpreter lock, so that it ends a process which waits for a
+GPU, a network drive or a lock for ever. What every thread was doing stays in a file beside the checkpoint, where the
+driver looks for it when a worker is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+from collections.abc import Iterator
+from pathlib import Path
+
+TRACE_SUFFIX = ".hang"
+
+
+@contextlib.contextmanager
+def watched(checkpoint: Path, seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes longer than `seconds`; None watches nothing."""
+    if seconds is None:
+        yield
+        return
+    trace = trace_file(checkpoint)
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(trace, "w") as file:
+            faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+            try:
+                yield
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+    finally:
+        trace.unlink(missing_ok=True)
+
+
+def trace_file(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(TRACE_SUFFIX)
+
+
+def take_trace(checkpoint: Path) -> str:
+    """What the worker of this checkpoint was doing when it ended itself; empty where it was lost otherwise."""
+    trace = trace_file(checkpoint)
+    try:
+        return trace.read_text(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        trace.unlink(missing_ok=True)
