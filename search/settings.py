@@ -30,9 +30,13 @@ class StudySettings:
     run: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig, the same for every trial
     corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
 
+    @property
+    def directions(self) -> list[str]:
+        """Of the metrics, as Optuna wants them."""
+        return [metric.goal for metric in self.space.spec.objectives]
+
     def to_attrs(self) -> dict[str, Any]:
         return {
-            "format_version": FORMAT_VERSION,
             "space": self.space.document.text,
             "space_source": self.space.document.source,
             "goals": list(self.goals),
@@ -43,6 +47,7 @@ class StudySettings:
             "seed": self.seed,
             "run": self.run,
             "corpus": self.corpus,
+            "format_version": FORMAT_VERSION,  # the last: a study that has it is whole
         }
 
     @classmethod
