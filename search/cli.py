@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +15,7 @@ from typing import Annotated
 import typer
 
 from search import studies
-from search.command import Json, Runs, make_console, print_json, reporting_errors
+from search.command import Json, Runs, Storage, make_console, print_json, reporting_errors
 
 app = typer.Typer(
     help="Find the right configuration of a small language model.",
@@ -47,6 +49,7 @@ def run(
         str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")
     ] = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     budget: Budget = None,
     trials: Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")] = None,
     data: Annotated[
@@ -84,6 +87,7 @@ def run(
                 space=space,
                 name=name,
                 runs=runs,
+                storage=storage,
                 budget=budget,
                 trials=trials,
                 seed=seed,
@@ -98,6 +102,7 @@ def run(
             ),
             console,
         )
+        from search.database import shown_url
         from search.report import trials_table
 
         ranked = overview.ranked()
@@ -106,6 +111,8 @@ def run(
             console.print(line)
         if overview.is_complete and overview.best is not None:
             where = "" if runs == Path("runs") else f" --runs {runs}"
+            if storage is not None and storage != os.environ.get("OPTUNA_STORAGE"):
+                where += f" --storage {shlex.quote(shown_url(storage))}"
             front = " --pareto" if len(overview.metrics) > 1 else ""
             console.print(
                 f"the configuration: tinysearch best {overview.name}{where}{front}; "

@@ -12,6 +12,7 @@ import optuna
 from rich.console import Console
 
 from search import hardware
+from search.database import archive_at
 from search.display import Display
 from search.feasibility import Assessment, assess
 from search.grammar import BudgetSpec
@@ -36,6 +37,7 @@ class RunOptions:
     space: Path
     name: str | None = None
     runs: Path = Path("runs")
+    storage: str | None = None  # a database's URL; a journal file in the study's folder if left out
     budget: str | None = None
     trials: str | None = None  # "40", or "+10" for ten more
     seed: int = 0
@@ -69,12 +71,13 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
-    folder = StudyFolder(options.runs.absolute(), options.study_name)
+    runs = options.runs.absolute()
+    folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
     number_of_trials(options.trials, None)
     hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
     space, budget, assessment = prepare_space(options)
     folder.check_writable()
-    existing = folder.load() if folder.exists else None
+    existing = folder.find()
 
     with contextlib.ExitStack() as stack:
         slots = _slots(options, stack)
@@ -85,15 +88,17 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         num_trials = number_of_trials(options.trials, so_far)
         if so_far is not None and so_far.is_complete and num_trials in (None, so_far.num_trials):
             return so_far
-        stack.enter_context(folder.lock())
+        stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
+        existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
             (folder.path / "space.yaml").write_text(space.document.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
         else:
-            study = Study(folder.load(), settings, trials=num_trials)
+            Study.check_same(existing, settings)
+            study = Study(existing, settings, trials=num_trials)
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
         console.print(

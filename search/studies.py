@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from search.command import Json, Runs, StudyName, complain, make_console, print_json, reporting_errors, study_folder
+from search.command import (
+    Json,
+    Runs,
+    Storage,
+    StudyName,
+    complain,
+    make_console,
+    print_json,
+    reporting_errors,
+    study_folder,
+)
 
 
 class BestFormat(StrEnum):
@@ -24,6 +34,7 @@ class BestFormat(StrEnum):
 def status(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
     ] = False,
@@ -37,7 +48,7 @@ def status(
 
         from search.report import Overview, comparison_line, counts_line, leading_line, trials_table, wasted_line
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         stored = folder.load()
         if as_json:
             driver = folder.driver()
@@ -73,12 +84,12 @@ def status(
                 live.update(view, refresh=True)
 
 
-def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage = None, as_json: Json = False) -> None:
     """Every trial of a study: state, measurements, parameters."""
     with reporting_errors():
         from search.report import Overview, trial_dict, trials_table
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
         if as_json:
             print_json([trial_dict(record) for record in overview.records])
@@ -93,6 +104,7 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = F
 def best(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
@@ -108,7 +120,7 @@ def best(
         from search.launch import best_document, front_documents
         from search.storage import StudyError
 
-        stored = study_folder(runs, study).load()
+        stored = study_folder(runs, storage, study).load()
         document = best_document(stored)
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
@@ -134,6 +146,7 @@ def best(
 def confirm(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1)] = 5,
     seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1)] = 3,
     as_json: Json = False,
@@ -147,7 +160,7 @@ def confirm(
         from search.confirmation import closing_lines, confirmation_table
 
         console = make_console(to_stderr=as_json)
-        confirmation = confirm_study(study_folder(runs, study), top=top, num_seeds=seeds, console=console)
+        confirmation = confirm_study(study_folder(runs, storage, study), top=top, num_seeds=seeds, console=console)
         if as_json:
             print_json(confirmation.to_dict())
         else:
@@ -165,6 +178,7 @@ def confirm(
 def dashboard(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     host: Annotated[
         str, typer.Option("--host", help="Who may reach it: this machine only unless told otherwise.")
     ] = "127.0.0.1",
@@ -174,7 +188,7 @@ def dashboard(
     with reporting_errors():
         from search.dashboard import serve
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         folder.load()
         serve(
             folder.open_storage(),
