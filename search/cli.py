@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search import studies
-from search.command import Json, Runs, StudyName, make_console, print_json, reporting_errors, study_folder
+from search.command import Json, Runs, Storage, StudyName, make_console, print_json, reporting_errors, study_folder
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -71,6 +73,7 @@ def run(
         str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")
     ] = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     budget: Budget = None,
     trials: Trials = None,
     max_tokens: MaxTokens = None,
@@ -105,6 +108,7 @@ def run(
             space=space,
             name=name,
             runs=runs,
+            storage=storage,
             budget=budget,
             trials=trials,
             max_tokens=max_tokens,
@@ -129,6 +133,7 @@ def run(
 def resume(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     trials: Trials = None,
     max_tokens: MaxTokens = None,
     until: Until = None,
@@ -143,8 +148,9 @@ def resume(
 
         options = RunOptions(
             space=None,
-            name=study_folder(runs, study).name,
+            name=study_folder(runs, storage, study).name,
             runs=runs,
+            storage=storage,
             trials=trials,
             max_tokens=max_tokens,
             until=until,
@@ -160,6 +166,7 @@ def resume(
 
 def _search(options: RunOptions) -> int:
     """Run a search and print what came of it; returns the exit code."""
+    from search.database import shown_url
     from search.launch import run_search, summary
     from search.report import trials_table
 
@@ -169,6 +176,8 @@ def _search(options: RunOptions) -> int:
     for line in summary(overview):
         console.print(line)
     where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
+    if options.storage is not None and options.storage != os.environ.get("OPTUNA_STORAGE"):
+        where += f" --storage {shlex.quote(shown_url(options.storage))}"
     if not overview.is_complete and options.until is None:
         console.print("interrupted; the same command goes on from here")
         return 130

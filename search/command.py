@@ -22,13 +22,27 @@ if TYPE_CHECKING:
 
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the studies.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        envvar="OPTUNA_STORAGE",
+        help="A database, such as sqlite:///FILE or postgresql://...; a file in the study's folder if left out.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 
 
-def study_folder(runs: Path, study: str | None) -> StudyFolder:
-    from search.storage import StudyFolder, latest_study
+def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
+    """A study that is there, the latest one unless named. Raises StudyError."""
+    from search.database import archive_at
+    from search.storage import StudyError, StudyFolder
 
-    return StudyFolder(runs.absolute(), study or latest_study(runs))
+    archive = archive_at(storage, runs)
+    if not study and not (names := archive.names()):
+        raise StudyError(f"there are no studies in {archive}; `tinysearch run` makes one")
+    return StudyFolder(runs.absolute(), study or names[-1], archive)
 
 
 def make_console(*, to_stderr: bool = False) -> Console:

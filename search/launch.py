@@ -14,6 +14,7 @@ import optuna
 from rich.console import Console
 
 from search import hardware
+from search.database import archive_at
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
@@ -43,6 +44,7 @@ class RunOptions:
     space: Path | None  # None to go on with a study by its name, with the settings that it has
     name: str | None = None
     runs: Path = Path("runs")
+    storage: str | None = None  # a database's URL; a journal file in the study's folder if left out
     budget: str | None = None
     trials: str | None = None  # "40", or "+10" for ten more
     max_tokens: str | None = None  # "54M": in place of the budget's, or more for a study that there is
@@ -87,7 +89,8 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
-    folder = StudyFolder(options.runs.absolute(), options.study_name)
+    runs = options.runs.absolute()
+    folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
     number_of_trials(options.trials, None)
     number_of_tokens(options.max_tokens)
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
@@ -95,7 +98,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
     hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
-    existing = folder.load() if folder.exists or prepared is None else None
+    existing = folder.load() if prepared is None else folder.find()
 
     with contextlib.ExitStack() as stack:
         slots = _slots(options, stack)
@@ -120,15 +123,17 @@ def run_search(options: RunOptions, console: Console) -> Overview:
                 return so_far
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
-        stack.enter_context(folder.lock())
+        stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
+        existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
             (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
         else:
-            study = Study(folder.load(), settings, trials=num_trials)
+            Study.check_same(existing, settings)
+            study = Study(existing, settings, trials=num_trials)
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until}:"

@@ -27,6 +27,7 @@ from search.record import (
     pareto_front,
 )
 from search.settings import StudySettings, num_trials_of, settled_of
+from search.storage import FAULTS
 from search.study import Study
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
@@ -90,7 +91,7 @@ class Overview:
             settled=settled_of(stored, settings),
             reference_name=reference,
             searched=tuple(settings.space.searched),
-            faults=tuple(stored.user_attrs.get("faults", ())),
+            faults=tuple(stored.user_attrs.get(FAULTS, ())),
         )
 
     @property

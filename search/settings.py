@@ -43,9 +43,13 @@ class StudySettings:
         budget = self.budget.model_copy(update={"max_tokens": max_tokens})
         return replace(self, budget=budget, earlier_ends=(*self.earlier_ends, self.budget.max_tokens))
 
+    @property
+    def directions(self) -> list[str]:
+        """Of the metrics, as Optuna wants them."""
+        return [metric.goal for metric in self.space.spec.objectives]
+
     def to_attrs(self) -> dict[str, Any]:
         return {
-            "format_version": FORMAT_VERSION,
             "space": self.space.document.text,
             "space_source": self.space.document.source,
             "goals": list(self.goals),
@@ -56,11 +60,12 @@ class StudySettings:
             "seed": self.seed,
             "run": self.run,
             "corpus": self.corpus,
+            "format_version": FORMAT_VERSION,  # the last: a study that has it is whole
         }
 
     def extent(self) -> dict[str, Any]:
-        """The attributes that change when the study is extended."""
-        return {"budget": self.budget.model_dump(), "earlier_ends": list(self.earlier_ends)}
+        """The attributes that change when the study is extended, in the order in which to write them."""
+        return {"earlier_ends": list(self.earlier_ends), "budget": self.budget.model_dump()}
 
     @classmethod
     def from_attrs(cls, attrs: Mapping[str, Any]) -> StudySettings:

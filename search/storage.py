@@ -1,22 +1,25 @@
-"""Where a study is kept: one folder with an Optuna journal, for one driver at a time and any number of readers."""
+"""Where a study is kept: its folder, and its Optuna record, which is a journal file there unless told otherwise."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 
 from search.journal import Journal
 
 FORMAT_VERSION = 1
-JOURNAL = "journal.log"
+FAULTS = "faults"  # the study attribute that lists what went wrong beside the trials, in sentences
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -24,12 +27,35 @@ class StudyError(ValueError):
     """A study that cannot be opened or created as asked; the message says which, why, and what to do."""
 
 
+class Archive(Protocol):
+    """Where the Optuna records of studies are, each under its study's name; `str` names the place in messages."""
+
+    def names(self) -> list[str]:
+        """The studies there, the one that was run last at the end."""
+
+    def find(self, name: str) -> optuna.Study | None:
+        """A study; None where it is not there, or no more than begun. Raises StudyError for a foreign one."""
+
+    def open(self, name: str) -> BaseStorage:
+        """The storage that a study is in, or is to be."""
+
+    def hold(self, name: str, directions: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+        """Write to a study as its only driver; begins one of these directions where it is not there.
+
+        Raises StudyError where another driver has it.
+        """
+
+    def driver(self, name: str) -> str | None:
+        """Who runs a study, wherever that is, as far as this place knows."""
+
+
 @dataclass(frozen=True)
 class StudyFolder:
-    """`runs/<name>/`: the space as given, the journal, the checkpoints."""
+    """`runs/<name>/`: the space as given, the checkpoints, who drives; the study's record is in its archive."""
 
     runs: Path
     name: str
+    archive: Archive | None = None  # journal files in `runs` if left out
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -42,20 +68,12 @@ class StudyFolder:
         return self.runs / self.name
 
     @property
-    def journal(self) -> Path:
-        return self.path / JOURNAL
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     def checkpoint(self, number: int) -> Path:
         """The checkpoint file of a trial."""
         return self.checkpoints / f"trial-{number}.pt"
-
-    @property
-    def exists(self) -> bool:
-        return self.journal.exists()
 
     def check_writable(self) -> None:
         """Raises StudyError where the folder cannot be made or written to; writes nothing that stays."""
@@ -74,82 +92,149 @@ class StudyFolder:
                 f"{nearest} cannot be written to ({error.strerror}); choose another folder with --runs"
             ) from None
 
-    def lock(self) -> FileLock:
-        """Take the study for this driver until released, or the process ends. Raises StudyError if it is taken."""
+    @contextlib.contextmanager
+    def lock(self, directions: Sequence[str] = ()) -> Iterator[None]:
+        """Take the study for this driver until the block ends, or the process. Raises StudyError if it is taken.
+
+        `directions` are those of a study that is not there yet, which is begun.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "driver.lock")
         owner = self.path / "driver.json"
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise StudyError(
-                f"the study {self.name} is being run by {_owner(owner)}; wait for it, or end it there"
-            ) from None
-        owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-        # This driver is the only writer now. One that was killed may have left the journal locked, or its last line
-        # unfinished: nobody was told of that entry, and what is appended to it could never be read.
-        Path(f"{self.journal}.lock").unlink(missing_ok=True)
-        _drop_torn_line(self.journal)
-        return lock
+            raise taken(self.name, _owner(owner)) from None
+        try:
+            owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            with self._archive.hold(self.name, directions):
+                yield
+        finally:
+            lock.release()
 
     def driver(self) -> str | None:
         """Who is running the study now, or None."""
         file = self.path / "driver.lock"
         if not file.exists():
-            return None
+            return self._archive.driver(self.name)
         lock = FileLock(file)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return _owner(self.path / "driver.json")
         lock.release()
-        return None
+        return self._archive.driver(self.name)
 
-    def open_storage(self) -> JournalStorage:
-        """The study's Optuna storage. Raises StudyError for a file that is no Optuna journal."""
+    def open_storage(self) -> BaseStorage:
+        """The study's Optuna storage. Raises StudyError where there is something else in its place."""
+        return self._archive.open(self.name)
+
+    def find(self) -> optuna.Study | None:
+        """The study, or None where it is not there yet. Raises StudyError for one that tinysearch did not make."""
+        return self._archive.find(self.name)
+
+    def load(self) -> optuna.Study:
+        """The study. Raises StudyError where there is none, or one that tinysearch did not make."""
+        study = self.find()
+        if study is None:
+            known = sorted(self._archive.names())
+            there = f"studies there: {', '.join(known)}" if known else "there are no studies there yet"
+            raise StudyError(f"no study {self.name!r} in {self._archive}; {there}")
+        return study
+
+    @property
+    def _archive(self) -> Archive:
+        return self.archive if self.archive is not None else JournalFiles(self.runs)
+
+
+@dataclass(frozen=True)
+class JournalFiles:
+    """An archive: a journal file in the folder of each study, whose only driver is whoever has the folder's lock."""
+
+    runs: Path
+
+    def __str__(self) -> str:
+        return str(self.runs)
+
+    def names(self) -> list[str]:
+        journals = sorted(self.runs.glob("*/journal.log"), key=lambda path: path.stat().st_mtime)
+        return [path.parent.name for path in journals]
+
+    def find(self, name: str) -> optuna.Study | None:
+        file = self._file(name)
+        if not file.exists():
+            return None
+        storage = self.open(name)
+        there = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        if there and name not in there:
+            raise StudyError(
+                f"{file} holds {', '.join(map(repr, there))}, not a study {name!r}; move it away, "
+                "or choose another --name"
+            )
+        return whole_study(storage, name, str(file)) if there else None
+
+    def open(self, name: str) -> JournalStorage:
         # Optuna follows a journal line by line and takes any JSON for its own: look at the first line before it does.
-        if self.journal.exists() and self.journal.stat().st_size:
-            with open(self.journal, "rb") as file:
-                first = file.readline(1_000_000)
+        file = self._file(name)
+        if file.exists() and file.stat().st_size:
+            with open(file, "rb") as journal:
+                first = journal.readline(1_000_000)
             try:
                 entry = json.loads(first)
                 known = isinstance(entry, dict) and "op_code" in entry
             except ValueError:
                 known = False
             if not known:
-                raise StudyError(f"{self.journal} is not an Optuna journal; move it away, or choose another --name")
+                raise StudyError(f"{file} is not an Optuna journal; move it away, or choose another --name")
         try:
-            return JournalStorage(Journal(str(self.journal)))
+            return JournalStorage(Journal(str(file)))
         except OSError as error:
-            raise StudyError(f"{self.journal}: {error.strerror}") from None
+            raise StudyError(f"{file}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise StudyError(f"{self.journal} is damaged and cannot be read ({error})") from None
+            raise StudyError(f"{file} is damaged and cannot be read ({error})") from None
 
-    def load(self) -> optuna.Study:
-        """The study in this folder. Raises StudyError where there is none, or one that tinysearch did not make."""
-        if not self.exists:
-            known = sorted(p.parent.name for p in self.runs.glob(f"*/{JOURNAL}"))
-            there = f"studies there: {', '.join(known)}" if known else "there are no studies there yet"
-            raise StudyError(f"no study {self.name!r} in {self.runs}; {there}")
-        storage = self.open_storage()
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-        if self.name not in names:
-            what = f"holds {', '.join(map(repr, names))}" if names else "is empty"
+    @contextlib.contextmanager
+    def hold(self, name: str, directions: Sequence[str]) -> Iterator[None]:
+        # This driver is the only writer now. One that was killed may have left the journal locked, or its last line
+        # unfinished: nobody was told of that entry, and what is appended to it could never be read.
+        file = self._file(name)
+        Path(f"{file}.lock").unlink(missing_ok=True)
+        _drop_torn_line(file)
+        yield
+
+    def driver(self, name: str) -> str | None:
+        return None  # the folder's lock has told already
+
+    def _file(self, name: str) -> Path:
+        return self.runs / name / "journal.log"
+
+
+def whole_study(storage: BaseStorage, name: str, where: str) -> optuna.Study | None:
+    """A study that is in `storage`; None for one whose creation was cut off. Raises StudyError for a foreign one."""
+    study = optuna.load_study(study_name=name, storage=storage)
+    attrs = study.user_attrs
+    version = attrs.get("format_version")
+    if version is None:
+        if study.get_trials(deepcopy=False) or attrs.keys() - {"space", "driver"} and "space" not in attrs:
             raise StudyError(
-                f"{self.journal} {what}, not a study {self.name!r}; move it away, or choose another --name"
+                f"{where} holds an Optuna study {name!r} that tinysearch did not make; choose another --name"
             )
-        study = optuna.load_study(study_name=self.name, storage=storage)
-        version = study.user_attrs.get("format_version")
-        if version is None:
-            raise StudyError(
-                f"{self.journal} holds an Optuna study that tinysearch did not make; choose another --name"
-            )
-        if version > FORMAT_VERSION:
-            raise StudyError(
-                f"the study {self.name} was written by a newer tinysearch "
-                f"(format {version}; this one reads {FORMAT_VERSION})"
-            )
-        return study
+        return None
+    if version > FORMAT_VERSION:
+        raise StudyError(
+            f"the study {name} was written by a newer tinysearch (format {version}; this one reads {FORMAT_VERSION})"
+        )
+    return study
+
+
+def note_fault(study: optuna.Study, text: str) -> None:
+    """Keep a sentence about what went wrong beside the trials, such as a storage that did not answer."""
+    study.set_user_attr(FAULTS, [*study.user_attrs.get(FAULTS, []), text])
+
+
+def taken(name: str, driver: str) -> StudyError:
+    """The refusal of a study that another driver has."""
+    return StudyError(f"the study {name} is being run by {driver}; wait for it, or end it there")
 
 
 def _drop_torn_line(file: Path) -> None:
@@ -167,11 +252,3 @@ def _owner(file: Path) -> str:
         return f"process {owner['pid']} on {owner['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
-
-
-def latest_study(runs: Path) -> str:
-    """The name of the study that was written to last. Raises StudyError where there is none."""
-    journals = sorted(runs.glob(f"*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
-    if not journals:
-        raise StudyError(f"there are no studies in {runs}; `tinysearch run` makes one")
-    return journals[-1].parent.name

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from search.command import Json, Runs, StudyName, complain, make_console, print_json, reporting_errors, study_folder
+from search.command import (
+    Json,
+    Runs,
+    Storage,
+    StudyName,
+    complain,
+    make_console,
+    print_json,
+    reporting_errors,
+    study_folder,
+)
 
 
 class BestFormat(StrEnum):
@@ -24,6 +34,7 @@ class BestFormat(StrEnum):
 def status(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
     ] = False,
@@ -38,7 +49,7 @@ def status(
         from search.disk import disk_line
         from search.report import Overview, comparison_line, counts_line, side_lines, trials_table
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         stored = folder.load()
         if as_json:
             driver = folder.driver()
@@ -75,12 +86,12 @@ def status(
                 live.update(view, refresh=True)
 
 
-def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage = None, as_json: Json = False) -> None:
     """Every trial of a study: state, measurements, parameters."""
     with reporting_errors():
         from search.report import Overview, trial_dict, trials_table
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
         if as_json:
             print_json([trial_dict(record) for record in overview.records])
@@ -99,6 +110,7 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), as_json: Json = F
 def best(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
@@ -114,7 +126,7 @@ def best(
         from search.launch import best_document, front_documents
         from search.storage import StudyError
 
-        stored = study_folder(runs, study).load()
+        stored = study_folder(runs, storage, study).load()
         document = best_document(stored)
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
@@ -140,6 +152,7 @@ def best(
 def confirm(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1)] = 5,
     seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1)] = 3,
     as_json: Json = False,
@@ -153,7 +166,7 @@ def confirm(
         from search.confirmation import closing_lines, confirmation_table
 
         console = make_console(to_stderr=as_json)
-        confirmation = confirm_study(study_folder(runs, study), top=top, num_seeds=seeds, console=console)
+        confirmation = confirm_study(study_folder(runs, storage, study), top=top, num_seeds=seeds, console=console)
         if as_json:
             print_json(confirmation.to_dict())
         else:
@@ -171,6 +184,7 @@ def confirm(
 def clean(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Finished trials' checkpoints too, but for the best and the front.")
     ] = False,
@@ -182,7 +196,7 @@ def clean(
         from search.disk import clean_study, disk_line
         from search.report import bytes_text
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         found = clean_study(folder, with_finished=everything, is_dry_run=dry_run)
         total = sum(file.num_bytes for file in found)
         if as_json:
@@ -201,6 +215,7 @@ def clean(
 def dashboard(
     study: StudyName = None,
     runs: Runs = Path("runs"),
+    storage: Storage = None,
     host: Annotated[
         str, typer.Option("--host", help="Who may reach it: this machine only unless told otherwise.")
     ] = "127.0.0.1",
@@ -210,7 +225,7 @@ def dashboard(
     with reporting_errors():
         from search.dashboard import serve
 
-        folder = study_folder(runs, study)
+        folder = study_folder(runs, storage, study)
         folder.load()
         serve(
             folder.open_storage(),

@@ -45,13 +45,22 @@ STRATEGY = "strategy"  # the study attribute that holds what the strategy has le
 HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
 
 
+def _one_step(storage: optuna.storages.BaseStorage) -> contextlib.AbstractContextManager[None]:
+    """A block whose whole record reaches a journal file in one write.
+
+    Elsewhere each attribute is a write of its own, and a driver may be killed between two: so every step writes in an
+    order from which `_complete` can tell what is missing.
+    """
+    backend = getattr(storage, "_backend", None)
+    return backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext()
+
+
 def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of Study whose whole record reaches a journal file in one write."""
+    """A method of Study that is one step."""
 
     @functools.wraps(method)
     def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
-        backend = getattr(self._study._storage, "_backend", None)
-        with backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext():
+        with _one_step(self._study._storage):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -110,13 +119,14 @@ class Study:
         self._trials: dict[int, optuna.Trial] = {}  # those under way
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
-        known = study.user_attrs
-        changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
-        if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
-            changed[TRIALS] = self.num_trials
-        for name, value in changed.items():
-            study.set_user_attr(name, value)
-        self._recover()
+        with _one_step(study._storage):
+            known = study.user_attrs
+            changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
+            if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
+                changed[TRIALS] = self.num_trials
+            for name, value in changed.items():
+                study.set_user_attr(name, value)
+            self._recover()
         self._presets = self._presets_to_train()
 
     @classmethod
@@ -130,14 +140,18 @@ class Study:
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ) -> Study:
-        """A new study in `storage`; the options are those of Study itself."""
+        """A new study in `storage`, or one whose creation was cut off; the options are those of Study itself."""
         metrics = settings.space.spec.objectives
-        study = optuna.create_study(storage=storage, study_name=name, directions=[metric.goal for metric in metrics])
-        for key, value in settings.to_attrs().items():
-            study.set_user_attr(key, value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # since Optuna 3.2
+        with _one_step(storage), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # metric names, since Optuna 3.2
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=settings.directions, load_if_exists=True
+            )
+            if [direction.name.lower() for direction in study.directions] != settings.directions:
+                raise StudyError(f"the study {name!r} was begun with other metrics; choose another --name")
             study.set_metric_names([metric.name for metric in metrics])
+            for key, value in settings.to_attrs().items():
+                study.set_user_attr(key, value)
         return cls(study, settings, trials=trials, feasibility=feasibility, strategy=strategy)
 
     @staticmethod
@@ -160,9 +174,8 @@ class Study:
         new configuration or a paused trial's next rung. With None, the trials that are still paused have been stopped.
         Raises NothingFeasible where no configuration may be launched.
         """
-        while self._interrupted:
-            if (resumed := self._resume(self._interrupted.popleft())) is not None:
-                return resumed
+        if self._interrupted:
+            return self._resume(self._interrupted.popleft())
         if self._can_start and self._presets:
             preset, values = self._presets.popleft()
             return self._start(values, preset)
@@ -195,30 +208,22 @@ class Study:
         record.tokens_per_second = measurement.get("tokens_per_second", record.tokens_per_second)
         if tokens not in self.rungs or tokens in record.measurements:
             return not record.has_ended
-        self._record_rung(record, tokens, dict(measurement))
-        for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
-            if not math.isfinite(value):
-                return self._end(
-                    record, DIVERGED, f"{metric.name} is {record.measured(metric.name)} at {tokens:,} tokens"
-                )
-        if broken := self._broken_limits(record, tokens):
-            return self._end(record, INFEASIBLE, "; ".join(broken))
-        if next_rung(tokens, self.rungs) is None:
-            return self._end(record, FINISHED, "")
-        if self._is_reference(record):
+        self._measure(record, tokens, measurement)
+        if ending := self._ending(record):
+            self._write_rung(record)
+            return self._end(record, *ending)
+        goes_on = False
+        try:
+            goes_on = self._goes_on(record)
+        finally:  # what was measured is kept, also where nothing else may be launched
+            if not goes_on:  # written before the rung, so that whoever has the rung has the decision too
+                self._trials[number].set_user_attr("paused", tokens)
+            self._write_rung(record)
+        if goes_on:
             return True
-        record.outcome = PAUSED
-        self._learn(record)
-        match self._choose():
-            case Continue(chosen) if chosen == number:
-                record.outcome = RUNNING
-                self._learn(record)
-                return True
-            case None:
-                return self._stop(record)
-        trial = self._trials.pop(number)
-        trial.set_user_attr("paused", True)
-        self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+        if self._choose() is None:
+            return self._stop(record)
+        self._pause(record)
         return False
 
     @_at_once
@@ -331,26 +336,29 @@ class Study:
         """A trial that had finished goes on as a new one, with all that was measured: Optuna never opens one again."""
         rungs = {f"rung {tokens}": measured for tokens, measured in before.measurements.items()}
         attrs = {"values": before.values, "preset": before.preset, "continues": before.number, **rungs}
-        record = self._launch({name: value for name, value in attrs.items() if value != ""})
+        values = {tokens: self._value_at(before, tokens) for tokens in before.measurements}
+        record = self._launch({n: a for n, a in attrs.items() if a != ""}, values if len(self.metrics) == 1 else {})
         self._learn(before)
         return Proposal(record.number, record.values, is_resumed=True)
 
-    def _launch(self, attrs: dict[str, Any]) -> TrialRecord:
-        """A trial with these attributes, under way; parameters whose condition does not hold are not in its record."""
+    def _launch(self, attrs: dict[str, Any], values: Mapping[int, float] | None = None) -> TrialRecord:
+        """A trial with these attributes, under way, and with the values of the rungs that it has passed already.
+
+        Parameters whose condition does not hold are not in its record.
+        """
         chosen = {name: attrs["values"][name] for name in self._distributions if name in attrs["values"]}
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=chosen,
             distributions={name: self._distributions[name] for name in chosen},
             user_attrs=attrs,
+            intermediate_values=dict(values or {}),
         )
         storage = self._study._storage
         trial_id = storage.create_new_trial(self._study._study_id, template_trial=template)
         trial = optuna.Trial(self._study, trial_id)
         record = TrialRecord.of(storage.get_trial(trial_id))
         assert record is not None
-        for tokens in record.measurements:
-            self._report_value(trial, record, tokens)
         self.records[trial.number] = record
         self._trials[trial.number] = trial
         if record.continues is not None:
@@ -395,40 +403,81 @@ class Study:
         curve.is_running = record.outcome == RUNNING
         curve.is_paused = record.outcome == PAUSED or self._may_continue(record)
 
-    def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
+    def _record_rung(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
+        self._measure(record, tokens, measurement)
+        self._write_rung(record)
+
+    def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
+        """Take a measurement at a rung into the record; `_write_rung` writes it."""
+        record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
+        record.environment = measurement.get("environment") or record.environment
+        self._learn(record)
+
+    def _write_rung(self, record: TrialRecord) -> None:
+        """Write the deepest rung's measurement; all but its own attribute can be written again from that."""
         trial = self._trials[record.number]
-        if environment := measurement.pop("environment", None):
-            record.environment = environment
-            trial.set_user_attr("environment", environment)
-        record.measurements[tokens] = measurement
-        trial.set_user_attr(f"rung {tokens}", measurement)
+        if record.environment and record.environment != trial.user_attrs.get("environment"):
+            trial.set_user_attr("environment", record.environment)
+        trial.set_user_attr(f"rung {record.rung}", record.measurements[record.rung])
+        self._repeat_rung(trial, record)
+
+    def _repeat_rung(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """What Optuna's own readers look for of the deepest rung."""
+        measurement = record.measurements[record.rung]
         for name in HEADLINES:
             if name in measurement:
                 trial.set_user_attr(name, measurement[name])
-        self._report_value(trial, record, tokens)
+        if len(self.metrics) == 1:  # Optuna has no intermediate values of several
+            trial.storage.set_trial_intermediate_value(
+                trial._trial_id, record.rung, self._value_at(record, record.rung)
+            )
+
+    def _value_at(self, record: TrialRecord, tokens: int) -> float:
+        value = record.measured(self.metrics[0].name, tokens)
+        return math.nan if value is None else float(value)
+
+    def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
+        """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
+        for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
+            if not math.isfinite(value):
+                return DIVERGED, f"{metric.name} is {record.measured(metric.name)} at {record.rung:,} tokens"
+        if broken := self._broken_limits(record):
+            return INFEASIBLE, "; ".join(words for _, words, _ in broken)
+        return (FINISHED, "") if next_rung(record.rung, self.rungs) is None else None
+
+    def _goes_on(self, record: TrialRecord) -> bool:
+        """Whether a trial at a rung trains on at once. If not, its outcome is `paused` from now on."""
+        if self._is_reference(record):
+            return True
+        record.outcome = PAUSED
         self._learn(record)
+        if self._choose() != Continue(record.number):
+            return False
+        record.outcome = RUNNING
+        self._learn(record)
+        return True
 
-    def _report_value(self, trial: optuna.Trial, record: TrialRecord, tokens: int) -> None:
-        """Tell Optuna a rung's value, where there is one metric: it has no intermediate values of several."""
-        if len(self.metrics) == 1:
-            value = record.measured(self.metrics[0].name, tokens)
-            trial.report(math.nan if value is None else value, step=tokens)
+    def _pause(self, record: TrialRecord) -> None:
+        trial = self._trials.pop(record.number)
+        self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
-    def _broken_limits(self, record: TrialRecord, tokens: int) -> list[str]:
-        """The words for each limit that the measurement breaks, which is recorded as a constraint."""
-        trial, broken = self._trials[record.number], []
+    def _broken_limits(self, record: TrialRecord) -> list[tuple[str, str, float]]:
+        """Each limit that the deepest rung's measurement breaks: its name, words for it, and by how much."""
+        broken = []
         for name, limit in self.feasibility.limits.items():
-            measured = record.measured(name, tokens)
+            measured = record.measured(name)
             if measured is not None and (words := beyond(name, measured, limit)):
-                broken.append(f"{words}: {measured:,.4g}")
-                self._constrain(trial, name, overrun(measured, limit))
+                broken.append((name, f"{words}: {measured:,.4g}", overrun(measured, limit)))
         return broken
 
-    def _constrain(self, trial: optuna.Trial, name: str, violation: float) -> None:
-        """Teach a violation (above 0: infeasible) to Optuna 5, and to dashboards, which read Optuna 4's attribute."""
-        trial.set_constraint(name, violation)
-        known = trial.storage.get_trial_system_attrs(trial._trial_id).get("constraints", [])
-        trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [*known, violation])
+    def _constrain(self, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
+        """Teach violations (above 0: infeasible) to Optuna 5, and to dashboards, which read Optuna 4's attribute."""
+        storage, trial_id = trial.storage, trial._trial_id
+        known = storage.get_trial(trial_id).constraints
+        for name, violation in violations.items():
+            if name not in known:
+                trial.set_constraint(name, violation)
+        storage.set_trial_system_attr(trial_id, "constraints", list(violations.values()))
 
     def _stop(self, record: TrialRecord) -> bool:
         aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
@@ -439,17 +488,20 @@ class Study:
         record.outcome, record.reason = outcome, reason
         self._learn(record)
         self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
-        trial.set_user_attr("outcome", outcome)
-        if reason:
+        if reason or "reason" in trial.user_attrs:
             trial.set_user_attr("reason", reason)
+        trial.set_user_attr("outcome", outcome)  # decides: what is missing after it is written by `_complete`
         if outcome == OUT_OF_MEMORY:
-            self._constrain(trial, "memory", 1.0)
+            self._constrain(trial, {"memory": 1.0})
+        if outcome == INFEASIBLE:
+            self._constrain(trial, {name: violation for name, _, violation in self._broken_limits(record)})
         values = [record.measured(metric.name) for metric in self.metrics] if outcome == FINISHED else None
         self._study.tell(trial, values, state=STATE_OF[outcome])
         return False
 
     def _recover(self) -> None:
         """Rebuild the records from the storage; trials that were under way wait to be resumed."""
+        unfinished = []
         for frozen in self._study.get_trials(deepcopy=False):
             record = TrialRecord.of(frozen)
             if record is None:
@@ -459,21 +511,48 @@ class Study:
             self.records[frozen.number] = record
             if record.continues is not None:
                 self._continued.add(record.continues)
-            if not record.has_ended and record.outcome != PAUSED:
-                record.outcome = WAITING
-                self._interrupted.append(frozen.number)
+            if not frozen.state.is_finished():
+                unfinished.append(frozen)
+        for frozen in unfinished:
+            self._complete(self.records[frozen.number], frozen)
+        for record in self.records.values():
             if record.has_ended:
                 self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
-        for record in self.records.values():
+            elif record.outcome != PAUSED:
+                record.outcome = WAITING
+                self._interrupted.append(record.number)
             self._learn(record)
+
+    def _complete(self, record: TrialRecord, frozen: optuna.trial.FrozenTrial) -> None:
+        """Write what a driver that was killed within a step had still to write of an unfinished trial.
+
+        An `outcome` decides how the trial ends, and the deepest `rung` what the trial is at it. Whatever else a step
+        writes follows from these two and is written again.
+        """
+        if outcome := frozen.user_attrs.get("outcome"):
+            self._end(record, outcome, record.reason)
+            return
+        paused_at = frozen.user_attrs.get("paused")
+        is_running = frozen.state == TrialState.RUNNING
+        if record.rung and is_running:
+            self._repeat_rung(self._trial_of(record.number), record)
+        if record.rung and (ending := self._ending(record)):
+            outcome, reason = ending
+            self._end(record, outcome, record.reason or reason)
+        elif is_running and paused_at:
+            if paused_at == record.rung:
+                record.outcome = PAUSED
+                self._study._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
+            else:  # it was about to be paused at a rung that the record does not have
+                self._study._storage.set_trial_user_attr(frozen._trial_id, "paused", False)
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage
         storage.set_trial_user_attr(frozen._trial_id, "reason", "not a trial of this search: it has no configuration")
         storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
-    def _resume(self, number: int) -> Proposal | None:
-        """A waiting or paused trial again, or None where only the word that it had finished was missing."""
+    def _resume(self, number: int) -> Proposal:
+        """A waiting or paused trial again."""
         record = self.records[number]
         if self._may_continue(record):
             return self._continue(record)
@@ -483,9 +562,6 @@ class Study:
         record.outcome = RUNNING
         self._trials[number] = trial
         self._learn(record)
-        if next_rung(record.rung, self.rungs) is None:
-            self._end(record, FINISHED, "")
-            return None
         return Proposal(number, record.values, is_resumed=True)
 
     def _trial_of(self, number: int) -> optuna.Trial:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres import Server, binaries
 
 
 @pytest.fixture
@@ -16,3 +19,27 @@ def small_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for i in range(12):
         Path(f"text/{i}.txt").write_text(f"The quick brown fox number {i} jumps over the lazy dog. " * 40)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def own_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test uses the database of whoever runs it."""
+    monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Server]:
+    if (found := binaries()) is None:
+        pytest.skip("no PostgreSQL on this machine: /usr/lib/postgresql is empty and `postgres` is not on the PATH")
+    server = Server(found)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres(_server: Server) -> Server:
+    """A PostgreSQL server that runs."""
+    return _server

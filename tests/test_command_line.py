@@ -216,7 +216,7 @@ def test_a_foreign_file_in_the_journals_place_is_refused_and_kept(content: bytes
 def test_an_optuna_study_that_tinysearch_did_not_make_is_refused():
     Path("runs/mine").mkdir(parents=True)
     storage = JournalStorage(JournalFileBackend("runs/mine/journal.log"))
-    optuna.create_study(storage=storage, study_name="mine")
+    optuna.create_study(storage=storage, study_name="mine").ask()
     assert "tinysearch did not make" in refused("run", SMOKE, "--name", "mine", "--data", "text")
     optuna.create_study(storage=storage, study_name="other")
     Path("runs/mine").rename("runs/yours")
@@ -238,7 +238,8 @@ def test_a_line_that_a_killed_driver_left_unfinished_is_dropped():
     journal.write_bytes(whole + b'{"op_code":6,"work')
     folder = StudyFolder(Path("runs").absolute(), "mine")
     assert len(folder.load().trials) == 2  # readers do not mind it
-    folder.lock().release()
+    with folder.lock():
+        pass
     assert journal.read_bytes() == whole
 
 

@@ -112,9 +112,8 @@ def test_all_keeps_the_whole_front():
 @pytest.mark.parametrize("options", [(), ("--dry-run",)])
 def test_nothing_is_deleted_while_a_driver_runs_the_study(options: tuple[str, ...]):
     folder = new_study()
-    lock = folder.lock()
-    code, said = clean(*options)
-    lock.release()
+    with folder.lock():
+        code, said = clean(*options)
     assert code == 2 and "the study mine is being run by process" in said
     assert len(names(folder)) == 5
 

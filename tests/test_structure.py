@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -26,6 +27,8 @@ ROWS = [
     {"search.settings", "search.alone"},
     {"search.trial"},
     {"search.faults"},
+    {"search.database"},
+    {"search.patience", "search.lease"},
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog"},
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
@@ -142,7 +145,7 @@ def test_every_module_says_what_it_is_and_init_files_hold_nothing_else():
 def test_every_direct_dependency_is_pinned_within_its_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {}
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    for requirement in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
         name, bound = re.fullmatch(r"([A-Za-z0-9-]+)(?:\[\w+\])?>=([\d.]+)", requirement).groups()
         declared[name] = tuple(map(int, bound.split(".")))
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
