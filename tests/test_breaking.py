@@ -7,8 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from search.faults import HOST_OUT_OF_MEMORY, cause_of
 
 pytestmark = pytest.mark.slow  # starts Ray, waits for a hang to be noticed, and starts nine workers again
 
@@ -82,6 +86,26 @@ def python(place: Path, *arguments: str) -> str:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
+
+
+def test_a_worker_that_rays_memory_monitor_ends_is_lost_like_any_other():
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    from search.tune import ActorManager
+
+    class Manager(ActorManager):
+        def __init__(self):
+            self._failed_actor_ids = set()
+
+        def _cleanup_actor(self, tracked_actor: Any) -> None:
+            pass
+
+    seen: list[Exception] = []
+    actor = SimpleNamespace(actor_id="a", _on_error=None)
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda _, error: seen.append(error))
+    Manager()._actor_task_failed(task, OutOfMemoryError("1 worker(s) were killed"))  # Ray's own raises here
+    assert isinstance(seen[0], RayActorError)
+    assert cause_of(str(seen[0])) == HOST_OUT_OF_MEMORY
 
 
 def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_told(place: Path):

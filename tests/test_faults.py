@@ -219,7 +219,7 @@ def test_an_obstacle_stops_the_search_and_its_trials_wait(driver: Driver):
 
 
 def test_a_storage_that_fails_ends_the_search_with_its_first_word(driver: Driver, monkeypatch: pytest.MonkeyPatch):
-    driver.bridge.suggest("a")
+    driver.bridge.suggest("a"), driver.bridge.suggest("b")
 
     asked: list[Any] = []
 
@@ -233,7 +233,7 @@ def test_a_storage_that_fails_ends_the_search_with_its_first_word(driver: Driver
     driver.bridge.on_worker_lost("a", KILLED, goes_on=False)
     driver.bridge.on_end("a", worker_lost=True)
     driver.bridge.release_all()
-    assert str(driver.bridge.fatal) == "no space 1" and len(asked) == 3
+    assert str(driver.bridge.fatal) == "no space 1" and len(asked) == 4
 
 
 def test_a_fault_of_a_trial_that_has_ended_is_nobodys(driver: Driver):
