@@ -82,7 +82,7 @@ class Bridge:
         try:
             proposal = self._study.propose()
         except Exception as error:
-            return self._fail(error)
+            return self.fail(error)
         if proposal is None:
             for record in paused:  # the brain has stopped them
                 self._listener.on_event("ended", record)
@@ -100,7 +100,7 @@ class Bridge:
                 self._note_fault(number, report["fault"])
             goes_on = self._forward(number, report)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return False
         record = self._study.records[number]
         self._listener.on_event("ended" if record.has_ended else "report", record)
@@ -113,14 +113,16 @@ class Bridge:
         run = self._under_way.get(trial_id)
         if run is None:
             return
-        trace = take_trace(Path(run.request["checkpoint"]))
+        checkpoint = Path(run.request["checkpoint"])
+        trace = take_trace(checkpoint)
         hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
         run.losses.append(hung if trace else cause_of(error))
-        fault = loss(run.losses[-1], self._study.records[run.number].tokens, goes_on=goes_on)
+        then = "given up" if not goes_on else "went on from its checkpoint" if checkpoint.exists() else "started again"
+        fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
         try:
             self._note_fault(run.number, fault, traceback=trace)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
         """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost too often."""
@@ -133,9 +135,14 @@ class Bridge:
             else:
                 self._study.release(run.number)  # drained; does nothing to a trial that has ended
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         if worker_lost:
             self._listener.on_event("ended", self._study.records[run.number])
+
+    def fail(self, error: BaseException) -> None:
+        """End the search for this reason, unless it has one already."""
+        if self.fatal is None:
+            self.fatal = error
 
     def release_all(self) -> None:
         """Put every trial still under way back to wait."""
@@ -143,7 +150,7 @@ class Bridge:
             for run in self._under_way.values():
                 self._study.release(run.number)
         except Exception as error:  # the storage, which the next run reads again
-            self._fail(error)
+            self.fail(error)
         self._under_way.clear()
 
     def _forward(self, number: int, report: dict[str, Any]) -> bool:
@@ -173,7 +180,3 @@ class Bridge:
         last = f", the last time: {run.losses[-1]}" if run.losses else ""
         reason = f"its worker was lost {MAX_WORKER_LOSSES + 1} times{last}"
         self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)
-
-    def _fail(self, error: BaseException) -> None:
-        if self.fatal is None:
-            self.fatal = error

@@ -45,7 +45,9 @@ class Display:
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         if self._live is None and kind == "fault":
-            self._console.print(f"trial {record.number}  {record.faults[-1]}", highlight=False, markup=False)
+            self._console.print(
+                f"trial {record.number}  {record.faults[-1]}", highlight=False, markup=False, soft_wrap=True
+            )
         if self._live is not None or kind != "ended":
             return
         overview = self._overview()

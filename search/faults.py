@@ -27,6 +27,7 @@ HOST_OUT_OF_MEMORY = "the host ran out of memory"
 _CAUSES = (  # of what Ray says of a lost worker, in its own words: the first that is found
     (re.compile(r"OutOfMemoryError|running low on memory"), HOST_OUT_OF_MEMORY),
     (re.compile(r"node (has died|was terminated|is dead|died)"), "its machine was lost"),
+    (re.compile(r"owner has died"), "Ray has ended"),
     (re.compile(r"with an exit code (-?\d+)"), r"ended with exit code \1"),
     (re.compile(r"connection error code"), "killed or crashed"),
     (re.compile(r"^\S*BrokenProcess: CUDA error: (.+)", re.MULTILINE), rf"{CUDA_ERROR}: \1"),
@@ -42,12 +43,11 @@ def cause_of(error: str) -> str:
     return next((line.strip() for line in reversed(error.splitlines()) if line.strip()), "cause unknown")[:MAX_CAUSE]
 
 
-def loss(cause: str, tokens: int, *, goes_on: bool) -> str:
-    """The fault of a trial whose worker was lost after its report at `tokens`."""
+def loss(cause: str, tokens: int, then: str) -> str:
+    """The fault of a trial whose worker was lost: why, where its last report was, and what became of it."""
     kind, _, rest = cause.partition(": ")
     sentence = cause if kind in PLURAL_OF and rest else f"{WORKER_LOST}: {cause}"
-    then = "" if not goes_on else "; went on from its checkpoint" if tokens else "; started again"
-    return f"{sentence}, after {tokens:,} tokens{then}"
+    return f"{sentence}, last report at {tokens:,} tokens; {then}"
 
 
 def faults_line(records: Iterable[TrialRecord], of_study: Sequence[str] = ()) -> str:

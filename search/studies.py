@@ -102,9 +102,9 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage 
             if record.reason and record.outcome not in ("stopped", "finished"):
                 console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
             for fault in record.faults:
-                console.print(f"trial {record.number} went on: {fault}", markup=False)
+                console.print(f"trial {record.number}: {fault}", markup=False)
         for fault in overview.faults:
-            console.print(f"the study went on: {fault}", markup=False)
+            console.print(f"the study: {fault}", markup=False)
 
 
 def best(

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from search.storage import StudyError
 from search.study import Study
 
 CONNECT_SECONDS = 5.0
+LOOK_SECONDS = 5.0  # between two looks at whether this machine's Ray is there
 OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,10 +84,12 @@ def ray_cluster(address: str) -> Iterator[tuple[float, float]]:
 @contextlib.contextmanager
 def _ray(failure: str, **options: Any) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that were given up, by its own ids
     # Workers import this very checkout, also where it is not installed.
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
     wait_policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
     try:
         ray.init(
             log_to_driver=False,
@@ -93,7 +97,7 @@ def _ray(failure: str, **options: Any) -> Iterator[None]:
             runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_WAIT_POLICY": wait_policy}},
             **options,
         )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
         raise StudyError(f"{failure}: {str(error).splitlines()[0]}") from None
     try:
         yield
@@ -229,13 +233,20 @@ class BrainScheduler(FIFOScheduler):
 
 
 class _BrainStopper(Stopper):
+    """Ends the run when the bridge has a reason; and when this machine's Ray is gone, for which Tune waits for ever."""
+
     def __init__(self, bridge: Bridge):
         self._bridge = bridge
+        self._node, self._next_look = ray.get_runtime_context().get_node_id(), 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self._node):
+                self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
         return self._bridge.fatal is not None
 
 

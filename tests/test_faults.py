@@ -67,6 +67,7 @@ NODE_DIED = "1 (occurred)\nThe actor is dead because its node has died. Node Id:
         (OUT_OF_HOST_MEMORY, "the host ran out of memory"),
         (CUDA_ERROR, "CUDA error: device-side assert triggered"),
         (NODE_DIED, "its machine was lost"),
+        ("1 (occurred)\nThe actor is dead because its owner has died. Owner Id: 01 Owner worker ...", "Ray has ended"),
         ("1 (occurred)\nImportError: no module 'x'\n\n", "ImportError: no module 'x'"),
         ("", "cause unknown"),
     ],
@@ -76,12 +77,11 @@ def test_what_ray_says_of_a_lost_worker_is_a_cause_in_a_few_words(error: str, ca
 
 
 def test_a_loss_is_a_sentence_that_begins_with_its_kind():
-    assert loss("killed or crashed", 144_000, goes_on=True) == (
-        "worker lost: killed or crashed, after 144,000 tokens; went on from its checkpoint"
+    assert loss("killed or crashed", 144_000, "went on from its checkpoint") == (
+        "worker lost: killed or crashed, last report at 144,000 tokens; went on from its checkpoint"
     )
-    assert loss("ended with exit code 3", 0, goes_on=True).endswith("after 0 tokens; started again")
-    assert loss("CUDA error: x", 5, goes_on=False) == "CUDA error: x, after 5 tokens"
-    assert loss("ImportError: x", 5, goes_on=False) == "worker lost: ImportError: x, after 5 tokens"
+    assert loss("CUDA error: x", 0, "started again") == "CUDA error: x, last report at 0 tokens; started again"
+    assert loss("ImportError: x", 5, "given up").startswith("worker lost: ImportError: x, last")
 
 
 def test_faults_are_counted_by_kind_with_their_trials():
@@ -139,13 +139,14 @@ def test_a_trial_whose_worker_is_lost_goes_on_and_its_record_tells_it(driver: Dr
     driver.bridge.suggest("a")
     assert driver.bridge.on_report("a", report(1000))
     driver.bridge.on_worker_lost("a", KILLED, goes_on=True)
+    (driver.folder / "trial-0.pt").touch()
     driver.bridge.on_worker_lost("a", CUDA_ERROR, goes_on=True)
     assert driver.bridge.on_report("a", report(1000))  # from its checkpoint
     assert driver.bridge.on_report("a", report(3000))
     assert driver.study.records[0].outcome == RUNNING
     assert driver.stored(0).faults == [
-        "worker lost: killed or crashed, after 1,000 tokens; went on from its checkpoint",
-        "CUDA error: device-side assert triggered, after 1,000 tokens; went on from its checkpoint",
+        "worker lost: killed or crashed, last report at 1,000 tokens; started again",
+        "CUDA error: device-side assert triggered, last report at 1,000 tokens; went on from its checkpoint",
     ]
     assert driver.events.count(("fault", 0)) == 2
     assert driver.bridge.fatal is None
@@ -159,7 +160,7 @@ def test_a_trial_whose_workers_keep_being_lost_fails_with_the_last_reason(driver
         FAILED,
         "its worker was lost 4 times, the last time: ended with exit code 3",
     )
-    assert len(record.faults) == 4 and record.faults[-1].endswith("after 0 tokens")
+    assert len(record.faults) == 4 and record.faults[-1].endswith("; given up")
     assert driver.events[-1] == ("ended", 0)
 
 
@@ -179,7 +180,7 @@ def test_a_worker_that_hung_leaves_where_it_did_with_its_trial(driver: Driver):
     trace.write_text("Timeout!\n  File x.py in waits_for_ever\n")
     driver.bridge.on_worker_lost("a", EXITED, goes_on=True)
     record = driver.stored(0)
-    assert record.faults == ["worker hung: no report for 1.5 min, after 0 tokens; started again"]
+    assert record.faults == ["worker hung: no report for 1.5 min, last report at 0 tokens; started again"]
     assert "waits_for_ever" in record.traceback and not trace.exists()
     trace.write_text("")  # one that was killed otherwise
     driver.lose_all("a", KILLED)
@@ -218,7 +219,7 @@ def test_an_obstacle_stops_the_search_and_its_trials_wait(driver: Driver):
 
 
 def test_a_storage_that_fails_ends_the_search_with_its_first_word(driver: Driver, monkeypatch: pytest.MonkeyPatch):
-    driver.bridge.suggest("a")
+    driver.bridge.suggest("a"), driver.bridge.suggest("b")
 
     asked: list[Any] = []
 
@@ -232,7 +233,7 @@ def test_a_storage_that_fails_ends_the_search_with_its_first_word(driver: Driver
     driver.bridge.on_worker_lost("a", KILLED, goes_on=False)
     driver.bridge.on_end("a", worker_lost=True)
     driver.bridge.release_all()
-    assert str(driver.bridge.fatal) == "no space 1" and len(asked) == 3
+    assert str(driver.bridge.fatal) == "no space 1" and len(asked) == 4
 
 
 def test_a_fault_of_a_trial_that_has_ended_is_nobodys(driver: Driver):
@@ -288,8 +289,8 @@ def test_status_and_trials_tell_what_broke(small_text: Path):
         "trials": {"0": ["worker lost: killed, after 7 tokens"]},
     }
     shown = tinysearch("trials", "mine").splitlines()
-    assert "trial 0 went on: worker lost: killed, after 7 tokens" in shown
-    assert "the study went on: the database did not answer for 3 s" in shown
+    assert "trial 0: worker lost: killed, after 7 tokens" in shown
+    assert "the study: the database did not answer for 3 s" in shown
     (trial,) = json.loads(tinysearch("trials", "mine", "--json"))
     assert (trial["faults"], trial["traceback"]) == (["worker lost: killed, after 7 tokens"], "where it was")
 

@@ -58,6 +58,15 @@ def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again_to_the_same
     assert measured == undisturbed  # to the bit
 
 
+def test_a_damage_is_told_once_also_where_the_next_worker_is_lost_before_it_saves(monkeypatch: pytest.MonkeyPatch):
+    CHECKPOINT.parent.mkdir()
+    CHECKPOINT.write_bytes(b"damaged")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingRun, "advance", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        trial().step()
+    assert "fault" not in trial().step()
+
+
 def test_a_checkpoint_that_is_none_of_the_trainers_is_replaced_as_well():
     CHECKPOINT.parent.mkdir()
     CHECKPOINT.write_bytes(b"something else")
