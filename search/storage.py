@@ -13,7 +13,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 
-from search.journal import Journal
+from search.journal import Journal, JournalError, no_garbage_collection
 
 FORMAT_VERSION = 1
 JOURNAL = "journal.log"
@@ -106,24 +106,25 @@ class StudyFolder:
         return None
 
     def open_storage(self) -> JournalStorage:
-        """The study's Optuna storage. Raises StudyError for a file that is no Optuna journal."""
-        # Optuna follows a journal line by line and takes any JSON for its own: look at the first line before it does.
+        """The study's Optuna storage. Raises StudyError for a file that is no Optuna journal, or a damaged one."""
+        # A file that never was a journal is told otherwise than a damaged one: look at the first line before Optuna does.
         if self.journal.exists() and self.journal.stat().st_size:
             with open(self.journal, "rb") as file:
                 first = file.readline(1_000_000)
             try:
                 entry = json.loads(first)
                 known = isinstance(entry, dict) and "op_code" in entry
-            except ValueError:
+            except (ValueError, RecursionError):
                 known = False
             if not known:
                 raise StudyError(f"{self.journal} is not an Optuna journal; move it away, or choose another --name")
         try:
-            return JournalStorage(Journal(str(self.journal)))
+            with no_garbage_collection():
+                return JournalStorage(Journal(str(self.journal)))
         except OSError as error:
             raise StudyError(f"{self.journal}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise StudyError(f"{self.journal} is damaged and cannot be read ({error})") from None
+        except JournalError as error:
+            raise StudyError(str(error)) from None
 
     def load(self) -> optuna.Study:
         """The study in this folder. Raises StudyError where there is none, or one that tinysearch did not make."""
@@ -132,7 +133,7 @@ class StudyFolder:
             there = f"studies there: {', '.join(known)}" if known else "there are no studies there yet"
             raise StudyError(f"no study {self.name!r} in {self.runs}; {there}")
         storage = self.open_storage()
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        names = [study.study_name for study in storage.get_all_studies()]
         if self.name not in names:
             what = f"holds {', '.join(map(repr, names))}" if names else "is empty"
             raise StudyError(
@@ -144,6 +145,8 @@ class StudyFolder:
             raise StudyError(
                 f"{self.journal} holds an Optuna study that tinysearch did not make; choose another --name"
             )
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise StudyError(f"the study {self.name} is damaged: its format_version is {version!r}, not a number from 1")
         if version > FORMAT_VERSION:
             raise StudyError(
                 f"the study {self.name} was written by a newer tinysearch "
