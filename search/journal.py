@@ -116,8 +116,8 @@ class Journal(JournalFileBackend):
     def _damaged(self, why: str) -> JournalError:
         line = self._num_lines
         return JournalError(
-            f"{self._file_path}:{line}: the journal is damaged here: {why}. The {line - 1:,} entries before it are sound: "
-            "restore a backup or, with a copy put aside, delete this line and all after it"
+            f"{self._file_path}:{line}: the journal is damaged here: {why}. The {line - 1:,} entries before it are "
+            "sound: restore a backup or, with a copy put aside, delete this line and all after it"
         )
 
 

@@ -23,6 +23,7 @@ from search.record import (
     best_record,
     leading_record,
     pareto_front,
+    records_of,
 )
 from search.settings import StudySettings, num_trials_of
 from search.space import rungs_of
@@ -59,8 +60,8 @@ class Overview:
 
         Where none is, trials that a killed driver left under way are waiting to be continued.
         """
-        settings = StudySettings.from_attrs(study.user_attrs)
-        records = [record for trial in study.get_trials(deepcopy=False) if (record := TrialRecord.of(trial))]
+        settings = StudySettings.of(study)
+        records = [record for _, record in records_of(study) if record is not None]
         if not is_run:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome

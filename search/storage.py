@@ -107,7 +107,7 @@ class StudyFolder:
 
     def open_storage(self) -> JournalStorage:
         """The study's Optuna storage. Raises StudyError for a file that is no Optuna journal, or a damaged one."""
-        # A file that never was a journal is told otherwise than a damaged one: look at the first line before Optuna does.
+        # A file that never was a journal is told otherwise than a damaged one: look at the first line.
         if self.journal.exists() and self.journal.stat().st_size:
             with open(self.journal, "rb") as file:
                 first = file.readline(1_000_000)
@@ -146,7 +146,7 @@ class StudyFolder:
                 f"{self.journal} holds an Optuna study that tinysearch did not make; choose another --name"
             )
         if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-            raise StudyError(f"the study {self.name} is damaged: its format_version is {version!r}, not a number from 1")
+            raise StudyError(f"the study {self.name} is damaged: its format_version is {version!r:.60}, not 1 or more")
         if version > FORMAT_VERSION:
             raise StudyError(
                 f"the study {self.name} was written by a newer tinysearch "

@@ -33,6 +33,7 @@ from search.record import (
     STOPPED,
     WAITING,
     TrialRecord,
+    records_of,
 )
 from search.sampling import Candidates, distributions
 from search.settings import TRIALS, StudySettings, num_trials_of
@@ -100,7 +101,12 @@ class Study:
         self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
-        self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        try:
+            self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StudyError(
+                f"the study {study.study_name} is damaged: its attribute {STRATEGY!r} cannot be read: {error}"
+            ) from None
         self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}
         self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
@@ -137,7 +143,7 @@ class Study:
     @staticmethod
     def check_same(study: optuna.Study, expected: StudySettings) -> None:
         """Raises StudyError, naming each difference, where a study was made with other settings."""
-        if found := StudySettings.from_attrs(study.user_attrs).differences(expected):
+        if found := StudySettings.of(study).differences(expected):
             listed = "".join(f"\n  {line}" for line in found)
             raise StudyError(
                 f"the study {study.study_name!r} exists with other settings:{listed}\n"
@@ -370,8 +376,7 @@ class Study:
 
     def _recover(self) -> None:
         """Rebuild the records from the storage; trials that were under way wait to be resumed."""
-        for frozen in self._study.get_trials(deepcopy=False):
-            record = TrialRecord.of(frozen)
+        for frozen, record in records_of(self._study):
             if record is None:
                 if not frozen.state.is_finished():  # not one of ours
                     self._abandon(frozen)
@@ -380,9 +385,14 @@ class Study:
             if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(frozen.number)
-            self._learn(record)
-            if record.has_ended:
-                self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+            try:
+                self._learn(record)
+                if record.has_ended:
+                    self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise StudyError(
+                    f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
+                ) from None
 
     def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
         storage = self._study._storage

@@ -33,7 +33,7 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise"},
+    {"search.document", "search.expression", "search.noise", "search.replay"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},

@@ -131,7 +131,7 @@ def _read_jsonl(path: Path) -> Iterator[bytes]:
 def _text_field(line: bytes, where: str) -> bytes:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: not JSON: {error}") from None
     if not isinstance(document, dict) or "text" not in document:
         raise CorpusError(f"{where}: no field 'text'; each line must be an object with one")
