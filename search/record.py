@@ -32,6 +32,8 @@ WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
 OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
 
 WHOLE = 2**63  # a count is not larger; beyond, arithmetic with floats would fail
+SCALARS = frozenset((bool, int, float, str))
+MEASURED = frozenset((bool, int, float, type(None)))
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
     "values": (dict, "a mapping"),
@@ -130,21 +132,19 @@ def _faults(attrs: Mapping[str, Any]) -> Iterator[str]:
     if attrs.get("outcome", FINISHED) not in OUTCOMES:
         yield f"its attribute 'outcome' is {attrs['outcome']!r:.60}; known are {', '.join(OUTCOMES)}"
     for name, value in attrs.items():
-        if name == "values" and isinstance(value, dict) and not all(map(_is_scalar, value.values())):
+        if name == "values" and isinstance(value, dict) and not _are_plain(value, SCALARS):
             yield "its attribute 'values' holds more than numbers, words and truths"
         if name.startswith("rung "):
             if re.fullmatch("rung [1-9][0-9]{0,17}", name) is None:
                 yield f"its attribute {name[:60]!r} names no token count"
-            elif not isinstance(value, dict) or not all(m is None or _is_numeric(m) for m in value.values()):
+            elif not isinstance(value, dict) or not _are_plain(value, MEASURED):
                 yield f"its attribute {name!r} is {value!r:.60}, not a mapping of numbers"
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, str) or _is_numeric(value)
-
-
-def _is_numeric(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= WHOLE)
+def _are_plain(values: Mapping[str, Any], kinds: frozenset[type]) -> bool:
+    """Whether all values are of these kinds, and no whole number is too large to be a float."""
+    found = set(map(type, values.values()))
+    return found <= kinds and not (int in found and any(type(v) is int and abs(v) > WHOLE for v in values.values()))
 
 
 def records_of(study: optuna.Study) -> Iterator[tuple[FrozenTrial, TrialRecord | None]]:

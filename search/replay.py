@@ -88,6 +88,8 @@ class Replay:
         trial = {"state": TrialState.RUNNING.value, **entry}
         for name in MAPPINGS:
             trial[name] = {**entry.get(name, {})}
+        if trial["params"].keys() != trial["distributions"].keys():
+            raise ValueError("its parameters and its distributions differ")
         for name, value in trial["params"].items():
             _check_param(trial["distributions"][name], value)
         if trial["datetime_start"] is not None:

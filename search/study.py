@@ -327,13 +327,14 @@ class Study:
 
     def _record_rung(self, record: TrialRecord, tokens: int, measurement: dict[str, Any]) -> None:
         trial = self._trials[record.number]
-        if environment := measurement.pop("environment", None):
+        environment, before = measurement.pop("environment", None), record.measurements.get(record.rung, {})
+        if environment and environment != record.environment:  # said again, it would be a tenth of the journal
             record.environment = environment
             trial.set_user_attr("environment", environment)
         record.measurements[tokens] = measurement
         trial.set_user_attr(f"rung {tokens}", measurement)
         for name in HEADLINES:
-            if name in measurement:
+            if name in measurement and (name not in before or measurement[name] != before[name]):
                 trial.set_user_attr(name, measurement[name])
         if len(self.metrics) == 1:  # Optuna has no intermediate values of several
             value = measurement.get(self.metrics[0].name)

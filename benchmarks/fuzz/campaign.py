@@ -83,7 +83,7 @@ def run_campaign(case: Case, numbers: Sequence[int]) -> Findings:
     """Run every case. The processes start by `fork`, so this one must not have used threads (torch's, say)."""
     findings, left = Findings(), list(numbers)
     while left:
-        for outcome in _in_one_process(case, left):
+        for outcome in _in_one_process(case, tuple(left)):
             findings.add(outcome)
             left.pop(0)
     return findings
@@ -98,7 +98,7 @@ def run_alone(work: Opening) -> None:
         raise RuntimeError(f"the process ended with {process.exitcode}")
 
 
-def _in_one_process(case: Case, numbers: list[int]) -> Iterator[Outcome]:
+def _in_one_process(case: Case, numbers: Sequence[int]) -> Iterator[Outcome]:
     """The outcomes of a process's cases, the last of which may have ended it."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
@@ -121,7 +121,7 @@ def _in_one_process(case: Case, numbers: list[int]) -> Iterator[Outcome]:
         process.join()
 
 
-def _work(case: Case, numbers: list[int], results: Connection) -> None:
+def _work(case: Case, numbers: Sequence[int], results: Connection) -> None:
     warnings.simplefilter("ignore")
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
