@@ -39,7 +39,7 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
     folder.load()  # before the lock, which would make the folder
     with folder.lock():
         stored = folder.load()
-        overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
+        overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
         chosen = leaders(overview, top)
         if not chosen:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")

@@ -102,7 +102,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
 
     with contextlib.ExitStack() as stack:
         slots = _slots(options, stack)
-        before = None if existing is None else StudySettings.from_attrs(existing.user_attrs)
+        before = None if existing is None else StudySettings.of(existing)
         if prepared is not None:
             space, budget, assessment = prepared
             settings = _settings(options, space, budget, slots, console)
@@ -294,13 +294,13 @@ def best_document(stored: optuna.Study) -> dict[str, Any] | None:
 
     It has the parameters, the measurements, and under `train` what the trainer takes.
     """
-    overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
+    overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     return None if overview.best is None else _document(overview, settings, overview.best)
 
 
 def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
     """As `best_document`, each trial of the front; the best by the first metric stands first."""
-    overview, settings = Overview.stored(stored, is_run=False), StudySettings.from_attrs(stored.user_attrs)
+    overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     return [_document(overview, settings, record) for record in overview.front]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.grammar import MetricSpec
 from search.pareto import undominated
+from search.storage import StudyError
 
 FINISHED = "finished"
 STOPPED = "stopped"
@@ -27,6 +30,23 @@ WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
 """Outcomes of configurations that cannot be had: a slot that a better strategy would not have spent."""
 
 OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+
+WHOLE = 2**63  # a count is not larger; beyond, arithmetic with floats would fail
+SCALARS = frozenset((bool, int, float, str))
+MEASURED = frozenset((bool, int, float, type(None)))
+
+ATTRIBUTES: dict[str, tuple[type, str]] = {
+    "values": (dict, "a mapping"),
+    "outcome": (str, "text"),
+    "reason": (str, "text"),
+    "preset": (str, "text"),
+    "traceback": (str, "text"),
+    "environment": (dict, "a mapping"),
+    "tokens": (int, "a whole number"),
+    "continues": (int, "a trial's number"),
+    "faults": (list, "a list"),
+}
+"""What a trial says of itself in its record, beside `rung N`."""
 
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,
@@ -77,10 +97,15 @@ class TrialRecord:
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord | None:
-        """The record of an Optuna trial, or None where the driver died before the configuration was complete."""
+        """The record of an Optuna trial, or None where the driver died before the configuration was complete.
+
+        Raises StudyError for one that says something no trial can.
+        """
         attrs = trial.user_attrs
         if "values" not in attrs:
             return None
+        if faults := list(_faults(attrs)):
+            raise StudyError(f"trial {trial.number}: {faults[0]}")
         measurements = {
             int(key.removeprefix("rung ")): value for key, value in attrs.items() if key.startswith("rung ")
         }
@@ -105,6 +130,38 @@ class TrialRecord:
         record.tokens = max(record.rung, attrs.get("tokens", 0))
         record.tokens_per_second = record.measured("tokens_per_second")
         return record
+
+
+def _faults(attrs: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the attributes of a trial."""
+    for name, (kind, expected) in ATTRIBUTES.items():
+        if name in attrs and not isinstance(attrs[name], kind):
+            yield f"its attribute {name!r} is {attrs[name]!r:.60}, not {expected}"
+    if attrs.get("outcome", FINISHED) not in OUTCOMES:
+        yield f"its attribute 'outcome' is {attrs['outcome']!r:.60}; known are {', '.join(OUTCOMES)}"
+    for name, value in attrs.items():
+        if name == "values" and isinstance(value, dict) and not _are_plain(value, SCALARS):
+            yield "its attribute 'values' holds more than numbers, words and truths"
+        if name.startswith("rung "):
+            if re.fullmatch("rung [1-9][0-9]{0,17}", name) is None:
+                yield f"its attribute {name[:60]!r} names no token count"
+            elif not isinstance(value, dict) or not _are_plain(value, MEASURED):
+                yield f"its attribute {name!r} is {value!r:.60}, not a mapping of numbers"
+
+
+def _are_plain(values: Mapping[str, Any], kinds: frozenset[type]) -> bool:
+    """Whether all values are of these kinds, and no whole number is too large to be a float."""
+    found = set(map(type, values.values()))
+    return found <= kinds and not (int in found and any(type(v) is int and abs(v) > WHOLE for v in values.values()))
+
+
+def records_of(study: optuna.Study) -> Iterator[tuple[FrozenTrial, TrialRecord | None]]:
+    """Each trial of a stored study and its record. Raises StudyError, naming the study, where one is damaged."""
+    for trial in study.get_trials(deepcopy=False):
+        try:
+            yield trial, TrialRecord.of(trial)
+        except StudyError as error:
+            raise StudyError(f"the study {study.study_name} is damaged: {error}") from None
 
 
 def fully_trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:

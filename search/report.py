@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from search.record import (
     leading_record,
     one_each,
     pareto_front,
+    records_of,
 )
 from search.settings import StudySettings, num_trials_of, settled_of
 from search.storage import FAULTS
@@ -32,6 +33,7 @@ from search.study import Study
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
+MAX_TABLE_ROWS = 500  # that rich is given
 FIXED_WIDTH = 84  # of the columns before the parameters
 ALWAYS_SHOWN = ("tokens_per_second", "peak_vram_bytes", "num_params")  # whatever the metrics are
 
@@ -63,8 +65,8 @@ class Overview:
 
         Where none is, trials that a killed driver left under way are waiting to be continued.
         """
-        settings = StudySettings.from_attrs(study.user_attrs)
-        records = [record for trial in study.get_trials(deepcopy=False) if (record := TrialRecord.of(trial))]
+        settings = StudySettings.of(study)
+        records = [record for _, record in records_of(study) if record is not None]
         if not is_run:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome
@@ -276,31 +278,52 @@ def trials_table(
 ) -> Table:
     """A row for each trial; of the searched parameters, as many as fit `width` columns of a terminal."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
+    headings, rows = _trials_rows(overview, records, width)
+    for i, heading in enumerate(headings):
+        style = "dim" if heading in overview.searched else None
+        table.add_column(heading, justify="left" if i == 1 else "right", style=style, no_wrap=True)
+    for record, (number, state, *cells) in rows:
+        table.add_row(number, Text(state, style=STYLES.get(record.outcome, STYLE_OF_OTHERS)), *cells)
+    return table
+
+
+def trials_lines(
+    overview: Overview, records: Iterable[TrialRecord], *, title: str, width: int | None = None
+) -> Iterator[str]:
+    """As `trials_table`, without colours: rich takes a millisecond for a row, and there may be ten thousand."""
+    headings, rows = _trials_rows(overview, records, width)
+    lines = [headings, *(cells for _, cells in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    yield title
+    for cells in lines:
+        aligned = [c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        yield "  ".join(aligned)
+
+
+def _trials_rows(
+    overview: Overview, records: Iterable[TrialRecord], width: int | None
+) -> tuple[list[str], list[tuple[TrialRecord, list[str]]]]:
+    """The headings, and each trial's cells."""
     own = [m.name for i, m in enumerate(overview.metrics) if i == 0 or m.name not in ALWAYS_SHOWN]
-    for heading in ("tokens", *own, "tok/s", "peak memory", "params"):
-        table.add_column(heading, justify="right", no_wrap=True)
     shown = [name for name in overview.searched]
     while shown and width is not None and FIXED_WIDTH + sum(len(name) + 2 for name in shown) > width:
         shown.pop()
-    for name in shown:
-        table.add_column(name, justify="right", style="dim", no_wrap=True)
-    marked = [record.number for record in overview.front] if len(overview.metrics) > 1 else []
-    marked += [overview.best.number] if overview.best is not None else []
+    marked = {record.number for record in overview.front} if len(overview.metrics) > 1 else set()
+    marked |= {overview.best.number} if overview.best is not None else set()
+    rows = []
     for record in records:
-        state = record.outcome + (f" ({record.preset})" if record.preset else "")
-        table.add_row(
+        cells = [
             f"{record.number}" + ("*" if record.number in marked else ""),
-            Text(state, style=STYLES.get(record.outcome, STYLE_OF_OTHERS)),
+            record.outcome + (f" ({record.preset})" if record.preset else ""),
             tokens_text(max(record.tokens, record.rung)),
             *(metric_text(name, record.measured(name)) if record.rung else "-" for name in own),
             f"{record.tokens_per_second:,.0f}" if record.tokens_per_second else "-",
             bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
             tokens_text(record.measured("num_params")),
             *(value_text(record.values.get(name)) for name in shown),
-        )
-    return table
+        ]
+        rows.append((record, cells))
+    return ["trial", "state", "tokens", *own, "tok/s", "peak memory", "params", *shown], rows
 
 
 def metric_text(name: str, value: float | None) -> str:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
+from pydantic import ValidationError
 
 from search.grammar import BudgetSpec
 from search.loading import parse_space
 from search.narrowing import narrow
+from search.parameter import checked_value
 from search.space import Space, rungs_of
-from search.storage import FORMAT_VERSION
+from search.storage import FORMAT_VERSION, StudyError
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
 SETTLED = "settled"  # and the one that holds the last rung up to which an extended study has decided on every trial
+
+ATTRIBUTES: dict[str, tuple[type, str]] = {
+    "space": (str, "the text of a space"),
+    "space_source": (str, "the name of a file"),
+    "goals": (list, "a list"),
+    "assignments": (list, "a list"),
+    "metrics": (list, "a list"),
+    "budget": (dict, "a mapping"),
+    "budget_name": (str, "text"),
+    "seed": (int, "a whole number"),
+    "run": (dict, "a mapping"),
+    "corpus": (dict, "a mapping"),
+    "earlier_ends": (list, "a list"),
+}
+"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are lists that may be left out."""
+OPTIONAL = ("metrics", "earlier_ends")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +85,39 @@ class StudySettings:
         return {"earlier_ends": list(self.earlier_ends), "budget": self.budget.model_dump()}
 
     @classmethod
-    def from_attrs(cls, attrs: Mapping[str, Any]) -> StudySettings:
+    def of(cls, study: optuna.Study) -> StudySettings:
+        """The settings that a study was made with. Raises StudyError, naming the attribute, where they are damaged."""
+        attrs = study.user_attrs
+        for name, (kind, expected) in ATTRIBUTES.items():
+            if not isinstance(attrs.get(name, [] if name in OPTIONAL else None), kind):
+                raise _damaged(study, name, f"is {attrs.get(name)!r:.60}, not {expected}")
+        for name in ("goals", "assignments", "metrics"):
+            if not all(isinstance(item, str) for item in attrs.get(name, ())):
+                raise _damaged(study, name, "is not a list of words")
+        if not isinstance(paths := attrs["corpus"].get("paths"), list) or not all(isinstance(p, str) for p in paths):
+            raise _damaged(study, "corpus", "has no list of paths")
+        if not all(type(end) is int and end > 0 for end in attrs.get("earlier_ends", ())):
+            raise _damaged(study, "earlier_ends", "is not a list of token counts")
+        if attrs["seed"] < 0:
+            raise _damaged(study, "seed", f"is {attrs['seed']}, below 0")
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
-        space, budget = parse_space(attrs["space"], attrs["space_source"]), BudgetSpec.model_validate(attrs["budget"])
+        name = "space"
+        try:
+            space = parse_space(attrs["space"], attrs["space_source"])
+            name = "budget"
+            budget = BudgetSpec.model_validate(attrs["budget"])
+            _check_set(space, budget)
+            name = "goals, assignments or metrics"
+            narrowed = narrow(
+                space, budget=budget, goals=goals, assignments=assignments, metrics=attrs.get("metrics", ())
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise _damaged(study, name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except ValueError as error:
+            raise _damaged(study, name, f"is wrong: {error}") from None
         return cls(
-            space=narrow(space, budget=budget, goals=goals, assignments=assignments, metrics=attrs.get("metrics", ())),
+            space=narrowed,
             budget=budget,
             budget_name=attrs["budget_name"],
             seed=attrs["seed"],
@@ -120,10 +165,29 @@ def _differences_of_spaces(before: Space, now: Space) -> list[str]:
 
 
 def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
-    """How many trials a stored study is to have: what was asked last, or its budget's number."""
-    return study.user_attrs.get(TRIALS, settings.budget.trials)
+    """How many trials a stored study is to have: what was asked last, or its budget's number. Raises StudyError."""
+    number = study.user_attrs.get(TRIALS, settings.budget.trials)
+    if type(number) is not int or number < 1:
+        raise _damaged(study, TRIALS, f"is {number!r:.60}, not a number from 1")
+    return number
+
+
+def _check_set(space: Space, budget: BudgetSpec) -> None:
+    """Raises ValueError where a budget sets what is no parameter of the space, or to a value of another kind."""
+    for name, value in budget.set.items():
+        if name not in space.parameters or checked_value(value, space.parameters[name].type) is None:
+            raise ValueError(f"it sets {name} to {value!r}")
+
+
+def _damaged(study: optuna.Study, attribute: str, why: str) -> StudyError:
+    return StudyError(f"the study {study.study_name} is damaged: its attribute {attribute!r} {why}")
 
 
 def settled_of(study: optuna.Study, settings: StudySettings) -> int:
-    """The last rung up to which a study has decided on every trial that it has; 0 where it is open."""
-    return study.user_attrs.get(SETTLED, 0) if settings.earlier_ends else settings.budget.max_tokens
+    """The last rung up to which a study has decided on every trial; 0 where it is open. Raises StudyError."""
+    if not settings.earlier_ends:
+        return settings.budget.max_tokens
+    settled = study.user_attrs.get(SETTLED, 0)
+    if type(settled) is not int:
+        raise _damaged(study, SETTLED, f"is {settled!r:.60}, not a token count")
+    return settled

@@ -16,7 +16,7 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage
 
-from search.journal import Journal
+from search.journal import Journal, JournalError, no_garbage_collection
 
 FORMAT_VERSION = 1
 FAULTS = "faults"  # the study attribute that lists what went wrong beside the trials, in sentences
@@ -165,7 +165,7 @@ class JournalFiles:
         if not file.exists():
             return None
         storage = self.open(name)
-        there = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        there = [study.study_name for study in storage.get_all_studies()]
         if there and name not in there:
             raise StudyError(
                 f"{file} holds {', '.join(map(repr, there))}, not a study {name!r}; move it away, "
@@ -174,7 +174,7 @@ class JournalFiles:
         return whole_study(storage, name, str(file)) if there else None
 
     def open(self, name: str) -> JournalStorage:
-        # Optuna follows a journal line by line and takes any JSON for its own: look at the first line before it does.
+        # A file that never was a journal is told otherwise than a damaged one: look at the first line.
         file = self._file(name)
         if file.exists() and file.stat().st_size:
             with open(file, "rb") as journal:
@@ -182,16 +182,17 @@ class JournalFiles:
             try:
                 entry = json.loads(first)
                 known = isinstance(entry, dict) and "op_code" in entry
-            except ValueError:
+            except (ValueError, RecursionError):
                 known = False
             if not known:
                 raise StudyError(f"{file} is not an Optuna journal; move it away, or choose another --name")
         try:
-            return JournalStorage(Journal(str(file)))
+            with no_garbage_collection():
+                return JournalStorage(Journal(str(file)))
         except OSError as error:
             raise StudyError(f"{file}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise StudyError(f"{file} is damaged and cannot be read ({error})") from None
+        except JournalError as error:
+            raise StudyError(str(error)) from None
 
     @contextlib.contextmanager
     def hold(self, name: str, directions: Sequence[str]) -> Iterator[None]:
@@ -220,6 +221,8 @@ def whole_study(storage: BaseStorage, name: str, where: str) -> optuna.Study | N
                 f"{where} holds an Optuna study {name!r} that tinysearch did not make; choose another --name"
             )
         return None
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise StudyError(f"the study {name} is damaged: its format_version is {version!r:.60}, not 1 or more")
     if version > FORMAT_VERSION:
         raise StudyError(
             f"the study {name} was written by a newer tinysearch (format {version}; this one reads {FORMAT_VERSION})"

@@ -101,10 +101,13 @@ class Strategy:
         return {"theta": self.model.theta.tolist(), "fits": self.model.num_fits, "fitted": self._num_fitted}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from another strategy's `state`; one of a space with other dimensions is ignored."""
+        """Go on from another strategy's `state`; one of a space with other dimensions is ignored.
+
+        Raises ValueError, TypeError, KeyError or AttributeError for what is no state.
+        """
         if len(state.get("theta", ())) == len(self.model.theta):
-            self.model.theta, self.model.num_fits = np.array(state["theta"]), state["fits"]
-            self._num_fitted = state["fitted"]
+            self.model.restore(np.array(state["theta"], dtype=float), int(state["fits"]))
+            self._num_fitted = int(state["fitted"])
 
     def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
         """What a free worker should do; None where nothing may start and no paused trial is worth its training."""

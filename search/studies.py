@@ -89,7 +89,7 @@ def status(
 def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage = None, as_json: Json = False) -> None:
     """Every trial of a study: state, measurements, parameters."""
     with reporting_errors():
-        from search.report import Overview, trial_dict, trials_table
+        from search.report import MAX_TABLE_ROWS, Overview, trial_dict, trials_lines, trials_table
 
         folder = study_folder(runs, storage, study)
         overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
@@ -97,14 +97,17 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage 
             print_json([trial_dict(record) for record in overview.records])
             return
         console = make_console()
-        console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
+        if len(overview.records) > MAX_TABLE_ROWS:
+            print(*trials_lines(overview, overview.ranked(), title=overview.name, width=console.width), sep="\n")
+        else:
+            console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
-                console.print(f"trial {record.number} {record.outcome}: {record.reason}", markup=False)
+                print(f"trial {record.number} {record.outcome}: {record.reason}")
             for fault in record.faults:
-                console.print(f"trial {record.number}: {fault}", markup=False)
+                print(f"trial {record.number}: {fault}")
         for fault in overview.faults:
-            console.print(f"the study: {fault}", markup=False)
+            print(f"the study: {fault}")
 
 
 def best(

@@ -33,6 +33,7 @@ from search.record import (
     STOPPED,
     WAITING,
     TrialRecord,
+    records_of,
 )
 from search.sampling import Candidates, distributions
 from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of, settled_of
@@ -110,7 +111,12 @@ class Study:
         self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
-        self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        try:
+            self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StudyError(
+                f"the study {study.study_name} is damaged: its attribute {STRATEGY!r} cannot be read: {error}"
+            ) from None
         self._kept_state = self._strategy.state
         self._curves: dict[int, Curve] = {}
         self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
@@ -157,7 +163,7 @@ class Study:
     @staticmethod
     def check_same(study: optuna.Study, expected: StudySettings) -> None:
         """Raises StudyError, naming each difference, where a study was made with other settings."""
-        if found := StudySettings.from_attrs(study.user_attrs).differences(expected):
+        if found := StudySettings.of(study).differences(expected):
             listed = "".join(f"\n  {line}" for line in found)
             raise StudyError(
                 f"the study {study.study_name!r} exists with other settings:{listed}\n"
@@ -335,7 +341,9 @@ class Study:
     def _continue(self, before: TrialRecord) -> Proposal:
         """A trial that had finished goes on as a new one, with all that was measured: Optuna never opens one again."""
         rungs = {f"rung {tokens}": measured for tokens, measured in before.measurements.items()}
+        last = before.measurements[before.rung]
         attrs = {"values": before.values, "preset": before.preset, "continues": before.number, **rungs}
+        attrs |= {name: last[name] for name in HEADLINES if name in last}
         values = {tokens: self._value_at(before, tokens) for tokens in before.measurements}
         record = self._launch({n: a for n, a in attrs.items() if a != ""}, values if len(self.metrics) == 1 else {})
         self._learn(before)
@@ -423,9 +431,10 @@ class Study:
 
     def _repeat_rung(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """What Optuna's own readers look for of the deepest rung."""
-        measurement = record.measurements[record.rung]
+        earlier, *later = [{}, *(record.measurements[rung] for rung in sorted(record.measurements))][-2:]
+        measurement, before = later[0], earlier
         for name in HEADLINES:
-            if name in measurement:
+            if name in measurement and (name not in before or measurement[name] != before[name]):
                 trial.set_user_attr(name, measurement[name])
         if len(self.metrics) == 1:  # Optuna has no intermediate values of several
             trial.storage.set_trial_intermediate_value(
@@ -502,8 +511,7 @@ class Study:
     def _recover(self) -> None:
         """Rebuild the records from the storage; trials that were under way wait to be resumed."""
         unfinished = []
-        for frozen in self._study.get_trials(deepcopy=False):
-            record = TrialRecord.of(frozen)
+        for frozen, record in records_of(self._study):
             if record is None:
                 if not frozen.state.is_finished():  # not one of ours
                     self._abandon(frozen)
@@ -516,12 +524,17 @@ class Study:
         for frozen in unfinished:
             self._complete(self.records[frozen.number], frozen)
         for record in self.records.values():
-            if record.has_ended:
-                self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
-            elif record.outcome != PAUSED:
+            if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(record.number)
-            self._learn(record)
+            try:
+                self._learn(record)
+                if record.has_ended:
+                    self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise StudyError(
+                    f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
+                ) from None
 
     def _complete(self, record: TrialRecord, frozen: optuna.trial.FrozenTrial) -> None:
         """Write what a driver that was killed within a step had still to write of an unfinished trial.

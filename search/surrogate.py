@@ -20,6 +20,7 @@ JITTER = 1e-5
 FIRST_STEPS, LATER_STEPS = 25, 12  # of gradient descent, when the model is new and when it starts from the last fit
 NUM_FIRST_FITS = 3
 LEARNING_RATE = 0.15
+FARTHEST = 3.0  # of a hyperparameter from where it started
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class CurveModel:
         low, high = np.minimum.outer(rung, rung), np.maximum.outer(rung, rung)
         self._between = [(low <= step) & (step < high) for step in range(self._steps)]
 
+    def restore(self, theta: np.ndarray, num_fits: int) -> None:
+        """Go on from another model's hyperparameters. Raises ValueError for what `fit` can never have found."""
+        if not (np.abs(theta - self._prior) <= FARTHEST + 1e-9).all():
+            raise ValueError("hyperparameters beyond their bounds")
+        self.theta, self.num_fits = theta, num_fits
+
     def fit(self, seen: Observations) -> None:
         """Move the hyperparameters towards the most probable ones, from where the last fit left them (Adam)."""
         theta, best = self.theta.copy(), (np.inf, self.theta)
@@ -78,7 +85,7 @@ class CurveModel:
             mean = 0.8 * mean + 0.2 * gradient
             square = 0.95 * square + 0.05 * gradient**2
             move = mean / (1 - 0.8**step) / (np.sqrt(square / (1 - 0.95**step)) + 1e-8)
-            theta = np.clip(theta - LEARNING_RATE * move, self._prior - 3, self._prior + 3)
+            theta = np.clip(theta - LEARNING_RATE * move, self._prior - FARTHEST, self._prior + FARTHEST)
         self.theta = best[1]
         self.num_fits += 1
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 
 import pytest
 import torch
 
-from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
+from trainer.checkpoint import MAGIC, CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
 from trainer.config import TrainConfig
 
 CONTENTS = {"weights": torch.arange(1000.0), "tokens": 7, "nested": {"list": [1, None]}}
@@ -51,6 +53,32 @@ def test_one_changed_bit_is_found(tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(path)
+
+
+def with_hash(payload: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"PK", b"PK\x03\x04" + b"\0" * 500, pickle.dumps({"a": 1}), pickle.dumps(pickle.PickleBuffer)],
+    ids=range(5),
+)  # fmt: skip
+def test_a_payload_that_is_not_ours_is_refused_though_its_hash_fits(tmp_path, payload):
+    (tmp_path / "run.pt").write_bytes(with_hash(payload))
+    with pytest.raises(CheckpointError, match="run.pt: not what this trainer writes"):
+        load_checkpoint(tmp_path / "run.pt")
+
+
+def test_a_payload_cannot_run_code(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "harmed"),)
+
+    torch.save({"tokens": Harm()}, tmp_path / "payload")
+    (tmp_path / "run.pt").write_bytes(with_hash((tmp_path / "payload").read_bytes()))
+    with pytest.raises(CheckpointError, match="not what this trainer writes"):
+        load_checkpoint(tmp_path / "run.pt")
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path):

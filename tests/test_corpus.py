@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import trainer.data
+import trainer.documents
 from trainer.config import TrainConfig
 from trainer.data import CorpusError, open_corpus
 from trainer.tokenizer import BpeTokenizer, ByteTokenizer
@@ -157,6 +158,48 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, cache, file):
     assert np.array_equal(open_corpus([path], vocab_size=280).train, train)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"first": 0', '"first": -5'), ('"first": 0', '"first": "x"'), ('"first": 0', '"last": 0'), ('"uint16"', '"O"'),
+     ('"uint16"', '"float64"'), ('"parts"', '"party"'), ('"vocab_size": 280', '"vocab_size": 5'), ('"train"', '"tram"'),
+     ('{"vocab_size"', '[{"vocab_size"'), ('"last": ', '"last": 9'), ('"digest": "', '"digest": ["'),
+     ('"path": "', '"path": "\\u0000'), ('"token_bytes": {"path": "', '"token_bytes": {"path": 5, "p": "')],
+)  # fmt: skip
+def test_a_cache_that_says_something_odd_is_rebuilt(tmp_path, cache, old, new):
+    path = written(tmp_path / "a.txt", TEXT)
+    train = open_corpus([path], vocab_size=280).train.copy()
+    for file in (next(cache.glob("index/*.json")), next(cache.glob("*/meta.json"))):
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+    assert np.array_equal(open_corpus([path], vocab_size=280).train, train)
+
+
+def test_tokens_that_came_into_the_cache_later_are_told_before_a_model_sees_them(tmp_path, cache):
+    path = written(tmp_path / "a.txt", TEXT)
+    open_corpus([path], vocab_size=280)
+    for part in ("train", "validation"):
+        damaged = next(cache.glob(f"*/{part}.bin"))
+        damaged.write_bytes(b"\xff" * damaged.stat().st_size)
+    corpus = open_corpus([path], vocab_size=280)
+    for use in (lambda: corpus.training_batch((0,), 2, 4), lambda: corpus.held_out_stretches(10)):
+        with pytest.raises(CorpusError, match="token 65535 is outside vocab_size 280: the tokens or their cache were"):
+            use()
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(CorpusError, match="neither a file nor a folder"):
+            open_corpus([path], vocab_size=256)
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.documents, "MAX_LINE_BYTES", 1000)
+    long = b'{"text": "' + b"a" * 2000 + b'"}'
+    with pytest.raises(CorpusError, match="a.jsonl:2: the line is longer than 1,000 bytes; split it"):
+        open_corpus([written(tmp_path / "a.jsonl", b'{"text": "a"}\n' + long)], vocab_size=256)
+
+
 def test_corpora_built_at_once_are_whole(tmp_path):
     path, corpora = written(tmp_path / "a.txt", TEXT * 20), []
     threads = [threading.Thread(target=lambda: corpora.append(open_corpus([path], vocab_size=256))) for _ in range(6)]
@@ -196,6 +239,7 @@ FAULTS = [
     ({"a.jsonl": b'\n{"body": "a"}'}, "a.jsonl:2: no field 'text'"),
     ({"a.jsonl": b'{"text": 5}'}, "a.jsonl:1: the field 'text' is int, not a string"),
     ({"a.jsonl": b"\n"}, "the text is empty"),
+    ({"a.jsonl": b"[" * 5000}, "a.jsonl:1: not JSON: maximum recursion depth"),
     ({"a.txt": b"abc", "b.bin": b"ab"}, "cannot be mixed with text"),
     ({"a.bin": b""}, "a.bin: the file is empty"),
     ({"a.bin": b"abc"}, "a.bin: not a whole number of uint16 tokens"),

@@ -70,7 +70,7 @@ def finished_study() -> InMemoryStorage:
 
 
 def extended(storage: InMemoryStorage, max_tokens: int = 40_000) -> Study:
-    before = StudySettings.from_attrs(stored(storage).user_attrs)
+    before = StudySettings.of(stored(storage))
     return Study(stored(storage), before.extended(max_tokens))
 
 
@@ -114,7 +114,7 @@ def test_an_extended_study_goes_on_after_a_kill_at_any_moment():
         for _ in range(num_steps):
             if (proposal := study.propose()) is not None and num_steps % 2:
                 train(study, proposal)
-        again = Study(stored(storage), StudySettings.from_attrs(stored(storage).user_attrs))
+        again = Study(stored(storage), StudySettings.of(stored(storage)))
         assert again.rungs == EXTENDED
         run_all(again)
         overview = Overview.stored(stored(storage), is_run=False)
@@ -141,7 +141,7 @@ def test_the_best_of_the_old_budget_stands_until_one_has_finished_the_new_one():
 def test_a_study_can_be_extended_more_than_once_and_by_trials_too():
     storage = finished_study()
     run_all(extended(storage))
-    before = StudySettings.from_attrs(stored(storage).user_attrs)
+    before = StudySettings.of(stored(storage))
     study = Study(stored(storage), before.extended(100_000), trials=13)
     run_all(study)
     assert study.rungs == (1000, 3000, 9000, 27_000, 40_000, 81_000, 100_000)

@@ -39,7 +39,7 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise", "search.deadline"},
+    {"search.document", "search.expression", "search.noise", "search.deadline", "search.replay"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},

@@ -52,7 +52,7 @@ def new_study(storage: optuna.storages.BaseStorage | None = None, **kwargs) -> S
 
 def reopened(storage: optuna.storages.BaseStorage, trials: int | None = None) -> Study:
     stored = optuna.load_study(study_name="study", storage=storage)
-    return Study(stored, StudySettings.from_attrs(stored.user_attrs), trials=trials)
+    return Study(stored, StudySettings.of(stored), trials=trials)
 
 
 def trial_of(study: Study, number: int) -> optuna.trial.FrozenTrial:
@@ -381,7 +381,7 @@ def test_a_changed_space_is_refused_with_what_changed():
 
 def test_settings_survive_their_storage():
     before = settings()
-    after = StudySettings.from_attrs(before.to_attrs())
+    after = StudySettings.of(new_study()._study)
     assert before.differences(after) == []
     assert after.space.parameters == before.space.parameters
 
@@ -572,10 +572,13 @@ def test_a_metric_that_is_no_number_ends_the_trial():
 def test_metrics_of_the_command_line_take_the_place_of_the_spaces_and_survive_the_storage():
     parsed = parse_space(SPACE)
     asked = replace(settings(), space=narrow(parsed, metrics=["loss", "num_params"]))
-    after = StudySettings.from_attrs(asked.to_attrs())
+    after = StudySettings.of(Study.create(InMemoryStorage(), "study", asked)._study)
     assert [m.name for m in after.space.spec.objectives] == ["loss", "num_params"]
     assert asked.differences(after) == []
     assert settings().differences(asked) == ["metrics: loss before, loss, num_params now"]
     assert settings().differences(replace(settings(), space=narrow(parsed, metrics=["loss"]))) == []
-    old = {key: value for key, value in settings().to_attrs().items() if key != "metrics"}
-    assert settings().differences(StudySettings.from_attrs(old)) == []
+    old = optuna.create_study(study_name="old")
+    for key, value in settings().to_attrs().items():
+        if key != "metrics":
+            old.set_user_attr(key, value)
+    assert settings().differences(StudySettings.of(old)) == []

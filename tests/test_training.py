@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from trainer.__main__ import main
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.data import Corpus, CorpusError
@@ -146,6 +146,39 @@ def test_train_goes_on_from_its_checkpoint_and_reports_the_last_rung_again(tmp_p
         losses_of(config_of(), checkpoint=path)
     with pytest.raises(CheckpointError, match="belongs to another run: seed is 0 there and 1 here"):
         losses_of(config_of(seed=1), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["identity"], 5),
+        (["tokens"], "64"),
+        (["tokens"], -1),
+        (["step_index"], 0.5),
+        (["measurements"], [{"loss": 1.0}]),
+        (["model"], {}),
+        (["model", "head.weight"], torch.zeros(3)),
+        (["optimizer", "state", 0, "exp_avg"], torch.zeros(1)),  # torch would take it, and spread it over the weights
+        (["optimizer", "state", 0], {}),
+        (["optimizer", "param_groups"], []),
+        (["watch"], 5),
+        (["watch", "average"], 10**400),
+        (["stopwatch", "seconds"], "x"),
+        (["generators"], []),
+        (["generators", 0], torch.zeros(3)),
+    ],
+)
+def test_a_checkpoint_whose_contents_do_not_fit_is_refused(tmp_path, path, value):
+    trained(config_of(), 64).save(tmp_path / "run.pt")
+    contents = load_checkpoint(tmp_path / "run.pt")
+    place = contents
+    for key in path[:-1]:
+        place = place[key]
+    assert isinstance(place, list) or path[-1] in place
+    place[path[-1]] = value
+    save_checkpoint(tmp_path / "run.pt", contents)
+    with pytest.raises(CheckpointError, match=r"run.pt: the checkpoint does not fit this run \("):
+        TrainingRun(config_of(), corpus_of()).restore(tmp_path / "run.pt")
 
 
 @pytest.mark.parametrize("eval_tokens", [1, 100, 599, 10_000])

@@ -70,7 +70,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     payload = content[HEADER_BYTES:]
     if hashlib.sha256(payload).hexdigest().encode() != content[len(MAGIC) : HEADER_BYTES - 1]:
         raise CheckpointError(f"{path}: the checkpoint is damaged or cut short; delete it to start again")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        contents = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a zip and a pickle of other bytes make torch raise: the hash is no signature
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: not what this trainer writes: {reason}; delete it to start again") from None
+    if not isinstance(contents, dict):
+        raise CheckpointError(f"{path}: not what this trainer writes, but one {type(contents).__name__}; delete it")
+    return contents
 
 
 def identity(config: TrainConfig, corpus_digest: str) -> dict[str, Any]:

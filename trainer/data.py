@@ -29,6 +29,7 @@ HELD_OUT = 0.1  # of the documents, or of the text where there is only one
 NUM_STRETCHES = 8  # of held-out text: enough to see most kinds of it, few enough to be long
 UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again within the clock's grain, unseen
 CHUNK_BYTES = 16 * 2**20
+DTYPES = ("uint8", "uint16", "uint32", "int32")  # of a cached part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Corpus:
         """
         starts = np.random.default_rng(key).integers(0, len(self.train) - seq_len, size=rows)
         windows = self.train[starts[:, None] + np.arange(seq_len + 1)]
+        self._check(windows)
         return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
 
     def held_out_stretches(self, num_tokens: int) -> list[np.ndarray]:
@@ -71,7 +73,16 @@ class Corpus:
             gap = i * spare // max(count - 1, 1)
             first, last = i * num_tokens // count, (i + 1) * num_tokens // count
             stretches.append(self.validation[gap + first : gap + last + 1])
+            self._check(stretches[-1])
         return stretches
+
+    def _check(self, tokens: np.ndarray) -> None:
+        """Raises CorpusError for tokens that the corpus did not have when it was opened: a model has none for them."""
+        if len(tokens) and tokens.max() >= self.vocab_size:
+            raise CorpusError(
+                f"{self.about}: token {tokens.max()} is outside vocab_size {self.vocab_size}: the tokens or their "
+                "cache were damaged; delete the cache folder"
+            )
 
 
 def open_corpus(
@@ -94,9 +105,9 @@ def open_corpus(
     key = _digest([FORMAT, vocab_size, token_dtype if sources.are_tokens else "text", sources.about, stats])
     index = cache / "index" / f"{key}.json"
     meta = _read_json(index)
-    if meta is None or (corpus := _map(meta, cache)) is None:
+    if meta is None or (corpus := _map(meta, cache, vocab_size)) is None:
         meta = _prepare(sources, vocab_size, token_dtype, cache)
-        corpus = _map(meta, cache)
+        corpus = _map(meta, cache, vocab_size)
         assert corpus is not None, meta
         newest = max(max(mtime, ctime) for *_, mtime, ctime in stats)
         if time.time_ns() - newest > UNSETTLED_NS and sources.stats() == stats:
@@ -117,25 +128,34 @@ def _default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "tinysearch"
 
 
-def _map(meta: dict[str, Any], cache: Path) -> Corpus | None:
-    """The corpus that `meta` describes; None where one of its files is missing or not of its recorded size."""
+def _map(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
+    """The corpus that `meta` describes; None where one of its files is missing, not of its recorded size, or no part.
+
+    So a cache that was damaged, whatever its JSON says, is built again.
+    """
     try:
         parts = {}
         for name, part in meta["parts"].items():
             path = cache / part["path"]  # an absolute path, of the user's own tokens, stands for itself
             if os.path.getsize(path) != part["bytes"]:
                 return None
-            parts[name] = np.asarray(np.memmap(path, dtype=part["dtype"], mode="r"))[part["first"] : part["last"]]
-    except OSError:
+            first, last, dtype = part["first"], part["last"], np.dtype(part["dtype"])
+            if dtype.name not in DTYPES or not 0 <= first <= last <= part["bytes"] // dtype.itemsize:
+                return None
+            parts[name] = np.asarray(np.memmap(path, dtype=dtype, mode="r"))[first:last]
+        corpus = Corpus(
+            train=parts["train"],
+            validation=parts["validation"],
+            vocab_size=meta["vocab_size"],
+            token_bytes=parts.get("token_bytes"),
+            digest=meta["digest"],
+            about=meta["about"],
+        )
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
-    return Corpus(
-        train=parts["train"],
-        validation=parts["validation"],
-        vocab_size=meta["vocab_size"],
-        token_bytes=parts.get("token_bytes"),
-        digest=meta["digest"],
-        about=meta["about"],
-    )
+    sizes = corpus.token_bytes
+    is_sound = corpus.vocab_size == vocab_size and isinstance(corpus.digest, str) and isinstance(corpus.about, str)
+    return corpus if is_sound and (sizes is None or len(sizes) == vocab_size and sizes.min() >= 0) else None
 
 
 def _prepare(sources: Sources, vocab_size: int, token_dtype: str, cache: Path) -> dict[str, Any]:
@@ -161,7 +181,7 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
         tokenizer: ByteTokenizer | BpeTokenizer = ByteTokenizer()
     else:
         known = _read_json(cache / digest / "meta.json")
-        if known is not None and _map(known, cache) is not None:
+        if known is not None and _map(known, cache, vocab_size) is not None:
             return known
         train_bpe(np.memmap(files["train"], dtype=np.uint8, mode="r"), vocab_size, scratch / "tokenizer.json")
         tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
@@ -294,7 +314,7 @@ def _digest(document: Any) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):  # missing, or cut short by a full disk: rebuilt either way
+    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt either way
         return None
 
 

@@ -20,6 +20,8 @@ BINARY_SUFFIXES = set(
     ".sqlite .tar .tgz .tif .tiff .ttf .wav .webm .webp .whl .woff .woff2 .xz .zip .zst".split()
 )
 
+MAX_LINE_BYTES = 64 * 2**20  # of a .jsonl file, a document each: it is held in memory several times
+
 
 class CorpusError(ValueError):
     """Text that cannot be trained on; the message says which file, why, and what to do."""
@@ -72,8 +74,10 @@ def find_sources(paths: tuple[str, ...]) -> Sources:
             num_skipped += skipped
             if not found:
                 raise CorpusError(f"{path}: the folder holds no text files ({skipped} hidden or binary ones skipped)")
-        elif path.exists():
+        elif path.is_file():
             found = [SourceFile(path=path, name=path.name)]
+        elif path.exists():  # a pipe would be waited for, and a device may never end
+            raise CorpusError(f"{path}: neither a file nor a folder")
         else:
             raise CorpusError(f"{path}: no such file or folder")
         for file in found:
@@ -121,7 +125,9 @@ def _checked(text: bytes, path: Path) -> bytes:
 def _read_jsonl(path: Path) -> Iterator[bytes]:
     try:
         with open(path, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE_BYTES + 1), b""), start=1):
+                if len(line) > MAX_LINE_BYTES:
+                    raise CorpusError(f"{path}:{number}: the line is longer than {MAX_LINE_BYTES:,} bytes; split it")
                 if line.strip():
                     yield _text_field(line, f"{path}:{number}")
     except OSError as error:
@@ -131,7 +137,7 @@ def _read_jsonl(path: Path) -> Iterator[bytes]:
 def _text_field(line: bytes, where: str) -> bytes:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"{where}: not JSON: {error}") from None
     if not isinstance(document, dict) or "text" not in document:
         raise CorpusError(f"{where}: no field 'text'; each line must be an object with one")

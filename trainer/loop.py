@@ -167,16 +167,29 @@ class TrainingRun:
     def restore(self, path: str | os.PathLike[str]) -> None:
         """Go on from a checkpoint of the same run, whose rungs may have been extended. Raises CheckpointError."""
         contents = load_checkpoint(path)
-        require_same(path, contents["identity"], identity(self.config, self.corpus.digest))
-        if contents["tokens"] > self.config.budget_tokens:
+        try:
+            self._take(path, contents)
+        except (CheckpointError, torch.OutOfMemoryError):
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise CheckpointError(
-                f"{path}: the checkpoint has {contents['tokens']:,} tokens, the run ends at "
+                f"{path}: the checkpoint does not fit this run ({reason}); delete it to start again"
+            ) from None
+
+    def _take(self, path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
+        """As `restore`; raises what torch and Python raise where contents are not what `save` writes."""
+        require_same(path, contents["identity"], identity(self.config, self.corpus.digest))
+        self.tokens, self._step_index = _count(contents["tokens"]), _count(contents["step_index"])
+        if self.tokens > self.config.budget_tokens:
+            raise CheckpointError(
+                f"{path}: the checkpoint has {self.tokens:,} tokens, the run ends at "
                 f"{self.config.budget_tokens:,}; extend its rungs"
             )
-        self.tokens, self._step_index = contents["tokens"], contents["step_index"]
         self.measurements = [Measurement(**fields) for fields in contents["measurements"]]
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
+        self._check_optimizer()
         if self._average is not None:
             self._average.restore(contents["average"])
         self._scaler.load_state_dict(contents["scaler"])
@@ -185,6 +198,13 @@ class TrainingRun:
         torch.set_rng_state(contents["generators"][0])
         if self.device.type == "cuda" and len(contents["generators"]) > 1:
             torch.cuda.set_rng_state(contents["generators"][1], self.device)
+
+    def _check_optimizer(self) -> None:
+        """Raises ValueError for a state whose tensors are not their parameters' shapes, which torch takes as it is."""
+        for parameter, state in self.optimizer.state.items():
+            shapes = {name: tuple(value.shape) for name, value in state.items()}
+            if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+                raise ValueError(f"the optimizer has {shapes} for a parameter of {tuple(parameter.shape)}")
 
     def close(self) -> None:
         """Free the model's memory, on the GPU too; the run cannot go on after this."""
@@ -355,7 +375,14 @@ class _LossWatch:
         return {"first": self.first, "average": self.average}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.first, self.average = state["first"], state["average"]
+        self.first = None if state["first"] is None else float(state["first"])
+        self.average = float(state["average"])
+
+
+def _count(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r:.60} is no count")
+    return number
 
 
 def _device(name: str) -> torch.device:

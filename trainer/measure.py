@@ -80,8 +80,8 @@ class Stopwatch:
         }
 
     def restore(self, state: dict[str, float]) -> None:
-        self.seconds, self._all_tokens = state["seconds"], int(state["all_tokens"])
-        self._warm_seconds, self._warm_tokens = state["warm_seconds"], int(state["warm_tokens"])
+        self.seconds, self._all_tokens = float(state["seconds"]), int(state["all_tokens"])
+        self._warm_seconds, self._warm_tokens = float(state["warm_seconds"]), int(state["warm_tokens"])
 
     def _now(self) -> float:
         if self.device.type == "cuda":
