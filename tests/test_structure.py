@@ -93,6 +93,7 @@ WALL_CLOCK = {"time", "time_ns", "now", "utcnow", "today", "ctime", "localtime",
 MAY_ASK_THE_TIME = {
     "search.deadline": "turns `--until 18:00` into seconds",
     "search.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
+    "search.replay": "checks that the times of a journal's entries are times",
     "trainer.data": "compares the times of files, which are of that clock; a jump costs reading the text again",
 }
 
