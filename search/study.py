@@ -425,11 +425,11 @@ class Study:
                     self._abandon(frozen)
                 continue
             self.records[frozen.number] = record
-            if not frozen.state.is_finished():
-                self._complete(record, frozen)
-            if record.has_ended:
+            if frozen.state.is_finished():
                 self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
-            elif record.outcome != PAUSED:
+            else:
+                self._complete(record, frozen)
+            if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(frozen.number)
             self._learn(record)

@@ -342,12 +342,15 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
 ):
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
     folder = folder_at(postgres.new_database(), tmp_path)
-    postgres_is_away = pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s")
     with folder.lock(settings(SPACE).directions):
+        storage = folder.open_storage()
         postgres.crash()
         try:
-            with postgres_is_away as caught:
-                go_on(folder.open_storage(), SPACE, Workers())
+            with pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s") as caught:
+                go_on(storage, SPACE, Workers())
+            monkeypatch.setattr(patience, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
+            with pytest.raises(StudyError, match="did not answer"):
+                storage.get_all_studies()
         finally:
             postgres.start()
     assert str(caught.value).endswith("once it does, the same command goes on")
