@@ -273,10 +273,10 @@ class _Bridge:
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
+        if not worker_lost:
+            self._study.release(number)  # drained; does nothing to a trial that has ended
+            return
         try:
-            if not worker_lost:
-                self._study.release(number)  # drained; does nothing to a trial that has ended
-                return
             self._study.finish(number, FAILED, f"its worker was lost {MAX_WORKER_LOSSES + 1} times")
         except Exception as error:
             self._fail(error)
