@@ -61,6 +61,7 @@ class PatientStorage(BaseStorage):
         weakref.finalize(self, self.engine.dispose)  # closes its connections
         self._storage = get_storage(storage)
         self._name, self._masked = name, masked
+        self._has_given_up = False
 
     # Reading.
 
@@ -162,7 +163,8 @@ class PatientStorage(BaseStorage):
                 if started is None:
                     started = time.monotonic()
                     print(f"{self._name} does not answer, waiting: {reason}", file=sys.stderr, flush=True)
-                if time.monotonic() - started > PATIENCE_SECONDS:
+                if self._has_given_up or time.monotonic() - started > PATIENCE_SECONDS:
+                    self._has_given_up = True  # what is still written while the driver ends is not waited for again
                     raise StudyError(
                         f"{self._name} did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); "
                         "once it does, the same command goes on"

@@ -510,7 +510,7 @@ class Study:
 
     def _recover(self) -> None:
         """Rebuild the records from the storage; trials that were under way wait to be resumed."""
-        unfinished = []
+        unfinished = {}
         for frozen, record in records_of(self._study):
             if record is None:
                 if not frozen.state.is_finished():  # not one of ours
@@ -520,16 +520,16 @@ class Study:
             if record.continues is not None:
                 self._continued.add(record.continues)
             if not frozen.state.is_finished():
-                unfinished.append(frozen)
-        for frozen in unfinished:
-            self._complete(self.records[frozen.number], frozen)
+                unfinished[frozen.number] = frozen
+        for number, frozen in unfinished.items():
+            self._complete(self.records[number], frozen)
         for record in self.records.values():
             if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(record.number)
             try:
                 self._learn(record)
-                if record.has_ended:
+                if record.number not in unfinished:
                     self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 raise StudyError(

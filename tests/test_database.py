@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -10,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,7 +120,26 @@ def test_looking_for_a_study_writes_nothing(tmp_path: Path, postgres: Server):
         with pytest.raises(StudyError, match="no study 'study' in .*; there are no studies there yet"):
             folder_at(url, tmp_path).load()
     assert list(tmp_path.iterdir()) == []
-    assert sqlalchemy.inspect(sqlalchemy.create_engine(Address(server).for_sqlalchemy)).get_table_names() == []
+    assert tables(server) == []
+
+
+def tables(url: str) -> list[str]:
+    with connected(url) as connection:
+        return sqlalchemy.inspect(connection).get_table_names()
+
+
+def execute(url: str, statement: str) -> None:
+    with connected(url) as connection:
+        connection.execute(sqlalchemy.text(statement))
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[sqlalchemy.Connection]:
+    """A connection of the test's own, beside what is tested."""
+    engine = sqlalchemy.create_engine(Address(url).for_sqlalchemy)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
 
 
 # Whose turn it is.
@@ -159,7 +180,10 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_and_process(
 def test_a_driver_that_was_killed_on_this_host_is_followed_at_once(
     url: str, tmp_path: Path, other_driver: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lease, "WATCH_SECONDS", 10**6)  # so it is not by watching
+    def watched(seconds: float) -> None:
+        raise AssertionError("a dead process of this host needs no watching")
+
+    monkeypatch.setattr(lease, "time", SimpleNamespace(monotonic=time.monotonic, sleep=watched))
     other_driver.kill()  # and not waited for: a zombie is dead too
     while psutil.Process(other_driver.pid).status() != psutil.STATUS_ZOMBIE:
         pass
@@ -318,12 +342,15 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
 ):
     monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
     folder = folder_at(postgres.new_database(), tmp_path)
-    postgres_is_away = pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s")
     with folder.lock(settings(SPACE).directions):
+        storage = folder.open_storage()
         postgres.crash()
         try:
-            with postgres_is_away as caught:
-                go_on(folder.open_storage(), SPACE, Workers())
+            with pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s") as caught:
+                go_on(storage, SPACE, Workers())
+            monkeypatch.setattr(patience, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
+            with pytest.raises(StudyError, match="did not answer"):
+                storage.get_all_studies()
         finally:
             postgres.start()
     assert str(caught.value).endswith("once it does, the same command goes on")
@@ -334,8 +361,7 @@ def test_what_waiting_does_not_mend_is_refused_at_once(url: str, tmp_path: Path,
     folder = folder_at(url, tmp_path)
     with folder.lock(settings(SPACE).directions):
         storage = folder.open_storage()
-        with storage.engine.begin() as connection:
-            connection.execute(sqlalchemy.text("drop table trial_intermediate_values"))
+        execute(url, "drop table trial_intermediate_values")
         with pytest.raises(StudyError, match="refuses: .*trial_intermediate_values"):
             go_on(storage, SPACE, Workers())
     assert "waiting" not in capfd.readouterr().err
@@ -399,20 +425,16 @@ def test_a_password_in_what_the_database_says_is_masked():
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(url: str):
-    engine = sqlalchemy.create_engine(Address(url).for_sqlalchemy)
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("create table invoices (id integer)"))
+    execute(url, "create table invoices (id integer)")
     for use in (lambda: Database(url).find("study"), lambda: Database(url).open("study"), Database(url).names):
         with pytest.raises(StudyError, match="is not Optuna's: it holds invoices; give tinysearch a database of its"):
             use()
-    assert sqlalchemy.inspect(engine).get_table_names() == ["invoices"]
-    engine.dispose()
+    assert tables(url) == ["invoices"]
 
 
 def test_a_database_of_another_optuna_is_refused_with_what_to_do(url: str):
-    storage = Database(url).open("study")
-    with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text("update alembic_version set version_num = 'v2.6.0.a'"))
+    Database(url).open("study")
+    execute(url, "update alembic_version set version_num = 'v2.6.0.a'")
     with pytest.raises(
         StudyError, match="was made by another Optuna .its tables are of v2.6.0.a, .*optuna storage upgrade"
     ):

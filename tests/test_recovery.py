@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.journal import Journal
-from tests.simulated import OUTCOMES, PARETO, SPACE, Workers, check_whole, described, go_on, records_of
+from search.record import FAILED, OUT_OF_MEMORY
+from search.study import Study
+from tests.simulated import OUTCOMES, PARETO, SPACE, Workers, check_whole, described, go_on, records_of, settings
 
 WRITES = [
     "create_new_study",
@@ -86,3 +89,24 @@ def test_a_driver_killed_at_any_line_of_a_journal_leaves_a_study_that_ends_the_s
         go_on(storage, space, left)
         check_whole(storage, left)
         assert described(storage) == described(undisturbed), f"killed before line {k}"
+
+
+@pytest.mark.parametrize(("outcome", "state"), [(FAILED, "FAIL"), (OUT_OF_MEMORY, "PRUNED")])
+def test_a_trial_whose_outcome_was_written_is_ended_so_and_not_trained_again(
+    outcome: str, state: str, monkeypatch: pytest.MonkeyPatch
+):
+    storage, made = InMemoryStorage(), settings(SPACE)
+    study = Study.create(storage, "study", made)
+    number = study.propose().number
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(storage, "set_trial_state_values", killed)
+        study.finish(number, outcome, "so it was")
+    again = Study(optuna.load_study(study_name="study", storage=storage), made)
+    (record,) = records_of(storage)
+    assert (record.outcome, record.reason) == (outcome, "so it was")
+    assert storage.get_trial(number).state.name == state
+    assert again.propose().number == number + 1
+
+
+def killed(*args: object) -> None:
+    raise KeyboardInterrupt
