@@ -121,12 +121,11 @@ class Bridge:
         try:
             if worker_lost:
                 self._give_up(run)
+                self._listener.on_event("ended", self._study.records[run.number])
             else:
                 self._study.release(run.number)  # drained; does nothing to a trial that has ended
         except Exception as error:
             self.fail(error)
-        if worker_lost:
-            self._listener.on_event("ended", self._study.records[run.number])
 
     def fail(self, error: BaseException) -> None:
         """End the search for this reason, unless it has one already."""
