@@ -108,15 +108,15 @@ class Bridge:
             del self._under_way[trial_id]
         return goes_on and not self.is_ending
 
-    def on_worker_lost(self, trial_id: str, error: str, *, goes_on: bool) -> None:
-        """The worker of a trial was lost, for the reason in `error`; it `goes_on` in another unless Ray gives it up."""
+    def on_worker_lost(self, trial_id: str, why: str, *, goes_on: bool) -> None:
+        """The worker of a trial was lost, `why` in Ray's words; it `goes_on` in another unless Ray gives it up."""
         run = self._under_way.get(trial_id)
         if run is None:
             return
         checkpoint = Path(run.request["checkpoint"])
         trace = take_trace(checkpoint)
         hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
-        run.losses.append(hung if trace else cause_of(error))
+        run.losses.append(hung if trace else cause_of(why))
         then = "given up" if not goes_on else "went on from its checkpoint" if checkpoint.exists() else "started again"
         fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
         try:
@@ -132,12 +132,11 @@ class Bridge:
         try:
             if worker_lost:
                 self._give_up(run)
+                self._listener.on_event("ended", self._study.records[run.number])
             else:
                 self._study.release(run.number)  # drained; does nothing to a trial that has ended
         except Exception as error:
             self.fail(error)
-        if worker_lost:
-            self._listener.on_event("ended", self._study.records[run.number])
 
     def fail(self, error: BaseException) -> None:
         """End the search for this reason, unless it has one already."""

@@ -353,7 +353,7 @@ def bytes_text(count: float | None) -> str:
     if count is None:
         return "-"
     for size, unit in ((2**30, "GiB"), (2**20, "MiB")):
-        if count >= size:
+        if count >= size * 1000 / 1024:  # never four digits
             return f"{count / size:.3g} {unit}"
     return f"{count / 1024:.3g} KiB"
 

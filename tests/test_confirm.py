@@ -344,6 +344,13 @@ def test_what_cannot_be_confirmed_is_refused(study: Study, training: FakeTrainin
     assert training.trained == []
 
 
+def test_what_keeps_a_run_from_training_is_no_result_of_it(study: Study, monkeypatch: pytest.MonkeyPatch):
+    obstacle = {"tokens": 0, "obstacle": "x.pt: the checkpoint cannot be written: No space left on device"}
+    monkeypatch.setattr(search.confirm, "train_alone", lambda *_: obstacle)
+    assert refused().endswith(f"{obstacle['obstacle']}; then the same command goes on")
+    assert not any(key.startswith("confirmed") for key in study._study.user_attrs)
+
+
 def test_a_study_where_nothing_finished_is_refused(small_text: Path):
     new_study()
     assert refused() == "no trial has finished its budget yet; see `tinysearch status`"

@@ -12,6 +12,7 @@ from search.cli import app
 from search.loading import parse_space
 from search.narrowing import narrow
 from search.record import DIVERGED
+from search.report import bytes_text
 from search.settings import StudySettings
 from search.storage import StudyError, StudyFolder
 from search.study import Study
@@ -159,3 +160,10 @@ def test_what_is_set_names_no_file_and_a_trial_is_a_number():
         result = CliRunner().invoke(app, ["run", "space.yaml", "--set", assignment], catch_exceptions=False)
         assert result.exit_code == 2 and "Traceback" not in result.output
     assert sorted(path.name for path in Path().iterdir()) == ["space.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1000, "0.977 KiB"), (1023 * 1024, "0.999 MiB"), (2**20, "1 MiB"), (2**30 - 1, "1 GiB")]
+)
+def test_a_size_has_never_four_digits(count: int, text: str):
+    assert bytes_text(count) == text
