@@ -128,7 +128,12 @@ def _key(record: TrialRecord, seed: int) -> str:
 
 def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int) -> Run | None:
     kept = stored.user_attrs.get(_key(record, seed))
-    return None if kept is None else Run(trial=record.number, seed=seed, **kept)
+    try:
+        return None if kept is None else Run(trial=record.number, seed=seed, **kept)
+    except TypeError:
+        raise StudyError(
+            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is no run: {kept!r:.60}"
+        ) from None
 
 
 def _check_text(settings: StudySettings) -> None:

@@ -55,18 +55,32 @@ class Journal(JournalFileBackend):
             finally:
                 pending, self._pending = self._pending, None
                 if pending:
-                    super().append_logs(pending)
+                    self._write(pending)
                     self._num_lines += len(pending)  # the storage has them already
                     self._num_bytes = os.path.getsize(self._file_path)
         finally:
             self._reentrant.release()
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._pending is None:
-            super().append_logs(logs)
-        else:
+        if self._pending is not None:
             self._pending += logs
             self._unread += logs
+            return
+        self._reentrant.acquire()
+        try:
+            self._write(logs)
+        finally:
+            self._reentrant.release()
+
+    def _write(self, logs: list[dict[str, Any]]) -> None:
+        """Append all of them or, where the disk is full, none: half a line would spoil what is written after it."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._file_path, size)
+            raise
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """The entries from that number on, which the storage has not taken before. Raises JournalError."""
@@ -123,16 +137,12 @@ class Journal(JournalFileBackend):
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Reading a large study makes a million values and no garbage; to look for it takes a third of the time.
-
-    What was read stays as long as the process: later searches for garbage leave it out, too.
-    """
+    """Reading a large study makes a million values and no garbage; to look for it takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 import optuna
 import pytest
@@ -67,3 +68,31 @@ def test_what_another_process_writes_between_transactions_is_neither_lost_nor_do
         train(study, 0.2)
     assert study.user_attrs["note"] == "from a dashboard"
     assert [t.value for t in study.trials] == [t.value for t in other.trials] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_write_that_fails_leaves_no_part_of_a_line_behind(tmp_path, monkeypatch, in_transaction):
+    journal, study = new_study(tmp_path / "j.log")
+    train(study, 0.1)
+
+    def full(file: int) -> None:
+        os.write(file, b'{"op_code":8,"half')
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"), journal.transaction() if in_transaction else nullcontext():
+            study.set_user_attr("note", "lost")
+    study.set_user_attr("note", "kept")
+    assert as_optuna_reads_it(tmp_path / "j.log").user_attrs == {"note": "kept"}
+    assert [t.value for t in as_optuna_reads_it(tmp_path / "j.log").trials] == [0.1]
+
+
+def test_a_line_that_is_not_whole_is_read_once_it_is(tmp_path):
+    journal, study = new_study(tmp_path / "j.log")
+    entry = b'{"op_code":2,"worker_id":"w","study_id":0,"user_attr":{"note":1}}\n'
+    with open(tmp_path / "j.log", "ab", buffering=0) as file:
+        file.write(entry[:30])
+        assert study.user_attrs == {}
+        file.write(entry[30:])
+        assert study.user_attrs == {"note": 1}
