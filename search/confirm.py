@@ -134,9 +134,15 @@ def _key(record: TrialRecord, seed: int) -> str:
 def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int, end: int) -> Run | None:
     """A run that the study has; not one of fewer tokens, from before the study was extended."""
     kept = stored.user_attrs.get(_key(record, seed))
-    if kept is None or kept["measurement"].get("tokens", end) < end:
+    if kept is None:
         return None
-    return Run(trial=record.number, seed=seed, **kept)
+    try:
+        run = Run(trial=record.number, seed=seed, **kept)
+        return None if run.measurement.get("tokens", end) < end else run
+    except (TypeError, AttributeError):
+        raise StudyError(
+            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is no run: {kept!r:.60}"
+        ) from None
 
 
 def _opening(

@@ -64,12 +64,12 @@ class Journal(JournalFileBackend):
                     self._num_bytes = os.path.getsize(self._file_path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        if self._pending is None:
-            with self._writing():
-                self._append(logs)
-        else:
+        if self._pending is not None:
             self._pending += logs
             self._unread += logs
+            return
+        with self._writing():
+            self._append(logs)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         """The entries from that number on, which the storage has not taken before. Raises JournalError."""
@@ -156,16 +156,12 @@ class Journal(JournalFileBackend):
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Reading a large study makes a million values and no garbage; to look for it takes a third of the time.
-
-    What was read stays as long as the process: later searches for garbage leave it out, too.
-    """
+    """Reading a large study makes a million values and no garbage; to look for it takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
 

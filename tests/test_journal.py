@@ -136,3 +136,13 @@ def test_a_line_that_could_not_even_be_taken_back_is_dropped_at_the_next_start(t
 
 def new_reader(path) -> optuna.Study:
     return optuna.load_study(study_name="s", storage=JournalStorage(Journal(str(path))))
+
+
+def test_a_line_that_is_not_whole_is_read_once_it_is(tmp_path):
+    journal, study = new_study(tmp_path / "j.log")
+    entry = b'{"op_code":2,"worker_id":"w","study_id":0,"user_attr":{"note":1}}\n'
+    with open(tmp_path / "j.log", "ab", buffering=0) as file:
+        file.write(entry[:30])
+        assert study.user_attrs == {}
+        file.write(entry[30:])
+        assert study.user_attrs == {"note": 1}

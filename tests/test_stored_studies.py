@@ -116,6 +116,13 @@ def test_another_or_an_odd_format_version_is_refused(runs: Path, command: str, v
     assert err.strip().endswith(message)
 
 
+def test_a_confirmation_that_is_none_is_refused(runs: Path):
+    rewritten(runs, '"confirmed 0 1":{"outcome"', '"confirmed 0 1":{"come"')
+    code, out, err = tinysearch(runs, "confirm", "format-1")
+    assert (code, out) == (2, "")
+    assert err.startswith("the study format-1 is damaged: its attribute 'confirmed 0 1' is no run: ")
+
+
 # Damage.
 
 
