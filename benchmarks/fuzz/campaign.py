@@ -6,6 +6,7 @@ takes its process with it, is a finding as any other, and the next process goes 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -80,12 +81,15 @@ class Findings:
 
 
 def run_campaign(case: Case, numbers: Sequence[int]) -> Findings:
-    """Run every case. The processes start by `fork`, so this one must not have used threads (torch's, say)."""
-    findings, left = Findings(), list(numbers)
-    while left:
-        for outcome in _in_one_process(case, tuple(left)):
-            findings.add(outcome)
-            left.pop(0)
+    """Run every case, until Ctrl-C: what was found by then is returned.
+
+    The processes start by `fork`, so this one must not have used threads (torch's, say).
+    """
+    findings = Findings()
+    with contextlib.suppress(KeyboardInterrupt):
+        while left := numbers[findings.outcomes.total() :]:
+            for outcome in _in_one_process(case, left):
+                findings.add(outcome)
     return findings
 
 
