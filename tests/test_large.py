@@ -31,7 +31,7 @@ def test_a_report_that_is_missing_or_there_twice_would_be_noticed(tmp_path: Path
     journal = StudyFolder(tmp_path, "large").journal
     kept = reports_in(journal)
     lines = journal.read_text().splitlines(keepends=True)
-    first, second = [i for i, line in enumerate(lines) if '"rung ' in line][:2]
+    first, second = [i for i, line in enumerate(lines) if '"user_attr":{"rung ' in line][:2]
     lines[first] = lines[second]
     journal.write_text("".join(lines))
     found = reports_in(journal)
