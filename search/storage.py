@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from search.journal import Journal, JournalError, no_garbage_collection
 
 FORMAT_VERSION = 1
+JOURNAL = "journal.log"
 FAULTS = "faults"  # the study attribute that lists what went wrong beside the trials, in sentences
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -66,6 +67,11 @@ class StudyFolder:
     @property
     def path(self) -> Path:
         return self.runs / self.name
+
+    @property
+    def journal(self) -> Path:
+        """The file of the record, unless that is in a database."""
+        return self.path / JOURNAL
 
     @property
     def checkpoints(self) -> Path:
@@ -157,7 +163,7 @@ class JournalFiles:
         return str(self.runs)
 
     def names(self) -> list[str]:
-        journals = sorted(self.runs.glob("*/journal.log"), key=lambda path: path.stat().st_mtime)
+        journals = sorted(self.runs.glob(f"*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
         return [path.parent.name for path in journals]
 
     def find(self, name: str) -> optuna.Study | None:
@@ -207,7 +213,7 @@ class JournalFiles:
         return None  # the folder's lock has told already
 
     def _file(self, name: str) -> Path:
-        return self.runs / name / "journal.log"
+        return self.runs / name / JOURNAL
 
 
 def whole_study(storage: BaseStorage, name: str, where: str) -> optuna.Study | None:

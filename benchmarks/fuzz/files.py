@@ -74,7 +74,8 @@ def _study(originals: Path, scratch: Path, rng: random.Random) -> Opening:
 
 def _open_study(folder: StudyFolder) -> None:
     """All that `status`, `trials`, `best` and `run` do with a study, but for training."""
-    folder.lock().release()
+    with folder.lock():
+        pass
     stored = folder.load()
     overview = Overview.stored(stored, is_run=False)
     for line in (comparison_line, leading_line):
