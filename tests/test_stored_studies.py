@@ -105,7 +105,7 @@ def test_our_reading_of_a_journal_is_optunas(name: str):
         ('"1"', "the study format-1 is damaged: its format_version is '1', not 1 or more"),
         ("-1", "the study format-1 is damaged: its format_version is -1, not 1 or more"),
         ("true", "the study format-1 is damaged: its format_version is True, not 1 or more"),
-        ("null", "holds an Optuna study that tinysearch did not make; choose another --name"),
+        ("null", "holds an Optuna study 'format-1' that tinysearch did not make; choose another --name"),
     ],
 )
 @pytest.mark.parametrize("command", ["status", "trials", "best", "confirm"])
