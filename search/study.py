@@ -6,7 +6,6 @@ study's only writer, and the storage is the one truth: everything here is rebuil
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import warnings
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
-from search.journal import Journal
+from search.ledger import Ledger, one_step
 from search.pareto import favourable_views, random_view
 from search.record import (
     DIVERGED,
@@ -29,7 +28,6 @@ from search.record import (
     OUT_OF_MEMORY,
     PAUSED,
     RUNNING,
-    STATE_OF,
     STOPPED,
     WAITING,
     TrialRecord,
@@ -43,17 +41,6 @@ from search.strategy import Continue, Curve, Start, Strategy
 
 MAX_FAILURES_IN_A_ROW = 3
 STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
-HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
-
-
-def _one_step(storage: optuna.storages.BaseStorage) -> contextlib.AbstractContextManager[None]:
-    """A block whose whole record reaches a journal file in one write.
-
-    Elsewhere each attribute is a write of its own, and a driver may be killed between two: so every step writes in an
-    order from which `_complete` can tell what is missing.
-    """
-    backend = getattr(storage, "_backend", None)
-    return backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext()
 
 
 def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +48,7 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
-        with _one_step(self._study._storage):
+        with one_step(self._study._storage):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -108,7 +95,8 @@ class Study:
         self.skipped_presets: dict[str, str] = {}
         self._study = study
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
-        self._distributions = {name: d for name, d in distributions(self.space).items() if not d.single()}
+        searched = {name: d for name, d in distributions(self.space).items() if not d.single()}
+        self._ledger = Ledger(study, self.metrics, searched)
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         try:
@@ -122,10 +110,9 @@ class Study:
         self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
         self._choice: Start | Continue | None = None
         self._choice_is_valid = False  # until anything is learned or started
-        self._trials: dict[int, optuna.Trial] = {}  # those under way
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
-        with _one_step(study._storage):
+        with one_step(study._storage):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
             if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
@@ -148,7 +135,7 @@ class Study:
     ) -> Study:
         """A new study in `storage`, or one whose creation was cut off; the options are those of Study itself."""
         metrics = settings.space.spec.objectives
-        with _one_step(storage), warnings.catch_warnings():
+        with one_step(storage), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # metric names, since Optuna 3.2
             study = optuna.create_study(
                 storage=storage, study_name=name, directions=settings.directions, load_if_exists=True
@@ -216,20 +203,20 @@ class Study:
             return not record.has_ended
         self._measure(record, tokens, measurement)
         if ending := self._ending(record):
-            self._write_rung(record)
+            self._ledger.write_rung(record)
             return self._end(record, *ending)
         goes_on = False
         try:
             goes_on = self._goes_on(record)
         finally:  # what was measured is kept, also where nothing else may be launched
-            if not goes_on:  # written before the rung, so that whoever has the rung has the decision too
-                self._trials[number].set_user_attr("paused", tokens)
-            self._write_rung(record)
+            if not goes_on:
+                self._ledger.will_pause(record, tokens)
+            self._ledger.write_rung(record)
         if goes_on:
             return True
         if self._choose() is None:
             return self._stop(record)
-        self._pause(record)
+        self._ledger.wait(number)
         return False
 
     @_at_once
@@ -243,10 +230,11 @@ class Study:
             return
         if outcome == DIVERGED:
             rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
-            self._record_rung(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
+            self._measure(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
+            self._ledger.write_rung(record)
         if traceback:
             record.traceback = traceback
-            self._trials[number].set_user_attr("traceback", traceback)
+            self._ledger.note(number, traceback=traceback)
         self._end(record, outcome, reason)
         tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
         if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
@@ -263,9 +251,8 @@ class Study:
         if record.outcome == RUNNING:
             record.outcome = WAITING
             self._learn(record)
-            trial = self._trials.pop(number)
-            trial.set_user_attr("tokens", record.tokens)
-            self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+            self._ledger.note(number, tokens=record.tokens)
+            self._ledger.wait(number)
 
     @_at_once
     def note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
@@ -274,12 +261,10 @@ class Study:
         if record.has_ended:
             return
         record.faults.append(fault)
-        storage = self._study._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        storage.set_trial_user_attr(trial_id, "faults", record.faults)
+        self._ledger.note(number, faults=record.faults)
         if traceback:
             record.traceback = traceback
-            storage.set_trial_user_attr(trial_id, "traceback", traceback)
+            self._ledger.note(number, traceback=traceback)
 
     # What reports and displays read.
 
@@ -335,44 +320,19 @@ class Study:
 
     def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
         """A new trial."""
-        record = self._launch({"values": values, **({"preset": preset} if preset else {})})
-        return Proposal(record.number, values)
+        record = self._ledger.start(values, preset=preset)
+        self.records[record.number] = record
+        self._learn(record)
+        return Proposal(record.number, record.values)
 
     def _continue(self, before: TrialRecord) -> Proposal:
-        """A trial that had finished goes on as a new one, with all that was measured: Optuna never opens one again."""
-        rungs = {f"rung {tokens}": measured for tokens, measured in before.measurements.items()}
-        last = before.measurements[before.rung]
-        attrs = {"values": before.values, "preset": before.preset, "continues": before.number, **rungs}
-        attrs |= {name: last[name] for name in HEADLINES if name in last}
-        values = {tokens: self._value_at(before, tokens) for tokens in before.measurements}
-        record = self._launch({n: a for n, a in attrs.items() if a != ""}, values if len(self.metrics) == 1 else {})
+        """A trial that had finished goes on, as a new one."""
+        record = self._ledger.start_from(before)
+        self.records[record.number] = record
+        self._continued.add(before.number)
         self._learn(before)
-        return Proposal(record.number, record.values, is_resumed=True)
-
-    def _launch(self, attrs: dict[str, Any], values: Mapping[int, float] | None = None) -> TrialRecord:
-        """A trial with these attributes, under way, and with the values of the rungs that it has passed already.
-
-        Parameters whose condition does not hold are not in its record.
-        """
-        chosen = {name: attrs["values"][name] for name in self._distributions if name in attrs["values"]}
-        template = optuna.trial.create_trial(
-            state=TrialState.RUNNING,
-            params=chosen,
-            distributions={name: self._distributions[name] for name in chosen},
-            user_attrs=attrs,
-            intermediate_values=dict(values or {}),
-        )
-        storage = self._study._storage
-        trial_id = storage.create_new_trial(self._study._study_id, template_trial=template)
-        trial = optuna.Trial(self._study, trial_id)
-        record = TrialRecord.of(storage.get_trial(trial_id))
-        assert record is not None
-        self.records[trial.number] = record
-        self._trials[trial.number] = trial
-        if record.continues is not None:
-            self._continued.add(record.continues)
         self._learn(record)
-        return record
+        return Proposal(record.number, record.values, is_resumed=True)
 
     def _choose(self) -> Start | Continue | None:
         """The strategy's choice, made once after everything that is learned or started."""
@@ -411,39 +371,11 @@ class Study:
         curve.is_running = record.outcome == RUNNING
         curve.is_paused = record.outcome == PAUSED or self._may_continue(record)
 
-    def _record_rung(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
-        self._measure(record, tokens, measurement)
-        self._write_rung(record)
-
     def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
-        """Take a measurement at a rung into the record; `_write_rung` writes it."""
+        """Take a measurement at a rung into the record; the ledger writes it."""
         record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
         record.environment = measurement.get("environment") or record.environment
         self._learn(record)
-
-    def _write_rung(self, record: TrialRecord) -> None:
-        """Write the deepest rung's measurement; all but its own attribute can be written again from that."""
-        trial = self._trials[record.number]
-        if record.environment and record.environment != trial.user_attrs.get("environment"):
-            trial.set_user_attr("environment", record.environment)
-        trial.set_user_attr(f"rung {record.rung}", record.measurements[record.rung])
-        self._repeat_rung(trial, record)
-
-    def _repeat_rung(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        """What Optuna's own readers look for of the deepest rung."""
-        earlier, *later = [{}, *(record.measurements[rung] for rung in sorted(record.measurements))][-2:]
-        measurement, before = later[0], earlier
-        for name in HEADLINES:
-            if name in measurement and (name not in before or measurement[name] != before[name]):
-                trial.set_user_attr(name, measurement[name])
-        if len(self.metrics) == 1:  # Optuna has no intermediate values of several
-            trial.storage.set_trial_intermediate_value(
-                trial._trial_id, record.rung, self._value_at(record, record.rung)
-            )
-
-    def _value_at(self, record: TrialRecord, tokens: int) -> float:
-        value = record.measured(self.metrics[0].name, tokens)
-        return math.nan if value is None else float(value)
 
     def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
         """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
@@ -466,10 +398,6 @@ class Study:
         self._learn(record)
         return True
 
-    def _pause(self, record: TrialRecord) -> None:
-        trial = self._trials.pop(record.number)
-        self._study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
-
     def _broken_limits(self, record: TrialRecord) -> list[tuple[str, str, float]]:
         """Each limit that the deepest rung's measurement breaks: its name, words for it, and by how much."""
         broken = []
@@ -479,33 +407,18 @@ class Study:
                 broken.append((name, f"{words}: {measured:,.4g}", overrun(measured, limit)))
         return broken
 
-    def _constrain(self, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
-        """Teach violations (above 0: infeasible) to Optuna 5, and to dashboards, which read Optuna 4's attribute."""
-        storage, trial_id = trial.storage, trial._trial_id
-        known = storage.get_trial(trial_id).constraints
-        for name, violation in violations.items():
-            if name not in known:
-                trial.set_constraint(name, violation)
-        storage.set_trial_system_attr(trial_id, "constraints", list(violations.values()))
-
     def _stop(self, record: TrialRecord) -> bool:
         aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
         return self._end(record, STOPPED, f"hardly a chance {aim}, after {record.rung:,} tokens")
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
-        trial = self._trials.pop(record.number, None) or self._trial_of(record.number)
         record.outcome, record.reason = outcome, reason
         self._learn(record)
         self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
-        if reason or "reason" in trial.user_attrs:
-            trial.set_user_attr("reason", reason)
-        trial.set_user_attr("outcome", outcome)  # decides: what is missing after it is written by `_complete`
-        if outcome == OUT_OF_MEMORY:
-            self._constrain(trial, {"memory": 1.0})
+        violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
         if outcome == INFEASIBLE:
-            self._constrain(trial, {name: violation for name, _, violation in self._broken_limits(record)})
-        values = [record.measured(metric.name) for metric in self.metrics] if outcome == FINISHED else None
-        self._study.tell(trial, values, state=STATE_OF[outcome])
+            violations = {name: violation for name, _, violation in self._broken_limits(record)}
+        self._ledger.end(record, violations)
         return False
 
     def _recover(self) -> None:
@@ -514,7 +427,7 @@ class Study:
         for frozen, record in records_of(self._study):
             if record is None:
                 if not frozen.state.is_finished():  # not one of ours
-                    self._abandon(frozen)
+                    self._ledger.abandon(frozen)
                 continue
             self.records[frozen.number] = record
             if record.continues is not None:
@@ -536,54 +449,34 @@ class Study:
                     f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
                 ) from None
 
-    def _complete(self, record: TrialRecord, frozen: optuna.trial.FrozenTrial) -> None:
-        """Write what a driver that was killed within a step had still to write of an unfinished trial.
-
-        An `outcome` decides how the trial ends, and the deepest `rung` what the trial is at it. Whatever else a step
-        writes follows from these two and is written again.
-        """
+    def _complete(self, record: TrialRecord, frozen: FrozenTrial) -> None:
+        """Write what a driver that was killed within a step had still to write of an unfinished trial."""
         if outcome := frozen.user_attrs.get("outcome"):
             self._end(record, outcome, record.reason)
             return
         paused_at = frozen.user_attrs.get("paused")
         is_running = frozen.state == TrialState.RUNNING
         if record.rung and is_running:
-            self._repeat_rung(self._trial_of(record.number), record)
+            self._ledger.repeat_rung(record)
         if record.rung and (ending := self._ending(record)):
             outcome, reason = ending
             self._end(record, outcome, record.reason or reason)
         elif is_running and paused_at:
             if paused_at == record.rung:
                 record.outcome = PAUSED
-                self._study._storage.set_trial_state_values(frozen._trial_id, TrialState.WAITING)
+                self._ledger.wait(record.number)
             else:  # it was about to be paused at a rung that the record does not have
-                self._study._storage.set_trial_user_attr(frozen._trial_id, "paused", False)
-
-    def _abandon(self, frozen: optuna.trial.FrozenTrial) -> None:
-        storage = self._study._storage
-        storage.set_trial_user_attr(frozen._trial_id, "reason", "not a trial of this search: it has no configuration")
-        storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+                self._ledger.will_not_pause(record.number)
 
     def _resume(self, number: int) -> Proposal:
         """A waiting or paused trial again."""
         record = self.records[number]
         if self._may_continue(record):
             return self._continue(record)
-        trial = self._trial_of(number)
-        if record.outcome == PAUSED:
-            trial.set_user_attr("paused", False)
+        self._ledger.resume(number, was_paused=record.outcome == PAUSED)
         record.outcome = RUNNING
-        self._trials[number] = trial
         self._learn(record)
         return Proposal(number, record.values, is_resumed=True)
-
-    def _trial_of(self, number: int) -> optuna.Trial:
-        """The Optuna trial of a waiting trial, set running."""
-        storage = self._study._storage
-        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        if storage.get_trial(trial_id).state == TrialState.WAITING:
-            storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-        return optuna.Trial(self._study, trial_id)
 
     def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
         """The presets still to train, each configuration once; notes why others may not be launched."""

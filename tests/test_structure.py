@@ -24,7 +24,7 @@ ROWS = [
     {"search.tune", "search.display", "search.dashboard", "search.confirmation"},
     {"search.report", "search.bridge"},
     {"search.study"},
-    {"search.settings", "search.alone"},
+    {"search.settings", "search.alone", "search.ledger"},
     {"search.trial"},
     {"search.faults"},
     {"search.database"},

@@ -83,7 +83,7 @@ class Tinysearch:
         return Proposal(proposed.number, None if proposed.is_resumed else point(self._axes, proposed.values))
 
     def given(self, key: int, point: np.ndarray) -> None:
-        record, trial = self.study.records[key], self.study._trials[key]
+        record, trial = self.study.records[key], self.study._ledger.trial(key)
         record.values = self.study.space.complete(values_at(self._axes, point))
         overwrite(trial, record.values)
         trial.set_user_attr("values", record.values)
