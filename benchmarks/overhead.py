@@ -204,7 +204,6 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     from rich.console import Console
 
     from search.display import Display
-    from search.launch import train_config
     from search.loading import load_space
     from search.report import Overview
     from search.settings import StudySettings
@@ -212,6 +211,7 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     from search.study import Study
     from search.trial import trial_request
     from search.tune import run_trials
+    from search.winner import train_config
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     common = {"slots": slots.num_slots, "stamps": str(stamps)}

@@ -17,12 +17,13 @@ from rich.status import Status
 
 from search.alone import train_alone
 from search.confirmation import Confirmation, Run, number_text
-from search.launch import check_text, train_config
 from search.record import DIVERGED, FINISHED, TrialRecord, fully_trained
 from search.report import Overview, is_number, seconds_text, tokens_text
 from search.settings import StudySettings
 from search.storage import StudyError, StudyFolder
+from search.text import check_text
 from search.trial import trial_request
+from search.winner import train_config
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
 LASTING = (FINISHED, DIVERGED)  # would end so again; memory may be free next time, and a bug mended

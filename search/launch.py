@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,15 +22,15 @@ from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
 from search.parameter import shown
-from search.record import FINISHED, TrialRecord
-from search.report import Overview, comparison_line, counts_line, finite, is_number, side_lines
+from search.record import FINISHED
+from search.report import Overview, comparison_line, counts_line, side_lines
 from search.settings import StudySettings
-from search.space import Space, extremes
+from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
+from search.text import check_text, corpus_digests, corpus_of
 from search.trial import trial_request
-from trainer.config import TrainConfig
-from trainer.data import open_corpus
+from search.winner import train_config
 
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
@@ -252,86 +251,6 @@ def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
     lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
     return lines
-
-
-def corpus_of(space: Space, paths: Sequence[str], *, token_dtype: str) -> dict[str, Any]:
-    """What a study keeps of its text, which is read and cached for every vocabulary that the space may ask for."""
-    vocabulary = space.parameters.get("vocab_size")
-    sizes = (
-        vocabulary.choices
-        if vocabulary is not None and vocabulary.choices
-        else (space.train_config(space.complete({}), rungs=(1,)).model.vocab_size,)
-    )
-    longest = space.parameters.get("seq_len")
-    digests, about = [], ""
-    for size in sizes:
-        corpus = open_corpus(paths, vocab_size=int(size), token_dtype=token_dtype)
-        if longest is not None:
-            corpus.require(int(extremes(space, longest)[1]))
-        digests.append(corpus.digest)
-        about = about or corpus.about
-    return {"paths": list(paths), "digest": "+".join(digests), "about": about}
-
-
-def check_text(settings: StudySettings) -> None:
-    """Raises StudyError where the text is not what the study has been trained on."""
-    found = corpus_of(settings.space, settings.corpus["paths"], token_dtype=settings.run["token_dtype"])
-    if found["digest"] != settings.corpus["digest"]:
-        raise StudyError(
-            f"the text has changed since the search: {settings.corpus['about']} then, {found['about']} now; "
-            "its trials go on with the same text only"
-        )
-
-
-def corpus_digests(settings: StudySettings) -> list[str]:
-    """The digests of the study's text, one for each vocabulary; none where a trial may have one not read before."""
-    vocabulary = settings.space.parameters.get("vocab_size")
-    return settings.corpus["digest"].split("+") if vocabulary is None or vocabulary.choices else []
-
-
-def best_document(stored: optuna.Study) -> dict[str, Any] | None:
-    """The best finished trial (by the first metric) for reuse; None where no trial has finished its budget.
-
-    It has the parameters, the measurements, and under `train` what the trainer takes.
-    """
-    overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
-    return None if overview.best is None else _document(overview, settings, overview.best)
-
-
-def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
-    """As `best_document`, each trial of the front; the best by the first metric stands first."""
-    overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
-    return [_document(overview, settings, record) for record in overview.front]
-
-
-def _document(overview: Overview, settings: StudySettings, best: TrialRecord) -> dict[str, Any]:
-    reference, compared = overview.reference, {}
-    names = [metric.name for metric in overview.metrics]
-    theirs = {} if reference is None else {name: reference.measured(name, best.rung) for name in names}
-    if reference is not None and all(map(is_number, theirs.values())):
-        compared = {"reference": {"preset": reference.preset, **theirs, "tokens": best.rung}}
-    return {
-        "study": overview.name,
-        "trial": best.number,
-        "preset": best.preset or None,
-        "family": settings.space.family,
-        "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
-        **compared,
-        "parameters": best.values,
-        "train": train_config(settings, best.values, num_threads=best.environment.get("num_threads")).to_dict(),
-    }
-
-
-def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads: int | None = None) -> TrainConfig:
-    """What the trainer takes for a configuration of this study."""
-    return settings.space.train_config(
-        values,
-        rungs=settings.rungs,
-        data=tuple(settings.corpus["paths"]),
-        seed=settings.seed,
-        num_threads=num_threads,
-        **settings.run,
-    )
 
 
 class _Requests:

@@ -126,8 +126,8 @@ def best(
     with reporting_errors():
         import yaml
 
-        from search.launch import best_document, front_documents
         from search.storage import StudyError
+        from search.winner import best_document, front_documents
 
         stored = study_folder(runs, storage, study).load()
         document = best_document(stored)

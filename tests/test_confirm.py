@@ -19,15 +19,16 @@ from search.cli import app
 from search.confirm import leaders
 from search.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
 from search.grammar import MetricSpec
-from search.launch import corpus_of, train_config
 from search.loading import load_space, parse_space
 from search.noise import Difference, deviation, incomplete_beta, t_quantile
-from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, TrialRecord
+from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED, TrialRecord
 from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
+from search.text import corpus_of
 from search.trial import TrialRun, trial_request
+from search.winner import train_config
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
@@ -210,11 +211,12 @@ def study(small_text: Path) -> Study:
     for number in range(4):
         made.report(made.propose().number, {"tokens": 4000, "loss": 3.0 - number / 10})
     for number in (0, 3):
-        if number not in made._trials:
+        if made.records[number].outcome == PAUSED:
             made._resume(number)
         for rung in (12_000, 36_000):
             measured = {"tokens": rung, "loss": 2.0 - number / 10, "environment": {"num_threads": 2}}
-            made._record_rung(made.records[number], rung, measured)
+            made._measure(made.records[number], rung, measured)
+            made._ledger.write_rung(made.records[number])
         made._end(made.records[number], FINISHED, "")
     return made
 

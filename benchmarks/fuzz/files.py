@@ -20,11 +20,11 @@ import torch
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
 from benchmarks.outcomes import make_study, train
-from search.launch import best_document, front_documents
 from search.report import Overview, comparison_line, counts_line, leading_line, trial_dict, trials_table, wasted_line
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study, StudyFailed
+from search.winner import best_document, front_documents
 from trainer.checkpoint import HEADER_BYTES, MAGIC
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
