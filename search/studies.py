@@ -64,7 +64,7 @@ def status(
             run_by = (
                 f"run by {driver}"
                 if driver
-                else ("complete" if overview.is_complete else "not running; `tinysearch run` continues it")
+                else ("complete" if overview.is_complete else "not running; `tinysearch resume` goes on with it")
             )
             lines = [
                 f"{overview.name}: {run_by}",
