@@ -1,12 +1,13 @@
 """A search that is struck again and again: what is lost, what is double, what is left running?
 
-    python -m benchmarks.faults [--rounds 50] [--seed 0] [--storage URL] [--json]
+    python -m benchmarks.faults [--rounds 50] [--seed 0] [--postgres] [--json]
 
 A real search of tiny models runs through `tinysearch`, with real workers and checkpoints. In each round, at a random
 moment, something of it is killed with signal 9 (the driver, a worker, Ray's raylet), or its disk is full; then the
 study is continued, and extended where it would end before its rounds. In the end it is run undisturbed, and the record
 is held against what must be so. Where the disk cannot be made full (that takes a small tmpfs, and root), that fault is
-left out, as `strikes` shows. `--storage` keeps the record in a database.
+left out, as `strikes` shows. `--postgres` keeps the record in a PostgreSQL server of its own, which is struck too: it
+crashes, and comes back seconds later.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.postgres import Server, running_server
+
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = """
 family: hybrid
@@ -44,8 +47,9 @@ presets:
   reference: {d_model: 48}
 """
 MORE_TRIALS = 6  # when the search is about to end before its rounds
-DRIVER, WORKER, RAYLET, DISK = "driver", "worker", "raylet", "disk"
-SHARES = {DRIVER: 0.4, WORKER: 0.4, RAYLET: 0.15, DISK: 0.05}
+DRIVER, WORKER, RAYLET, DISK, STORAGE = "driver", "worker", "raylet", "disk", "storage"
+SHARES = {DRIVER: 0.4, WORKER: 0.4, RAYLET: 0.15, DISK: 0.05, STORAGE: 0.2}
+MAX_ABSENCE_SECONDS = 8.0  # of the storage
 DISK_BYTES = 48 * 2**20
 PATIENCE_SECONDS = 300.0  # for anything that must happen; then the campaign has found a hang
 END_SECONDS = 3600.0  # for the end of the whole search
@@ -63,8 +67,9 @@ class Strike:
 class Campaign:
     """A study, the process that runs it, and what strikes them."""
 
-    def __init__(self, folder: Path, *, seed: int, storage: str | None = None, parallel: int = 2):
-        self.folder, self._storage, self._parallel = folder, storage, parallel
+    def __init__(self, folder: Path, *, seed: int, server: Server | None = None, parallel: int = 2):
+        self.folder, self._server, self._parallel = folder, server, parallel
+        self._storage = None if server is None else server.new_database()
         self._random = random.Random(seed)
         self._driver: subprocess.Popen[str] | None = None
         self._since = 0.0  # when the driver was started
@@ -85,7 +90,14 @@ class Campaign:
         time.sleep(self._random.uniform(0.0, 4.0))
         kind = self._random.choices(list(kinds), weights=list(kinds.values()))[0]
         strike = Strike(kind, self._checkpoint_ages())
-        if {DRIVER: self._kill_driver, WORKER: self._kill_worker, RAYLET: self._kill_raylet, DISK: self._fill}[kind]():
+        strikes = {
+            DRIVER: self._kill_driver,
+            WORKER: self._kill_worker,
+            RAYLET: self._kill_raylet,
+            DISK: self._fill,
+            STORAGE: self._restart_storage,
+        }
+        if strikes[kind]():
             self.strikes.append(strike)
 
     def finish(self) -> None:
@@ -143,6 +155,13 @@ class Campaign:
         self._wait_for_driver("the end of a search whose disk is full")
         filler.unlink()
         self._end_of_driver(says="space")
+        return True
+
+    def _restart_storage(self) -> bool:
+        assert self._server is not None
+        self._server.crash()
+        time.sleep(self._random.uniform(1.0, MAX_ABSENCE_SECONDS))
+        self._server.start()
         return True
 
     def _kill_named(self, words: str) -> bool:
@@ -264,10 +283,14 @@ def written_twice(journal: Path) -> int:
     return sum(count - 1 for count in seen.values())
 
 
-def run_campaign(folder: Path, *, rounds: int, seed: int, storage: str | None = None) -> dict[str, Any]:
+def run_campaign(folder: Path, *, rounds: int, seed: int, server: Server | None = None) -> dict[str, Any]:
     """Strike a search `rounds` times in `folder`, let it end, and say what its record has."""
-    kinds = {kind: share for kind, share in SHARES.items() if kind != DISK or os.path.ismount(folder / "runs")}
-    campaign = Campaign(folder, seed=seed, storage=storage)
+    impossible = {
+        *([] if os.path.ismount(folder / "runs") else [DISK]),
+        *([] if server is not None else [STORAGE]),
+    }
+    kinds = {kind: share for kind, share in SHARES.items() if kind not in impossible}
+    campaign = Campaign(folder, seed=seed, server=server)
     started = time.monotonic()
     try:
         while len(campaign.strikes) < rounds:
@@ -280,7 +303,7 @@ def run_campaign(folder: Path, *, rounds: int, seed: int, storage: str | None = 
         campaign.close()
     status, trials = campaign.status(), campaign.trials()
     wrong = found_wrong(trials, status["rungs"])
-    if storage is None:
+    if server is None:
         wrong["double"] += written_twice(campaign.runs / "struck" / "journal.log")
     ages = [age for strike in campaign.strikes for age in strike.ages_seconds]
     return {
@@ -315,11 +338,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of what is struck, and when")
-    parser.add_argument("--storage", help="a database in place of the journal file")
+    parser.add_argument("--postgres", action="store_true", help="in a PostgreSQL server in place of a journal file")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="tinysearch-faults-") as name, small_disk(Path(name) / "runs"):
-        found = run_campaign(Path(name), rounds=options.rounds, seed=options.seed, storage=options.storage)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinysearch-faults-")))
+        stack.enter_context(small_disk(folder / "runs"))
+        server = stack.enter_context(running_server()) if options.postgres else None
+        found = run_campaign(folder, rounds=options.rounds, seed=options.seed, server=server)
     if options.json:
         print(json.dumps(found, indent=2))
     else:

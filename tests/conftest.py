@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import Server, binaries
+from benchmarks.postgres import Server, binaries, running_server
 
 
 @pytest.fixture
@@ -29,14 +29,10 @@ def own_storage(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def _server() -> Iterator[Server]:
-    if (found := binaries()) is None:
+    if binaries() is None:
         pytest.skip("no PostgreSQL on this machine: /usr/lib/postgresql is empty and `postgres` is not on the PATH")
-    server = Server(found)
-    try:
-        server.start()
+    with running_server() as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture

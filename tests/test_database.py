@@ -26,6 +26,7 @@ from optuna.storages import InMemoryStorage
 from optuna_dashboard import wsgi
 from typer.testing import CliRunner
 
+from benchmarks.postgres import PASSWORD, Server
 from search import lease, patience
 from search.cli import app
 from search.database import Address, Database, archive_at
@@ -35,7 +36,6 @@ from search.patience import OnceStorage, PatientStorage
 from search.settings import StudySettings
 from search.storage import FAULTS, StudyError, StudyFolder
 from search.study import Study
-from tests.postgres import PASSWORD, Server
 from tests.simulated import SPACE, Workers, check_whole, described, go_on, settings
 from trainer.data import open_corpus
 

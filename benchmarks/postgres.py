@@ -1,7 +1,8 @@
-"""A PostgreSQL server of one's own for tests: the machine's binaries, a temporary folder, a free port of 127.0.0.1."""
+"""A PostgreSQL server of one's own: the machine's binaries, a temporary folder, a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -41,19 +43,8 @@ class Server:
         if self._user is not None:
             for path in (self._folder, self._folder / "password"):
                 shutil.chown(path, self._user)
-        initdb = [
-            "-D",
-            "data",
-            "-U",
-            "tinysearch",
-            "-A",
-            "scram-sha-256",
-            "--pwfile=password",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        ]
-        self._run("initdb", *initdb).wait(timeout=START_SECONDS)
+        how = "-D data -U tinysearch -A scram-sha-256 --pwfile=password --no-sync -E UTF8"
+        self._run("initdb", *how.split()).wait(timeout=START_SECONDS)
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -107,3 +98,16 @@ class Server:
 def _unprivileged_user() -> str:
     known = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in known else "nobody"
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[Server]:
+    """A server until the block ends. Raises RuntimeError where the machine has no PostgreSQL."""
+    if (found := binaries()) is None:
+        raise RuntimeError("PostgreSQL is not installed here: there is no `postgres`")
+    server = Server(found)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
