@@ -71,7 +71,8 @@ class Campaign:
         self.folder, self._server, self._parallel = folder, server, parallel
         self._storage = None if server is None else server.new_database()
         self._random = random.Random(seed)
-        self._driver: subprocess.Popen[str] | None = None
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._output = folder / "driver.txt"
         self._since = 0.0  # when the driver was started
         self.strikes: list[Strike] = []
         (folder / "text").mkdir()
@@ -115,6 +116,7 @@ class Campaign:
     def close(self) -> None:
         if self._driver is not None and self._driver.poll() is None:
             _kill_all([*psutil.Process(self._driver.pid).children(recursive=True), psutil.Process(self._driver.pid)])
+            self._driver.wait(PATIENCE_SECONDS)
 
     def status(self) -> dict[str, Any]:
         return json.loads(self._ask("status", "struck", "--json") or "{}")
@@ -196,14 +198,14 @@ class Campaign:
         more = ["--trials", f"+{MORE_TRIALS}"] if status and num_open < 4 and self._wants_more else []
         arguments = ["run", "struck.yaml", "--data", "text", "--parallel", str(self._parallel), *more, *self._where]
         self._since = time.time()
-        self._driver = subprocess.Popen(
-            [sys.executable, "-m", "search.cli", *arguments],
-            cwd=self.folder,
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        with open(self._output, "w") as output:  # no pipe: what outlives a killed driver would hold it open
+            self._driver = subprocess.Popen(
+                [sys.executable, "-m", "search.cli", *arguments],
+                cwd=self.folder,
+                env=self._environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     _wants_more = True
 
@@ -214,7 +216,7 @@ class Campaign:
     def _end_of_driver(self, says: str = "") -> None:
         """The driver has ended by itself: as it should, or with an error that `says` what is known to be wrong."""
         assert self._driver is not None
-        output, _ = self._driver.communicate(timeout=PATIENCE_SECONDS)
+        output = self._output.read_text()
         is_expected = self._driver.returncode == 0 or (says and self._driver.returncode == 2 and says in output)
         assert is_expected and "Traceback" not in output, f"exit code {self._driver.returncode}: {output}"
         self._driver = None

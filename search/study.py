@@ -434,9 +434,9 @@ class Study:
                 self._continued.add(record.continues)
             if not frozen.state.is_finished():
                 unfinished[frozen.number] = frozen
-        for number, frozen in unfinished.items():
-            self._complete(self.records[number], frozen)
-        for record in self.records.values():
+        for record in self.records.values():  # in their order, which is that of the strategy's curves too
+            if record.number in unfinished:
+                self._complete(record, unfinished[record.number])
             if not record.has_ended and record.outcome != PAUSED:
                 record.outcome = WAITING
                 self._interrupted.append(record.number)

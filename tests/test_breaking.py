@@ -48,9 +48,9 @@ from pathlib import Path
 from rich.console import Console
 import search.launch as launch, search.tune as tune
 original = tune.run_trials
-def with_breaking_workers(*arguments):
+def with_breaking_workers(*arguments, **options):
     print("asks for a token:", ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
-    return original(*arguments, worker="breaking:BreakingTrial")
+    return original(*arguments, **options, worker="breaking:BreakingTrial")
 tune.run_trials = with_breaking_workers
 space = Path({str(ROOT / "spaces" / "smoke.yaml")!r})
 options = launch.RunOptions(space=space, data=(Path("text"),), parallel=2, hang_minutes=0.5)

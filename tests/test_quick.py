@@ -26,8 +26,10 @@ def overview(*records: TrialRecord) -> Overview:
         name="s",
         metrics=(MetricSpec.of("loss"),),
         records=list(records),
+        continued=[],
         num_trials=len(records),
         rungs=(1000, 3000),
+        settled=3000,
         reference_name="tiny",
         searched=(),
     )

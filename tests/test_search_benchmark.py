@@ -363,7 +363,7 @@ def test_the_brain_hands_over_the_trial_that_leads(table: Table):
 
 
 def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Table):
-    terms = Terms.of(4, 10.0)
+    terms = Terms.of(8, 10.0)  # little more than one training for each worker
     for result in contest([table], ["random"], range(6), terms):
         assert result.regrets == result.finished_regrets
     results = contest([table], ["tinysearch"], range(6), terms)
