@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from search.garbage import no_garbage_among_what_is_there
 from search.loading import load_space
 from search.settings import StudySettings
 from search.storage import StudyFolder
@@ -128,14 +129,15 @@ def drive(runs: Path) -> dict[str, float]:
     settings = StudySettings.of(stored)
     study = Study(stored, settings, trials=len(stored.get_trials(deepcopy=False)) + NUM_MORE)
     opened = time.perf_counter()
-    proposal = study.propose()
-    proposed = time.perf_counter()
-    seconds = []
-    while len(seconds) < NUM_MORE and proposal is not None:
-        began = time.perf_counter()
-        take_on(study, proposal)
+    with no_garbage_among_what_is_there():
         proposal = study.propose()
-        seconds.append(time.perf_counter() - began)
+        proposed = time.perf_counter()
+        seconds = []
+        while len(seconds) < NUM_MORE and proposal is not None:
+            began = time.perf_counter()
+            take_on(study, proposal)
+            proposal = study.propose()
+            seconds.append(time.perf_counter() - began)
     return {
         "open_seconds": opened - started,
         "first_proposal_seconds": proposed - opened,

@@ -171,14 +171,14 @@ def _search(options: RunOptions) -> int:
     from search.report import trials_table
 
     console = make_console()
-    overview = run_search(options, console)
+    overview, was_interrupted = run_search(options, console)
     console.print(trials_table(overview, overview.ranked()[:10], width=console.width))
     for line in summary(overview):
         console.print(line)
     where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
     if options.storage is not None and options.storage != os.environ.get("OPTUNA_STORAGE"):
         where += f" --storage {shlex.quote(shown_url(options.storage))}"
-    if not overview.is_complete and options.until is None:
+    if was_interrupted and not overview.is_complete:
         console.print("interrupted; the same command goes on from here")
         return 130
     if not overview.is_complete:

@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 
 def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
     """A study that is there, the latest one unless named. Raises StudyError."""
-    from search.database import archive_at
+    from search.archive import archive_at
     from search.storage import StudyError, StudyFolder
 
     archive = archive_at(storage, runs)

@@ -68,8 +68,8 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
 
 def leaders(overview: Overview, top: int) -> list[TrialRecord]:
     """The `top` best of the trials that finished, best first, and the guide's own if it finished too."""
-    furthest = fully_trained(overview.records)
-    finished = [r for r in overview.ranked() if r in furthest and is_number(r.measured(overview.metric))]
+    furthest = {record.number for record in fully_trained(overview.records)}
+    finished = [r for r in overview.ranked() if r.number in furthest and is_number(r.measured(overview.metric))]
     return [record for rank, record in enumerate(finished) if rank < top or record is overview.reference]
 
 

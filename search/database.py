@@ -20,7 +20,7 @@ from optuna.storages._rdb import models
 
 from search.lease import DRIVER, Lease, turn_of
 from search.patience import OnceStorage, PatientStorage, reason_of
-from search.storage import Archive, JournalFiles, StudyError, note_fault, whole_study
+from search.storage import StudyError, note_fault, whole_study
 
 DRIVERS = {"sqlite": None, "postgresql": "psycopg", "mysql": "pymysql"}  # what speaks to it where the URL says nothing
 CONNECT_ARGS: dict[str, dict[str, Any]] = {  # a server that vanished is noticed in half a minute, not in many
@@ -28,11 +28,6 @@ CONNECT_ARGS: dict[str, dict[str, Any]] = {  # a server that vanished is noticed
     "postgresql": {"connect_timeout": 10, "keepalives_idle": 15, "keepalives_interval": 5, "tcp_user_timeout": 30_000},
     "mysql": {"connect_timeout": 10, "read_timeout": 30, "write_timeout": 30},
 }
-
-
-def archive_at(url: str | None, runs: Path) -> Archive:
-    """The database at `url`; journal files in `runs` without one. Raises StudyError."""
-    return Database(url) if url else JournalFiles(runs)
 
 
 def shown_url(url: str) -> str:

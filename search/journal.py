@@ -2,7 +2,8 @@
 
 Optuna's own backend locks, writes and syncs the file for every attribute, about thirty times a trial, and replays each
 of these entries when the study is opened. One write is faster, most of all on slow disks, and it leaves a driver that
-dies hardly a moment to record half a step; and the file is read as one entry for each trial (see search/replay.py).
+dies hardly a moment to record half a step; and the file is read as one entry for each trial (see search/replay.py), of
+which a snapshot is kept (search/snapshot.py).
 
 A journal that could not be written takes nothing more: what is in memory is ahead of the file then, and the file is
 what counts.
@@ -11,16 +12,18 @@ what counts.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
-import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from search.replay import Replay
+from search.snapshot import WORTHWHILE, Snapshot
 
 LINES_AT_ONCE = 10_000  # decoded together: much faster than one by one, and the memory stays bounded
 
@@ -65,7 +68,7 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._pending is not None:
-            self._pending += logs
+            self._pending += copy.deepcopy(logs)  # what the storage makes of one, later ones may change
             self._unread += logs
             return
         with self._writing():
@@ -114,11 +117,27 @@ class Journal(JournalFileBackend):
         with open(self._file_path, "rb") as file:
             file.seek(self._num_bytes)
             new = file.read()
-        lines = new.split(b"\n")[:-1]
-        if not lines:
-            return
-        replay = Replay() if self._num_lines == 0 else None
-        take = self._unread.append if replay is None else replay.take
+        if self._num_lines == 0:
+            self._read_first(new)
+        else:
+            self._take(new, self._unread.append)
+
+    def _read_first(self, content: bytes) -> None:
+        journal = Path(self._file_path)
+        snapshot, replay = Snapshot.of(journal, content), Replay()
+        try:
+            for entry in snapshot.entries:
+                replay.take(entry)
+        except ValueError:
+            snapshot, replay = Snapshot(), Replay()
+        self._num_bytes, self._num_lines = snapshot.num_bytes, snapshot.num_lines
+        self._take(content[snapshot.num_bytes :], replay.take)
+        if self._num_bytes - snapshot.num_bytes >= WORTHWHILE:
+            Snapshot(replay.entries, self._num_bytes, self._num_lines).keep(journal, content)
+        self._unread += replay.entries
+
+    def _take(self, content: bytes, take: Callable[[dict[str, Any]], None]) -> None:
+        lines = content.split(b"\n")[:-1]
         for start in range(0, len(lines), LINES_AT_ONCE):
             for entry in self._decoded(lines[start : start + LINES_AT_ONCE]):
                 self._num_lines += 1
@@ -126,8 +145,6 @@ class Journal(JournalFileBackend):
                     take(entry)
                 except ValueError as error:
                     raise self._damaged(f"no entry of Optuna's: {error}") from None
-        if replay is not None:
-            self._unread += replay.entries
         self._num_bytes += sum(map(len, lines)) + len(lines)
 
     def _decoded(self, lines: list[bytes]) -> Iterator[Any]:
@@ -154,16 +171,10 @@ class Journal(JournalFileBackend):
         )
 
 
-@contextlib.contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Reading a large study makes a million values and no garbage; to look for it takes a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def keep_snapshot(file: Path) -> None:
+    """Spare the next reader of a journal that has grown what this one takes. Raises JournalError."""
+    if file.stat().st_size >= WORTHWHILE:
+        Journal(str(file)).read_logs(0)
 
 
 class _ReentrantLock(JournalFileSymlinkLock):

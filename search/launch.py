@@ -13,11 +13,12 @@ import optuna
 from rich.console import Console
 
 from search import hardware
-from search.database import archive_at
+from search.archive import archive_at
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
 from search.feasibility import Assessment, assess
+from search.garbage import no_garbage_among_what_is_there
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
@@ -81,10 +82,10 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     return space, budget, assess(space, budget)
 
 
-def run_search(options: RunOptions, console: Console) -> Overview:
-    """Start or continue the study and run it to its end.
+def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
+    """Start or continue the study and run it to its end, or until the time is up.
 
-    Returns its overview; one that is not complete was interrupted. Raises SpaceError, StudyError, ValueError (also the
+    Returns its overview, and whether it was interrupted. Raises SpaceError, StudyError, ValueError (also the
     trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
@@ -119,7 +120,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
             settings = _going_on(before, settings, options)
             is_longer = settings is not before or (num_trials or 0) > so_far.num_trials or options.until
             if so_far.is_complete and not is_longer:
-                return so_far
+                return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
         stack.enter_context(folder.lock(settings.directions))
@@ -143,9 +144,12 @@ def run_search(options: RunOptions, console: Console) -> Overview:
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
         requests = _Requests(study, folder, slots, hang_seconds)
+        stack.enter_context(no_garbage_among_what_is_there())
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
-            tune().run_trials(study, slots, requests.request, _Pruning(display, folder), max_seconds=max_seconds)
-        if options.until:
+            was_interrupted = tune().run_trials(
+                study, slots, requests.request, _Pruning(display, folder), max_seconds=max_seconds
+            )
+        if math.isinf(study.num_trials) and not was_interrupted:
             study.close_to_new_trials()
         if study.rejections:
             reason, count = study.rejections.most_common(1)[0]
@@ -154,7 +158,7 @@ def run_search(options: RunOptions, console: Console) -> Overview:
                 style="dim",
                 markup=False,
             )
-        return Overview.of(study)
+        return Overview.of(study), was_interrupted
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
@@ -249,20 +253,19 @@ def seconds_to_hang(minutes: float) -> float:
 
 def summary(overview: Overview) -> list[str]:
     """The closing sentences of a search."""
-    lines = [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
-    return lines
+    return [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
 
 
 class _Requests:
     """What is sent to a worker for each trial."""
 
     def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots, hang_seconds: float):
-        self._study, self._settings, self._folder, self._slots = study, study.settings, folder, slots
+        self._study, self._folder, self._slots = study, folder, slots
         self._hang_seconds = hang_seconds
         self._corpus_digests = corpus_digests(study.settings)
 
     def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        config = train_config(self._settings, values, num_threads=self._slots.num_threads)
+        config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
         before = self._study.records[number].continues
         return trial_request(
             train=config.to_dict(),

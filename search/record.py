@@ -34,6 +34,7 @@ OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
 WHOLE = 2**63  # a count is not larger; beyond, arithmetic with floats would fail
 SCALARS = frozenset((bool, int, float, str))
 MEASURED = frozenset((bool, int, float, type(None)))
+_RUNG = re.compile("rung [1-9][0-9]{0,17}")
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
     "values": (dict, "a mapping"),
@@ -74,9 +75,7 @@ class TrialRecord:
     traceback: str = ""
     faults: list[str] = field(default_factory=list)  # what broke on the way, see faults.py
     environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
-    continues: int | None = (
-        None  # the trial that had finished a smaller budget, and whose training this one goes on with
-    )
+    continues: int | None = None  # the trial of a smaller budget whose training this one goes on with
 
     @property
     def has_ended(self) -> bool:
@@ -140,19 +139,24 @@ def _faults(attrs: Mapping[str, Any]) -> Iterator[str]:
     if attrs.get("outcome", FINISHED) not in OUTCOMES:
         yield f"its attribute 'outcome' is {attrs['outcome']!r:.60}; known are {', '.join(OUTCOMES)}"
     for name, value in attrs.items():
-        if name == "values" and isinstance(value, dict) and not _are_plain(value, SCALARS):
-            yield "its attribute 'values' holds more than numbers, words and truths"
+        if name in ("values", "environment") and isinstance(value, dict) and not _are_plain(value, SCALARS):
+            yield f"its attribute {name!r} holds more than numbers, words and truths"
         if name.startswith("rung "):
-            if re.fullmatch("rung [1-9][0-9]{0,17}", name) is None:
+            if _RUNG.fullmatch(name) is None:
                 yield f"its attribute {name[:60]!r} names no token count"
             elif not isinstance(value, dict) or not _are_plain(value, MEASURED):
                 yield f"its attribute {name!r} is {value!r:.60}, not a mapping of numbers"
 
 
 def _are_plain(values: Mapping[str, Any], kinds: frozenset[type]) -> bool:
-    """Whether all values are of these kinds, and no whole number is too large to be a float."""
-    found = set(map(type, values.values()))
-    return found <= kinds and not (int in found and any(type(v) is int and abs(v) > WHOLE for v in values.values()))
+    """Whether all values are of these kinds, no whole number is too large to be a float, and scalars are finite."""
+    for value in values.values():
+        kind = type(value)
+        if kind not in kinds or kind is int and not -WHOLE <= value <= WHOLE:
+            return False
+        if kind is float and kinds is SCALARS and not math.isfinite(value):
+            return False
+    return True
 
 
 def records_of(study: optuna.Study) -> Iterator[tuple[FrozenTrial, TrialRecord | None]]:
@@ -169,13 +173,6 @@ def fully_trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
     finished = [record for record in records if record.outcome == FINISHED]
     furthest = max((record.rung for record in finished), default=0)
     return [record for record in finished if record.rung == furthest]
-
-
-def one_each(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """A record for each configuration: not of the trials that others continue."""
-    records = list(records)
-    continued = {record.continues for record in records}
-    return [record for record in records if record.number not in continued]
 
 
 def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:

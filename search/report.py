@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.faults import faults_line
+from search.garbage import no_garbage_collection
 from search.grammar import MetricSpec
 from search.record import (
     FINISHED,
@@ -23,7 +24,6 @@ from search.record import (
     TrialRecord,
     best_record,
     leading_record,
-    one_each,
     pareto_front,
     records_of,
 )
@@ -66,7 +66,8 @@ class Overview:
         Where none is, trials that a killed driver left under way are waiting to be continued.
         """
         settings = StudySettings.of(study)
-        records = [record for _, record in records_of(study) if record is not None]
+        with no_garbage_collection():
+            records = [record for _, record in records_of(study) if record is not None]
         if not is_run:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome
@@ -82,12 +83,12 @@ class Overview:
         num_trials: float,
         reference: str,
     ) -> Overview:
-        current = one_each(records)
+        continued = {record.continues for record in records}
         return cls(
             name=stored.study_name,
             metrics=settings.space.spec.objectives,
-            records=current,
-            continued=[record for record in records if record not in current],
+            records=[record for record in records if record.number not in continued],
+            continued=[record for record in records if record.number in continued],
             num_trials=num_trials,
             rungs=settings.rungs,
             settled=settled_of(stored, settings),

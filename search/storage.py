@@ -16,7 +16,9 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage
 
-from search.journal import Journal, JournalError, no_garbage_collection
+from search.garbage import no_garbage_collection
+from search.journal import Journal, JournalError, keep_snapshot
+from search.replay import distributions_decoded_once
 
 FORMAT_VERSION = 1
 JOURNAL = "journal.log"
@@ -193,7 +195,7 @@ class JournalFiles:
             if not known:
                 raise StudyError(f"{file} is not an Optuna journal; move it away, or choose another --name")
         try:
-            with no_garbage_collection():
+            with no_garbage_collection(), distributions_decoded_once():
                 return JournalStorage(Journal(str(file)))
         except OSError as error:
             raise StudyError(f"{file}: {error.strerror}") from None
@@ -208,6 +210,8 @@ class JournalFiles:
         Path(f"{file}.lock").unlink(missing_ok=True)
         _drop_torn_line(file)
         yield
+        with contextlib.suppress(OSError, JournalError):  # it can be made later, and no faults are missed without
+            keep_snapshot(file)
 
     def driver(self, name: str) -> str | None:
         return None  # the folder's lock has told already

@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
+from search.garbage import no_garbage_collection
 from search.ledger import Ledger, one_step
 from search.pareto import favourable_views, random_view
 from search.record import (
@@ -34,7 +35,7 @@ from search.record import (
     records_of,
 )
 from search.sampling import Candidates, distributions
-from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of, settled_of
+from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of
 from search.space import next_rung
 from search.storage import StudyError
 from search.strategy import Continue, Curve, Start, Strategy
@@ -112,7 +113,7 @@ class Study:
         self._choice_is_valid = False  # until anything is learned or started
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
-        with one_step(study._storage):
+        with no_garbage_collection(), one_step(study._storage):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
             if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
@@ -232,9 +233,7 @@ class Study:
             rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
             self._measure(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
             self._ledger.write_rung(record)
-        if traceback:
-            record.traceback = traceback
-            self._ledger.note(number, traceback=traceback)
+        self._keep_traceback(record, traceback)
         self._end(record, outcome, reason)
         tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
         if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
@@ -262,9 +261,7 @@ class Study:
             return
         record.faults.append(fault)
         self._ledger.note(number, faults=record.faults)
-        if traceback:
-            record.traceback = traceback
-            self._ledger.note(number, traceback=traceback)
+        self._keep_traceback(record, traceback)
 
     # What reports and displays read.
 
@@ -283,19 +280,13 @@ class Study:
         return self._candidates.rejections
 
     @property
-    def is_complete(self) -> bool:
-        if self._can_start or settled_of(self._study, self.settings) < self.rungs[-1]:
-            return False
-        return all(record.has_ended for record in self.records.values())
-
-    @property
     def reference_name(self) -> str:
         """The preset that every search is compared with; empty where it may not be launched."""
         reference = self.space.reference
         return reference.name if reference and reference.name not in self.skipped_presets else ""
 
     def close_to_new_trials(self) -> None:
-        """No configuration is started any more: the trials that there are, are all."""
+        """From now on the trials that there are, are all: the end of a study without a number of them."""
         self.num_trials = self._num_started
         self._study.set_user_attr(TRIALS, self.num_trials)
         self._choice_is_valid = False
@@ -377,6 +368,11 @@ class Study:
         record.environment = measurement.get("environment") or record.environment
         self._learn(record)
 
+    def _keep_traceback(self, record: TrialRecord, traceback: str) -> None:
+        if traceback:
+            record.traceback = traceback
+            self._ledger.note(record.number, traceback=traceback)
+
     def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
         """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
         for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
@@ -444,6 +440,8 @@ class Study:
                 self._learn(record)
                 if record.number not in unfinished:
                     self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+                elif missing := self.space.complete(record.values).keys() - record.values.keys():
+                    raise ValueError(f"it has no {', '.join(sorted(missing))}")
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 raise StudyError(
                     f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"

@@ -114,7 +114,7 @@ def run_trials(
     worker: str = "search.trial:TrialRun",
     max_seconds: float = math.inf,
 ) -> bool:
-    """Run the study's trials on a started Ray until none is left; True if it was interrupted before.
+    """Run the study's trials on a started Ray until none is left; True if it was interrupted.
 
     `request_for` turns a trial's number and configuration into what `worker` ("module:class", with `step` and
     `close`) is made with. The first Ctrl-C or SIGTERM drains: each trial stops at its next report and waits in the
@@ -147,7 +147,7 @@ def run_trials(
             bridge.release_all()
     if bridge.fatal is not None:
         raise bridge.fatal
-    return bridge.is_draining
+    return bridge.is_interrupted
 
 
 class ActorManager(tune_controller.RayActorManager):

@@ -163,6 +163,7 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, cache, file):
     [('"first": 0', '"first": -5'), ('"first": 0', '"first": "x"'), ('"first": 0', '"last": 0'), ('"uint16"', '"O"'),
      ('"uint16"', '"float64"'), ('"parts"', '"party"'), ('"vocab_size": 280', '"vocab_size": 5'), ('"train"', '"tram"'),
      ('{"vocab_size"', '[{"vocab_size"'), ('"last": ', '"last": 9'), ('"digest": "', '"digest": ["'),
+     ('"uint16"', '"' + "9" * 5000 + '"'), ('"uint16"', "[]"),
      ('"path": "', '"path": "\\u0000'), ('"token_bytes": {"path": "', '"token_bytes": {"path": 5, "p": "')],
 )  # fmt: skip
 def test_a_cache_that_says_something_odd_is_rebuilt(tmp_path, cache, old, new):

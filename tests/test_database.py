@@ -28,8 +28,9 @@ from typer.testing import CliRunner
 
 from benchmarks.postgres import PASSWORD, Server
 from search import lease, patience
+from search.archive import archive_at
 from search.cli import app
-from search.database import Address, Database, archive_at
+from search.database import Address, Database
 from search.lease import DRIVER, Lease
 from search.loading import load_space
 from search.patience import OnceStorage, PatientStorage
@@ -147,7 +148,7 @@ def connected(url: str) -> Iterator[sqlalchemy.Connection]:
 DRIVER_PROCESS = """
 import sys, time
 from pathlib import Path
-from search.database import archive_at
+from search.archive import archive_at
 from search.storage import StudyFolder
 with StudyFolder(Path(sys.argv[2]), "study", archive_at(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
     print("holds", flush=True)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from search.deadline import seconds_until
 from search.launch import RunOptions, _going_on, number_of_tokens
 from search.loading import parse_space
-from search.record import FINISHED, one_each
+from search.record import FINISHED
 from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyError
@@ -80,7 +80,7 @@ def test_finished_trials_go_on_to_more_tokens_and_train_nothing_twice():
     num_finished = before.counts[FINISHED]
     assert before.is_complete and before.best is not None and before.best.rung == 9000
     study = extended(storage)
-    assert study.rungs == EXTENDED and not study.is_complete
+    assert study.rungs == EXTENDED and not Overview.of(study).is_complete
     done = run_all(study)
     assert all(rungs and rungs[0] == 27_000 for _, rungs in done if rungs)
     continuing = [record for record in study.records.values() if record.continues is not None]
@@ -91,7 +91,7 @@ def test_finished_trials_go_on_to_more_tokens_and_train_nothing_twice():
         assert former.outcome == FINISHED and former.values == record.values
         assert former.measurements.items() <= record.measurements.items()
     after = Overview.stored(stored(storage), is_run=False)
-    assert study.is_complete and after.is_complete
+    assert Overview.of(study).is_complete and after.is_complete
     assert after.best is not None and after.best.rung == 40_000
     assert len(after.records) == 10 and after.reference is not None and after.reference.rung == 40_000
     assert {trial.state for trial in stored(storage).get_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
@@ -145,7 +145,7 @@ def test_a_study_can_be_extended_more_than_once_and_by_trials_too():
     study = Study(stored(storage), before.extended(100_000), trials=13)
     run_all(study)
     assert study.rungs == (1000, 3000, 9000, 27_000, 40_000, 81_000, 100_000)
-    assert len(one_each(study.records.values())) == 13 and study.is_complete
+    assert len(Overview.of(study).records) == 13 and Overview.of(study).is_complete
     numbers = {record.number: record.continues for record in study.records.values()}
     assert any(numbers[before] is not None for before in numbers.values() if before is not None)  # a chain of three
 
@@ -156,12 +156,12 @@ def test_a_study_without_a_limit_of_trials_remembers_none_and_can_be_closed():
     for _ in range(15):
         train(study, study.propose())
     assert "trials" not in stored(storage).user_attrs
-    assert not study.is_complete
+    assert not Overview.of(study).is_complete
     started = len(study.records)
     study.close_to_new_trials()
     assert study.num_trials == started == stored(storage).user_attrs["trials"]
     run_all(study)
-    assert study.is_complete and len(study.records) == started
+    assert Overview.of(study).is_complete and len(study.records) == started
 
 
 def options(**more) -> RunOptions:

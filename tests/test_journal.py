@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 from collections.abc import Iterator
@@ -11,8 +12,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from search.journal import Journal, JournalError
+from search.replay import Replay
+from search.snapshot import WORTHWHILE, Snapshot
 from search.storage import StudyFolder
 
 
@@ -146,3 +150,87 @@ def test_a_line_that_is_not_whole_is_read_once_it_is(tmp_path):
         assert study.user_attrs == {}
         file.write(entry[30:])
         assert study.user_attrs == {"note": 1}
+
+
+def large_journal(file, num_trials: int = 3) -> optuna.Study:
+    """A study whose journal is worth a snapshot."""
+    study = new_study(file)[1]
+    for number in range(num_trials):
+        trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+        trial.set_user_attr("padding", "x" * (WORTHWHILE // 2))
+        study.tell(trial, float(number))
+    return study
+
+
+def read(file) -> list:
+    return optuna.load_study(study_name="s", storage=JournalStorage(Journal(str(file)))).trials
+
+
+def test_a_journal_that_has_grown_is_read_from_its_snapshot_and_what_came_after_it(tmp_path, monkeypatch):
+    file = tmp_path / "journal.log"
+    study = large_journal(file)
+    assert read(file) == study.trials
+    snapshot = (tmp_path / "journal.snapshot").read_bytes()
+    study.ask()
+    taken = []
+    take = Replay.take
+    monkeypatch.setattr(Replay, "take", lambda replay, entry: taken.append(entry["op_code"]) or take(replay, entry))
+    assert read(file) == study.trials == as_optuna_reads_it(file).trials
+    assert len(taken) == 5 < len(file.read_bytes().splitlines())  # the study, three whole trials, and the new one
+    assert (tmp_path / "journal.snapshot").read_bytes() == snapshot  # not worth another
+
+
+@pytest.mark.parametrize("spoil", ["journal", "snapshot", "cut", "entry", "nested", "number", "newer"])
+def test_a_snapshot_that_is_not_of_this_journal_is_passed_over(tmp_path, spoil):
+    file, snapshot = tmp_path / "journal.log", tmp_path / "journal.snapshot"
+    trials = large_journal(file).trials
+    assert read(file) == trials
+    header, entries = snapshot.read_bytes().split(b"\n")
+    if spoil == "journal":
+        file.write_bytes(file.read_bytes().replace(b'"values":[2.0]', b'"values":[2.5]'))
+    elif spoil == "snapshot":
+        snapshot.write_bytes(header + b"\n" + entries.replace(b"[2.0]", b"[3.0]"))
+    elif spoil == "cut":
+        snapshot.write_bytes(header + b"\n" + entries[:-100])
+    elif spoil == "entry":  # its digest is right
+        Snapshot([{"op_code": 77}], *sizes(header)).keep(file, file.read_bytes())
+    elif spoil == "nested":
+        snapshot.write_bytes(b"[" * 100_000)
+    elif spoil == "number":
+        snapshot.write_bytes(header.replace(b'"bytes": ', b'"bytes": -') + b"\n" + entries)
+    else:
+        snapshot.write_bytes(header.replace(b'"format": 1', b'"format": 2') + b"\n" + entries)
+    assert [trial.value for trial in read(file)] == [0.0, 1.0, 2.5 if spoil == "journal" else 2.0]
+    assert read(file) == as_optuna_reads_it(file).trials
+
+
+def sizes(header: bytes) -> tuple[int, int]:
+    about = json.loads(header)
+    return about["bytes"], about["lines"]
+
+
+def test_damage_behind_a_snapshot_is_told_by_its_line_of_the_journal(tmp_path):
+    file = tmp_path / "journal.log"
+    large_journal(file)
+    read(file)
+    with open(file, "a") as journal:
+        journal.write("[nonsense\n")
+    with pytest.raises(JournalError, match=r"journal\.log:14: the journal is damaged here: not JSON"):
+        read(file)
+
+
+def test_a_driver_leaves_a_snapshot(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    with folder.lock(["minimize"]):
+        assert not folder.journal.exists()
+        large_journal(folder.journal)
+    assert folder.journal.with_name("journal.snapshot").exists()
+
+
+def test_the_journal_has_the_entries_in_their_order_whatever_the_transaction_made_of_them(tmp_path):
+    journal, study = new_study(tmp_path / "j.log")
+    with journal.transaction():
+        trial = study._storage.create_new_trial(0, optuna.trial.create_trial(state=TrialState.RUNNING))
+        optuna.Trial(study, trial).set_user_attr("loss", 2.0)
+    created = json.loads((tmp_path / "j.log").read_text().splitlines()[-2])
+    assert created["op_code"] == 4 and created["user_attrs"] == {}

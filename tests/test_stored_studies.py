@@ -38,11 +38,11 @@ def tinysearch(runs: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def rewritten(runs: Path, old: str, new: str, *, name: str = "format-1") -> StudyFolder:
-    """The study with the first occurrence of some text in its journal replaced."""
+    """The study with some text in its journal replaced."""
     folder = StudyFolder(runs, name)
     content = folder.journal.read_text()
     assert old in content
-    folder.journal.write_text(content.replace(old, new, 1))
+    folder.journal.write_text(content.replace(old, new))
     return folder
 
 
@@ -83,7 +83,7 @@ def test_a_search_of_an_earlier_version_goes_on(runs: Path, name: str):
     while proposal is not None:
         train(study, proposal)
         proposal = study.propose()
-    assert study.is_complete and sorted(study.records) == list(range(24))
+    assert Overview.of(study).is_complete and sorted(study.records) == list(range(24))
     after = StudyFolder(runs, name).load().trials
     assert {number: repr(after[number]) for number in before} == {n: repr(trial) for n, trial in before.items()}  # NaN
     assert {trial.state for trial in after} <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
@@ -146,10 +146,19 @@ def test_a_confirmation_that_is_none_is_refused(runs: Path):
         ('"preset":"guide"', '"preset":7', "trial 0: its attribute 'preset' is 7, not text"),
         ('"values":{"d_model":', '"values":{"d_model":[],"d":', "'values' holds more than numbers, words and truths"),
         ('"values":{"d_model":', '"values":{"d_model":77,"d":', "trial 0 is none of this space: "),
+        ('"values":{"d_model":', '"values":{"d_model":Infinity,"d":', "'values' holds more than numbers, words and tr"),
+        ('{"environment":{"host":"node",', '{"environment":{"host":NaN,', "'environment' holds more than numbers, w"),
     ],
 )  # fmt: skip
 def test_what_a_study_cannot_have_said_is_refused_with_its_place(runs: Path, old: str, new: str, message: str):
     assert message in refusal(rewritten(runs, old, new))
+
+
+def test_a_trial_that_is_to_go_on_must_have_its_whole_configuration(runs: Path):
+    folder = StudyFolder(runs, "format-1")
+    ended, last = folder.journal.read_text().rsplit('"user_attrs":', 1)
+    folder.journal.write_text(ended + '"user_attrs":' + last.replace('"n_layers":', '"layers":'))
+    assert refusal(folder) == "the study format-1 is damaged: trial 14 is none of this space: it has no n_layers"
 
 
 @pytest.mark.parametrize(

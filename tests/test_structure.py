@@ -28,6 +28,7 @@ ROWS = [
     {"search.settings", "search.alone", "search.ledger"},
     {"search.trial"},
     {"search.faults"},
+    {"search.archive"},
     {"search.database"},
     {"search.patience", "search.lease"},
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog"},
@@ -40,7 +41,8 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise", "search.deadline", "search.replay"},
+    {"search.document", "search.expression", "search.noise", "search.deadline"},
+    {"search.replay", "search.snapshot", "search.garbage"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},

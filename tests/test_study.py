@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from search.loading import load_space, parse_space
 from search.narrowing import narrow
 from search.record import FAILED, OUT_OF_MEMORY, TrialRecord, pareto_front
+from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyError
 from search.study import Proposal, Study, StudyFailed
@@ -90,7 +91,7 @@ def test_a_study_trains_presets_first_and_ends_with_every_trial_recorded_once():
     run_all(study)
     assert len(study.records) == 12
     assert [study.records[i].preset for i in range(3)] == ["guide", "wide", ""]  # 'again' is the same configuration
-    assert study.is_complete
+    assert Overview.of(study).is_complete
     states = {t.state for t in study._study.get_trials()}
     assert states == {TrialState.COMPLETE, TrialState.PRUNED}
 
@@ -321,7 +322,7 @@ def test_a_killed_driver_leaves_trials_that_go_on_and_none_running_in_the_end():
         study.propose()
     again = reopened(storage)  # the first study object is simply gone
     run_all(again)
-    assert again.is_complete
+    assert Overview.of(again).is_complete
     assert len(again.records) == 12
     assert all(t.state.is_finished() for t in again._study.get_trials())
 
@@ -557,7 +558,7 @@ def test_a_study_of_several_metrics_opened_again_proposes_what_it_would_have_pro
     again = reopened(storage)
     proposals += run_both(again)
     assert proposals == undisturbed
-    assert again.is_complete and reopened(storage).propose() is None
+    assert Overview.of(again).is_complete and reopened(storage).propose() is None
 
 
 def test_a_metric_that_is_no_number_ends_the_trial():

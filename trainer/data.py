@@ -139,8 +139,10 @@ def _map(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
             path = cache / part["path"]  # an absolute path, of the user's own tokens, stands for itself
             if os.path.getsize(path) != part["bytes"]:
                 return None
+            if part["dtype"] not in DTYPES:
+                return None
             first, last, dtype = part["first"], part["last"], np.dtype(part["dtype"])
-            if dtype.name not in DTYPES or not 0 <= first <= last <= part["bytes"] // dtype.itemsize:
+            if not 0 <= first <= last <= part["bytes"] // dtype.itemsize:
                 return None
             parts[name] = np.asarray(np.memmap(path, dtype=dtype, mode="r"))[first:last]
         corpus = Corpus(

@@ -21,12 +21,7 @@ def from_values(cls: type, values: Mapping[str, Any]) -> Any:
             checked[name] = _coerce(value, hints[name])
         except TypeError as error:
             faults.append(f"{name}: {error}")
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
-    ]
-    faults += [f"{name} is missing" for name in missing]
+    faults += [f"{name} is missing" for name in _required(cls) if name not in values]
     if faults:
         raise ConfigError("; ".join(faults))
     return cls(**checked)
@@ -38,8 +33,17 @@ def field_types(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _required(cls: type) -> tuple[str, ...]:
+    """The fields without a default."""
+    fields = dataclasses.fields(cls)
+    return tuple(f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING)
+
+
 def _coerce(value: Any, hint: Any) -> Any:
     """`value` as `hint`, where an int may stand for a float and a whole float for an int. Raises TypeError."""
+    if type(value) is hint:
+        return value
     origin = typing.get_origin(hint)
     if hint is Any:
         return value

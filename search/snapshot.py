@@ -1,0 +1,63 @@
+"""The beginning of a journal as fewer entries, kept beside it so that a large study is opened at once.
+
+A snapshot says of itself which bytes of the journal it stands for, by their number and, together with its own, by their
+digest: it is passed over where either file has changed there since. It may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+WORTHWHILE = 2_000_000  # bytes of a journal beyond its snapshot, which take a tenth of a second to read
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The entries that the journal's first `num_bytes`, in `num_lines`, come to."""
+
+    entries: Sequence[dict[str, Any]] = ()
+    num_bytes: int = 0
+    num_lines: int = 0
+
+    @classmethod
+    def of(cls, journal: Path, content: bytes) -> Snapshot:
+        """The one kept beside a journal of this content; an empty one where none is, or it is none of this content."""
+        try:
+            header, _, entries = _file(journal).read_bytes().partition(b"\n")
+            about = json.loads(header)
+            if about != {**about, "format": FORMAT, "digest": _digest(content[: about["bytes"]], entries)}:
+                return cls()
+            return cls(json.loads(entries), about["bytes"], about["lines"])
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            return cls()
+
+    def keep(self, journal: Path, content: bytes) -> None:
+        """Write it beside its journal, in one step; where that cannot be written to, there is none."""
+        entries = json.dumps(self.entries, separators=(",", ":")).encode()
+        digest = _digest(content[: self.num_bytes], entries)
+        about = {"format": FORMAT, "bytes": self.num_bytes, "lines": self.num_lines, "digest": digest}
+        partial = journal.with_name(f"{_file(journal).name}.{os.getpid()}.tmp")
+        try:
+            partial.write_bytes(json.dumps(about).encode() + b"\n" + entries)
+            os.replace(partial, _file(journal))
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def _file(journal: Path) -> Path:
+    return journal.with_name("journal.snapshot")
+
+
+def _digest(content: bytes, entries: bytes) -> str:
+    digest = hashlib.sha256(content)
+    digest.update(entries)
+    return digest.hexdigest()
