@@ -170,13 +170,13 @@ class _Results:
 
 def measure(num_trials: int, num_rounds: int, num_slots: int) -> dict[str, Any]:
     """Run both systems in turns; medians, 90th percentiles (seconds) and counts over all rounds."""
-    from search.hardware import divide, num_cores
+    from search.hardware import Node, divide, num_cores
     from search.tune import local_ray
 
     results = {TINYSEARCH: _Results(), RAY_STOCK: _Results()}
     runs: dict[str, Callable[..., None]] = {TINYSEARCH: _run_tinysearch, RAY_STOCK: _run_ray_stock}
     num_cpus = max(num_cores(), num_slots)
-    slots = divide(num_cpus, 0, parallel=num_slots)
+    slots = divide([Node(num_cpus)], parallel=num_slots)
     with tempfile.TemporaryDirectory(prefix="tinysearch-overhead-") as scratch, local_ray(num_cpus, 0):
         for i in range(num_rounds):
             for name, run in runs.items():

@@ -26,6 +26,9 @@ class Listener(Protocol):
 
     def on_event(self, kind: str, record: TrialRecord) -> None: ...
 
+    def on_slots(self, num_slots: int) -> None:
+        """From now on as many trials run at once: machines have come, or gone."""
+
 
 @dataclass
 class UnderWay:
@@ -34,6 +37,11 @@ class UnderWay:
     number: int
     request: dict[str, Any]
     losses: list[str] = field(default_factory=list)  # why each of its workers was lost
+
+    @property
+    def num_losses_left(self) -> int:
+        """How many more workers may be lost before the trial is given up; below 0 it is."""
+        return MAX_WORKER_LOSSES - len(self.losses)
 
 
 class Bridge:
@@ -56,6 +64,9 @@ class Bridge:
         self._study, self._num_slots, self._request_for = study, num_slots, request_for
         self._listener, self._worker = listener, worker
         self._under_way: dict[str, UnderWay] = {}  # by Ray's id
+        self._losses: dict[
+            int, list[str]
+        ] = {}  # of trials that Ray gave up too early, and which go on as another of its
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
@@ -74,6 +85,12 @@ class Bridge:
         """Whether every slot has a trial: a later proposal will know more."""
         return len(self._under_way) >= self._num_slots
 
+    def on_slots(self, num_slots: int) -> None:
+        """So many trials fit the machines that there are now; those under way are not touched."""
+        if num_slots != self._num_slots:
+            self._num_slots = num_slots
+            self._listener.on_slots(num_slots)
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """What Ray is to run as its trial `trial_id`; None where nothing is left, or the search is ending."""
         if self.is_ending:
@@ -88,7 +105,7 @@ class Bridge:
                 self._listener.on_event("ended", record)
             return None
         request = self._request_for(proposal.number, proposal.values)
-        self._under_way[trial_id] = UnderWay(proposal.number, request)
+        self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
         self._listener.on_event("started", self._study.records[proposal.number])
         return {"worker": self._worker, "request": request}
 
@@ -108,8 +125,13 @@ class Bridge:
             del self._under_way[trial_id]
         return goes_on and not self.is_ending
 
-    def on_worker_lost(self, trial_id: str, why: str, *, goes_on: bool) -> None:
-        """The worker of a trial was lost, `why` in Ray's words; it `goes_on` in another unless Ray gives it up."""
+    def num_losses_left(self, trial_id: str) -> int:
+        """How many more workers a trial may lose before it is given up."""
+        run = self._under_way.get(trial_id)
+        return MAX_WORKER_LOSSES if run is None else run.num_losses_left
+
+    def on_worker_lost(self, trial_id: str, why: str) -> None:
+        """The worker of a trial was lost, `why` in Ray's words; it goes on in another unless that was one too many."""
         run = self._under_way.get(trial_id)
         if run is None:
             return
@@ -117,7 +139,9 @@ class Bridge:
         trace = take_trace(checkpoint)
         hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
         run.losses.append(hung if trace else cause_of(why))
-        then = "given up" if not goes_on else "went on from its checkpoint" if checkpoint.exists() else "started again"
+        then = "went on from its checkpoint" if checkpoint.exists() else "started again"
+        if run.num_losses_left < 0:
+            then = "given up"
         fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
         try:
             self._note_fault(run.number, fault, traceback=trace)
@@ -125,16 +149,18 @@ class Bridge:
             self.fail(error)
 
     def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
-        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost too often."""
+        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost."""
         run = self._under_way.pop(trial_id, None)
         if run is None:
             return
         try:
-            if worker_lost:
+            if worker_lost and run.num_losses_left < 0:
                 self._give_up(run)
                 self._listener.on_event("ended", self._study.records[run.number])
             else:
-                self._study.release(run.number)  # drained; does nothing to a trial that has ended
+                if worker_lost:
+                    self._losses[run.number] = run.losses
+                self._study.release(run.number)  # drained, or to be taken up again; does nothing to one that has ended
         except Exception as error:
             self.fail(error)
 
@@ -177,5 +203,5 @@ class Bridge:
             self._study.finish(run.number, OUT_OF_MEMORY, f"{HOST_OUT_OF_MEMORY} twice")
             return
         last = f", the last time: {run.losses[-1]}" if run.losses else ""
-        reason = f"its worker was lost {MAX_WORKER_LOSSES + 1} times{last}"
+        reason = f"its worker was lost {len(run.losses)} times{last}"
         self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)

@@ -48,6 +48,9 @@ Until = Annotated[
 GpusPerTrial = Annotated[
     float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
 ]
+CpusPerTrial = Annotated[
+    float | None, typer.Option("--cpus-per-trial", help="Cores, and threads; a machine's are shared out if left out.")
+]
 Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
 Address = Annotated[
     str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
@@ -94,6 +97,7 @@ def run(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
     gpus_per_trial: GpusPerTrial = None,
+    cpus_per_trial: CpusPerTrial = None,
     parallel: Parallel = None,
     address: Address = None,
     hang_minutes: HangMinutes = 30.0,
@@ -120,6 +124,7 @@ def run(
             data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
             token_dtype=token_dtype.value,
             gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
             parallel=parallel,
             address=address,
             hang_minutes=hang_minutes,
@@ -138,6 +143,7 @@ def resume(
     max_tokens: MaxTokens = None,
     until: Until = None,
     gpus_per_trial: GpusPerTrial = None,
+    cpus_per_trial: CpusPerTrial = None,
     parallel: Parallel = None,
     address: Address = None,
     hang_minutes: HangMinutes = 30.0,
@@ -155,6 +161,7 @@ def resume(
             max_tokens=max_tokens,
             until=until,
             gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
             parallel=parallel,
             address=address,
             hang_minutes=hang_minutes,

@@ -62,6 +62,13 @@ class Display:
         ]
         self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
 
+    def on_slots(self, num_slots: int) -> None:
+        if num_slots:
+            text = f"the machines have changed: {num_slots} trial{'s' if num_slots > 1 else ''} at a time from now on"
+        else:
+            text = "no machine is left for a trial: waiting for one to join"
+        self._console.print(text, style="dim", highlight=False, soft_wrap=True)
+
     def _render(self) -> Group:
         overview = self._overview()
         running = [r for r in overview.records if r.outcome == RUNNING]

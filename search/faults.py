@@ -30,6 +30,7 @@ _CAUSES = (  # of what Ray says of a lost worker, in its own words: the first th
     (re.compile(r"owner has died"), "Ray has ended"),
     (re.compile(r"with an exit code (-?\d+)"), r"ended with exit code \1"),
     (re.compile(r"connection error code"), "killed or crashed"),
+    (re.compile(r"temporarily unavailable"), "its machine does not answer"),
     (re.compile(r"^\S*BrokenProcess: CUDA error: (.+)", re.MULTILINE), rf"{CUDA_ERROR}: \1"),
 )
 MAX_CAUSE = 200  # characters

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MAX_CPU_TRIALS = 8  # on a machine without GPUs more trials at once would each be slow to learn from
+MAX_CPU_TRIALS = 8  # on a machine without GPUs, unless told; more at once would each be slow to learn from
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine that trials run on."""
+
+    cpus: float
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -15,6 +26,8 @@ class Slots:
     num_slots: int
     cpus_per_trial: float
     gpus_per_trial: float
+    most: float = math.inf  # trials at once, whatever machines there are
+    most_on_node: float = math.inf
 
     @property
     def is_exclusive(self) -> bool:
@@ -25,40 +38,70 @@ class Slots:
     def num_threads(self) -> int:
         return max(1, int(self.cpus_per_trial))
 
+    def on(self, nodes: Iterable[Node]) -> int:
+        """How many trials these machines hold, each on one of them; `num_slots` of those that were there at first."""
+        return int(min(self.most, sum(self._fitting(node) for node in nodes)))
+
+    def _fitting(self, node: Node) -> int:
+        by_cpus = node.cpus / self.cpus_per_trial if self.cpus_per_trial else math.inf
+        by_gpus = node.gpus / self.gpus_per_trial if self.gpus_per_trial else math.inf
+        return int(min(by_cpus, by_gpus, self.most_on_node) + 1e-9)
+
     def __str__(self) -> str:
         device = f"{self.gpus_per_trial:g} GPU" if self.gpus_per_trial else f"{self.cpus_per_trial:g} CPU core"
         plural = "s" if (self.gpus_per_trial or self.cpus_per_trial) != 1 else ""
         return f"{self.num_slots} trial{'s' if self.num_slots > 1 else ''} at a time, {device}{plural} each"
 
 
-def check_shares(*, gpus_per_trial: float | None, parallel: int | None) -> None:
+def check_shares(*, gpus_per_trial: float | None, cpus_per_trial: float | None, parallel: int | None) -> None:
     """Raises ValueError for a share that no hardware could give."""
     if gpus_per_trial is not None and gpus_per_trial < 0:
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
     if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
+    if cpus_per_trial is not None and not cpus_per_trial > 0:
+        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g} is no share of a core; give more than 0")
+    if cpus_per_trial is not None and cpus_per_trial > 1 and not float(cpus_per_trial).is_integer():
+        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g}: above one, only whole cores can be given")
     if parallel is not None and parallel < 1:
         raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
 
 
 def divide(
-    num_cpus: float, num_gpus: float, *, gpus_per_trial: float | None = None, parallel: int | None = None
+    nodes: Sequence[Node],
+    *,
+    gpus_per_trial: float | None = None,
+    cpus_per_trial: float | None = None,
+    parallel: int | None = None,
 ) -> Slots:
-    """Divide a machine or cluster: one GPU a trial where there are GPUs, else the cores among the trials.
+    """Divide machines, at least one: one GPU a trial where there are GPUs, else each one's cores among its trials.
 
-    Raises ValueError for a share that the hardware does not have.
+    Raises ValueError for a share that no machine has.
     """
-    check_shares(gpus_per_trial=gpus_per_trial, parallel=parallel)
-    if gpus_per_trial is not None and gpus_per_trial > num_gpus:
-        raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}, but there are {num_gpus:g} GPUs")
-    num_cpus = max(1, int(num_cpus))
-    share = (1.0 if num_gpus else 0.0) if gpus_per_trial is None else gpus_per_trial
-    fitting = max(1, int(num_gpus / share + 1e-9)) if share else min(MAX_CPU_TRIALS, num_cpus)
+    check_shares(gpus_per_trial=gpus_per_trial, cpus_per_trial=cpus_per_trial, parallel=parallel)
+    for option, share, most in (
+        ("--gpus-per-trial", gpus_per_trial, max(node.gpus for node in nodes)),
+        ("--cpus-per-trial", cpus_per_trial, max(node.cpus for node in nodes)),
+    ):
+        if share is not None and share > most:
+            there = "there are" if len(nodes) == 1 else "no machine has more than"
+            raise ValueError(f"{option} {share:g}, but {there} {most:g} {option[2:5].upper()}s")
+    gpus = float(any(node.gpus for node in nodes)) if gpus_per_trial is None else gpus_per_trial
+    used = [node for node in nodes if (node.gpus >= gpus if gpus else node.cpus > 0)]
+    cpus = cpus_per_trial or min(_cores_each(node, gpus, parallel, len(used)) for node in used)
+    is_told = gpus or cpus_per_trial is not None or parallel is not None
+    most = math.inf if parallel is None else parallel
+    slots = Slots(0, cpus, gpus, most, math.inf if is_told else MAX_CPU_TRIALS)
+    return dataclasses.replace(slots, num_slots=slots.on(nodes))
+
+
+def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -> float:
+    """The cores of each of a machine's trials: whole ones, or a fraction where a core is shared."""
+    cores = max(1, int(node.cpus))
+    fitting = int(node.gpus / gpus + 1e-9) if gpus else min(MAX_CPU_TRIALS, cores)
     if parallel is not None:
-        fitting = min(parallel, fitting if share else num_cpus)
-    # whole cores, or a fraction where more trials share the GPUs than there are cores
-    cpus = float(num_cpus // fitting) if fitting <= num_cpus else num_cpus / fitting
-    return Slots(fitting, cpus, share)
+        fitting = min(math.ceil(parallel / num_nodes), fitting if gpus else cores)
+    return float(cores // fitting) if fitting <= cores else cores / fitting
 
 
 def smallest_gpu_bytes() -> int | None:

@@ -56,6 +56,7 @@ class RunOptions:
     data: tuple[Path, ...] = ()
     token_dtype: str = "uint16"
     gpus_per_trial: float | None = None
+    cpus_per_trial: float | None = None
     parallel: int | None = None
     address: str | None = None
     hang_minutes: float = 30.0  # without a report, until a worker is ended
@@ -67,6 +68,15 @@ class RunOptions:
             return self.name
         assert self.space is not None
         return "-".join(filter(None, [self.space.stem, self.budget]))
+
+    @property
+    def shares(self) -> dict[str, Any]:
+        """What was asked for of the hardware, as search/hardware.py takes it."""
+        return {
+            "gpus_per_trial": self.gpus_per_trial,
+            "cpus_per_trial": self.cpus_per_trial,
+            "parallel": self.parallel,
+        }
 
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
@@ -95,7 +105,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     number_of_tokens(options.max_tokens)
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     hang_seconds = seconds_to_hang(options.hang_minutes)
-    hardware.check_shares(gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
+    hardware.check_shares(**options.shares)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
     existing = folder.load() if prepared is None else folder.find()
@@ -185,10 +195,10 @@ def tune() -> Any:
 def _slots(options: RunOptions, stack: contextlib.ExitStack) -> hardware.Slots:
     """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
     if options.address:
-        num_cpus, num_gpus = stack.enter_context(tune().ray_cluster(options.address))
+        nodes = stack.enter_context(tune().ray_cluster(options.address))
     else:
-        num_cpus, num_gpus = hardware.num_cores(), hardware.num_gpus()
-    return hardware.divide(num_cpus, num_gpus, gpus_per_trial=options.gpus_per_trial, parallel=options.parallel)
+        nodes = [hardware.Node(hardware.num_cores(), hardware.num_gpus())]
+    return hardware.divide(nodes, **options.shares)
 
 
 def _settings(
@@ -274,6 +284,7 @@ class _Requests:
             exclusive=self._slots.is_exclusive,
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
+            mark=self._folder.owner,
         )
 
 
@@ -289,3 +300,6 @@ class _Pruning:
             if unneeded is not None:
                 self._folder.checkpoint(unneeded).unlink(missing_ok=True)
         self._display.on_event(kind, record)
+
+    def on_slots(self, num_slots: int) -> None:
+        self._display.on_slots(num_slots)

@@ -83,6 +83,11 @@ class StudyFolder:
         """The checkpoint file of a trial."""
         return self.checkpoints / f"trial-{number}.pt"
 
+    @property
+    def owner(self) -> Path:
+        """The file that says which driver has the study, once one has had it."""
+        return self.path / "driver.json"
+
     def check_writable(self) -> None:
         """Raises StudyError where the folder cannot be made or written to; writes nothing that stays."""
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
@@ -108,13 +113,12 @@ class StudyFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "driver.lock")
-        owner = self.path / "driver.json"
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise taken(self.name, _owner(owner)) from None
+            raise taken(self.name, _driver_in(self.owner)) from None
         try:
-            owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            self.owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
             with self._archive.hold(self.name, directions):
                 yield
         finally:
@@ -129,7 +133,7 @@ class StudyFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            return _owner(self.path / "driver.json")
+            return _driver_in(self.owner)
         lock.release()
         return self._archive.driver(self.name)
 
@@ -259,7 +263,7 @@ def _drop_torn_line(file: Path) -> None:
             journal.truncate(content.rfind(b"\n") + 1)
 
 
-def _owner(file: Path) -> str:
+def _driver_in(file: Path) -> str:
     try:
         owner = json.loads(file.read_text())
         return f"process {owner['pid']} on {owner['host']}"

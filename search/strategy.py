@@ -33,6 +33,7 @@ RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the mo
 PREFERENCE = 0.5  # a new configuration's promise counts this much beside a paused trial's
 MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth going on with once nothing new is to start
 MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
+MAX_UNDER_WAY = 128  # of the trials under way, the best expected, count as if they had ended
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
 MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
@@ -179,7 +180,8 @@ class Strategy:
             numbers = np.array([curve.number for curve in running])
             points = np.array([curve.point for curve in running])
             expected, _ = posterior.at_last_rung(points, numbers)
-            ends = Observations(points, np.full(len(running), self._last), numbers, expected)
+            kept = np.sort(np.argsort(expected, kind="stable")[:MAX_UNDER_WAY])
+            ends = Observations(points[kept], np.full(len(kept), self._last), numbers[kept], expected[kept])
             posterior = self.model.given(posterior.seen.and_also(ends))
         found, points = self._candidates.spread(leaders, rng)
         mean, sd = posterior.at_last_rung(points)

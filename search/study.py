@@ -242,7 +242,7 @@ class Study:
 
     @_at_once
     def release(self, number: int) -> None:
-        """Put an interrupted trial back: it waits, with all it has reported, until the study is run again.
+        """Put an interrupted trial back: it waits, with all it has reported, to be proposed again.
 
         Does nothing to a trial that has ended or is paused.
         """
@@ -252,6 +252,7 @@ class Study:
             self._learn(record)
             self._ledger.note(number, tokens=record.tokens)
             self._ledger.wait(number)
+            self._interrupted.append(number)
 
     @_at_once
     def note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
@@ -278,6 +279,11 @@ class Study:
     def rejections(self) -> Counter[str]:
         """Configurations rejected before launch since this driver started, by reason."""
         return self._candidates.rejections
+
+    @property
+    def has_interrupted(self) -> bool:
+        """Whether trials wait that were under way before."""
+        return bool(self._interrupted)
 
     @property
     def reference_name(self) -> str:

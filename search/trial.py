@@ -50,9 +50,7 @@ class TrialRun:
         A report has `tokens` and one of: `measurement` (at a rung, else None); `outcome` and `reason`; `obstacle`,
         which is no end of the trial. It has `fault` too where something broke and was mended. Raises BrokenProcess.
         """
-        if self._request["code_digest"] != code_digest():  # before anything of that trainer is used
-            here, ours = Path(trainer.__file__).parent, self._request["trainer"]
-            obstacle = f"a worker imports another trainer: {here} there, {ours} here; make them equal"
+        if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
             with watched(self._checkpoint, self._hang_seconds):
@@ -75,6 +73,24 @@ class TrialRun:
     @property
     def _tokens(self) -> int:
         return self._run.tokens if self._run is not None else 0
+
+    def _misplaced(self) -> str:
+        """Why this process cannot take part: it has other code than the driver, or does not see its folder."""
+        if self._request["code_digest"] != code_digest():
+            here, ours = Path(trainer.__file__).parent, self._request["trainer"]
+            return f"a worker imports another trainer: {here} there, {ours} here; make them equal"
+        if (mark := self._request["mark"]) is not None:
+            try:
+                is_there = Path(mark["file"]).read_text(encoding="utf-8") == mark["text"]
+            except OSError:
+                is_there = False
+            if not is_there:
+                folder = Path(mark["file"]).parent
+                return (
+                    f"the machine {platform.node()} does not see the study's folder {folder}; "
+                    "give one with --runs that all machines share"
+                )
+        return ""
 
     def _advance(self) -> dict[str, Any]:
         if self._run is None:
@@ -145,12 +161,13 @@ def trial_request(
     exclusive: bool = True,
     corpus_digests: Sequence[str] = (),
     hang_seconds: float | None = None,
+    mark: Path | None = None,
 ) -> dict[str, Any]:
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
     Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`. Its text must
     have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
-    waits for ever.
+    waits for ever. `mark` is a file that the driver has just written, for the worker to see that both have one disk.
     """
     return {
         "train": train,
@@ -159,6 +176,7 @@ def trial_request(
         "exclusive": exclusive,
         "corpus_digests": list(corpus_digests),
         "hang_seconds": hang_seconds,
+        "mark": {"file": str(mark), "text": mark.read_text(encoding="utf-8")} if mark else None,
         "trainer": str(Path(trainer.__file__).parent),
         "code_digest": code_digest(),
     }

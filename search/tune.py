@@ -39,14 +39,15 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.bridge import MAX_WORKER_LOSSES, Bridge, Listener
-from search.hardware import Slots
+from search.hardware import Node, Slots
 from search.storage import StudyError
 from search.study import Study
 
 CONNECT_SECONDS = 5.0
-LOOK_SECONDS = 5.0  # between two looks at whether this machine's Ray is there
+LOOK_SECONDS = 5.0  # between two looks at which machines there are
 OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = [str(PROJECT_ROOT / package) for package in ("search", "trainer")]  # to the machines of a cluster
 
 
 @contextlib.contextmanager
@@ -57,8 +58,11 @@ def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
     this process and what it starts know. Without one Ray would take, or write, a file in the home folder.
     """
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Workers import this very checkout, also where it is not installed.
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     with _ray(
         "Ray does not start on this machine",
+        {"env_vars": {"PYTHONPATH": path}},
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         include_dashboard=False,
@@ -68,33 +72,39 @@ def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ray_cluster(address: str) -> Iterator[tuple[float, float]]:
-    """Connect to a running cluster until the block ends; yields its CPUs and GPUs. Raises StudyError."""
+def ray_cluster(address: str) -> Iterator[list[Node]]:
+    """Connect to a running cluster until the block ends; yields its machines. Raises StudyError."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():  # Ray itself would try for minutes
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise StudyError(f"no Ray cluster answers at {address!r}: {error}") from None
-    with _ray(f"no Ray cluster answers at {address!r}", address=address):
-        there = ray.cluster_resources()
-        yield there.get("CPU", 1), there.get("GPU", 0)
+    with _ray(f"no Ray cluster answers at {address!r}", {"py_modules": SHIPPED}, address=address):
+        machines = nodes()
+        if not any(node.cpus or node.gpus for node in machines):
+            raise StudyError(f"the Ray cluster at {address!r} has neither CPUs nor GPUs; start its nodes with some")
+        yield machines
+
+
+def nodes() -> list[Node]:
+    """The machines of the Ray that this process is connected to, as they are now."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
 
 
 @contextlib.contextmanager
-def _ray(failure: str, **options: Any) -> Iterator[None]:
+def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that were given up, by its own ids
-    # Workers import this very checkout, also where it is not installed.
-    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
-    wait_policy = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
     try:
         ray.init(
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path, "OMP_WAIT_POLICY": wait_policy}},
+            runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
             **options,
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
@@ -121,33 +131,38 @@ def run_trials(
     study for another run. A second one ends at once. After `max_seconds` it drains by itself. Raises what ended the
     study: StudyFailed, NothingFeasible, StudyError.
     """
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots.num_slots)  # the searcher itself limits how many run
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)  # the searcher itself limits how many run
     bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
-        tuner = tune.Tuner(
-            tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
-            tune_config=TuneConfig(
-                search_alg=BrainSearcher(bridge),
-                scheduler=BrainScheduler(bridge),
-                num_samples=10**9,  # the brain knows when to end
-                reuse_actors=True,
-            ),
-            run_config=RunConfig(
-                name="trials",
-                storage_path=scratch,
-                failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
-                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
-                stop=_BrainStopper(bridge),
-                verbose=0,
-            ),
-        )
         try:
-            tuner.fit()
+            _tuner(bridge, slots, scratch).fit()
+            while study.has_interrupted and not bridge.is_ending:  # Ray gave them up when no more was to be proposed
+                _tuner(bridge, slots, scratch).fit()
         finally:
             bridge.release_all()
     if bridge.fatal is not None:
         raise bridge.fatal
     return bridge.is_interrupted
+
+
+def _tuner(bridge: Bridge, slots: Slots, scratch: str) -> tune.Tuner:
+    return tune.Tuner(
+        tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
+        tune_config=TuneConfig(
+            search_alg=BrainSearcher(bridge),
+            scheduler=BrainScheduler(bridge),
+            num_samples=10**9,  # the brain knows when to end
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name="trials",
+            storage_path=scratch,
+            failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
+            stop=_Watch(bridge, slots),
+            verbose=0,
+        ),
+    )
 
 
 class ActorManager(tune_controller.RayActorManager):
@@ -226,17 +241,30 @@ class BrainScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         return self.CONTINUE if self._bridge.on_report(trial.trial_id, result["report"][0]) else self.STOP
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        trial.max_failures = trial.num_failures + self._bridge.num_losses_left(trial.trial_id)
+
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A worker was lost. Ray calls this before it starts another one, or before it gives the trial up."""
-        failures = Path(trial.error_file).read_text(errors="replace")
-        self._bridge.on_worker_lost(trial.trial_id, failures.split("Failure # ")[-1], goes_on=trial.should_recover())
+        """A worker was lost. Ray calls this before it starts another one, or before it gives the trial up.
+
+        Ray 2.60 tells the loss of a worker that was about to begin a trial twice, and gives the trial up at the second:
+        by then it is pending. The bridge has it taken up again.
+        """
+        if trial.status != trial.PENDING:
+            failures = Path(trial.error_file).read_text(errors="replace")
+            self._bridge.on_worker_lost(trial.trial_id, failures.split("Failure # ")[-1])
+            self.on_trial_add(tune_controller, trial)
 
 
-class _BrainStopper(Stopper):
-    """Ends the run when the bridge has a reason; and when this machine's Ray is gone, for which Tune waits for ever."""
+class _Watch(Stopper):
+    """Looks at Ray's machines every few seconds, and ends the run when the bridge has a reason.
 
-    def __init__(self, bridge: Bridge):
-        self._bridge = bridge
+    Machines that come are used, and those that go are not waited for; but where this very one's Ray is gone, Tune would
+    wait for ever.
+    """
+
+    def __init__(self, bridge: Bridge, slots: Slots):
+        self._bridge, self._slots = bridge, slots
         self._node, self._next_look = ray.get_runtime_context().get_node_id(), 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -245,6 +273,7 @@ class _BrainStopper(Stopper):
     def stop_all(self) -> bool:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
+            self._bridge.on_slots(self._slots.on(nodes()))
             if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self._node):
                 self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
         return self._bridge.fatal is not None

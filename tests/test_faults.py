@@ -39,6 +39,10 @@ The actor is dead because its worker process has died. Worker exit type: SYSTEM_
 unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed \
 by the OOM killer due to high memory usage, (2) ray stop --force was called
 """
+UNAVAILABLE = """1 (occurred at 2026-11-23_15-43-01)
+The actor d5bb4ad5e51c5f71c29e2cbe02000000 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: \
+Socket closed rpc_code: 14. The task may or may not have been executed on the actor.
+"""
 EXITED = """1 (occurred at 2026-11-23_11-39-50)
 The actor died unexpectedly before finishing this task.
 The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker exits \
@@ -119,8 +123,8 @@ class Driver:
 
     def lose_all(self, trial_id: str, *errors: str) -> None:
         """Lose a worker for each error; Ray gives the trial up after the last."""
-        for i, error in enumerate(errors):
-            self.bridge.on_worker_lost(trial_id, error, goes_on=i < len(errors) - 1)
+        for error in errors:
+            self.bridge.on_worker_lost(trial_id, error)
         self.bridge.on_end(trial_id, worker_lost=True)
 
     def stored(self, number: int) -> TrialRecord:
@@ -139,9 +143,9 @@ def report(tokens: int, **more: Any) -> dict[str, Any]:
 def test_a_trial_whose_worker_is_lost_goes_on_and_its_record_tells_it(driver: Driver):
     driver.bridge.suggest("a")
     assert driver.bridge.on_report("a", report(1000))
-    driver.bridge.on_worker_lost("a", KILLED, goes_on=True)
+    driver.bridge.on_worker_lost("a", KILLED)
     (driver.folder / "trial-0.pt").touch()
-    driver.bridge.on_worker_lost("a", CUDA_ERROR, goes_on=True)
+    driver.bridge.on_worker_lost("a", CUDA_ERROR)
     assert driver.bridge.on_report("a", report(1000))  # from its checkpoint
     assert driver.bridge.on_report("a", report(3000))
     assert driver.study.records[0].outcome == RUNNING
@@ -165,6 +169,21 @@ def test_a_trial_whose_workers_keep_being_lost_fails_with_the_last_reason(driver
     assert driver.events[-1] == ("ended", 0)
 
 
+def test_a_trial_that_ray_gives_up_too_early_goes_on_as_another_of_rays(driver: Driver):
+    driver.bridge.suggest("a")
+    assert driver.bridge.num_losses_left("a") == 3
+    driver.lose_all("a", KILLED, UNAVAILABLE)
+    assert driver.stored(0).outcome == WAITING
+    assert driver.bridge.suggest("b") is not None and driver.bridge.num_losses_left("b") == 1
+    assert driver.bridge.on_report("b", report(1000))
+    driver.lose_all("b", KILLED, KILLED)
+    record = driver.stored(0)
+    assert (record.outcome, record.reason) == (FAILED, "its worker was lost 4 times, the last time: killed or crashed")
+    assert [fault.rpartition("; ")[2] for fault in record.faults] == ["started again"] * 3 + ["given up"]
+    assert record.faults[1].startswith("worker lost: its machine does not answer, last report at 0 tokens")
+    assert driver.bridge.suggest("c") is not None and driver.study.records[1].outcome == RUNNING
+
+
 def test_a_trial_for_which_the_host_ran_out_of_memory_twice_in_the_end_is_out_of_memory(driver: Driver):
     driver.bridge.suggest("a")
     driver.lose_all("a", KILLED, KILLED, OUT_OF_HOST_MEMORY, OUT_OF_HOST_MEMORY)
@@ -179,12 +198,12 @@ def test_a_worker_that_hung_leaves_where_it_did_with_its_trial(driver: Driver):
     request = driver.bridge.suggest("a")["request"]
     trace = Path(request["checkpoint"]).with_suffix(".hang")
     trace.write_text("Timeout!\n  File x.py in waits_for_ever\n")
-    driver.bridge.on_worker_lost("a", EXITED, goes_on=True)
+    driver.bridge.on_worker_lost("a", EXITED)
     record = driver.stored(0)
     assert record.faults == ["worker hung: no report for 1.5 min, last report at 0 tokens; started again"]
     assert "waits_for_ever" in record.traceback and not trace.exists()
     trace.write_text("")  # one that was killed otherwise
-    driver.lose_all("a", KILLED)
+    driver.bridge.on_worker_lost("a", KILLED)
     assert driver.stored(0).faults[1].startswith("worker lost: killed or crashed")
 
 
@@ -231,7 +250,7 @@ def test_a_storage_that_fails_ends_the_search_with_its_first_word(driver: Driver
     for name in ("report", "release", "note_fault", "finish"):
         monkeypatch.setattr(driver.study, name, fail)
     assert not driver.bridge.on_report("a", report(1000))
-    driver.bridge.on_worker_lost("a", KILLED, goes_on=False)
+    driver.bridge.on_worker_lost("a", KILLED)
     driver.bridge.on_end("a", worker_lost=True)
     driver.bridge.release_all()
     assert str(driver.bridge.fatal) == "no space 1" and len(asked) == 4
@@ -242,7 +261,7 @@ def test_a_fault_of_a_trial_that_has_ended_is_nobodys(driver: Driver):
     driver.bridge.suggest("a")
     driver.study.finish(0, FAILED, "a bug")
     driver.study.note_fault(0, "worker lost: killed")
-    driver.bridge.on_worker_lost("unknown", KILLED, goes_on=True)
+    driver.bridge.on_worker_lost("unknown", KILLED)
     assert driver.stored(0).faults == []
 
 

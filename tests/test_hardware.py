@@ -1,0 +1,75 @@
+"""Machines divided among trials: what each gets, how many run at once, and when machines come and go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        ([Node(2)], {}, (2, 1, 0)),
+        ([Node(16)], {}, (8, 2, 0)),
+        ([Node(20)], {}, (8, 2, 0)),  # whole cores: four are left to the driver
+        ([Node(20)], {"parallel": 3}, (3, 6, 0)),
+        ([Node(20)], {"parallel": 10}, (10, 2, 0)),
+        ([Node(20)], {"parallel": 50}, (20, 1, 0)),
+        ([Node(20)], {"cpus_per_trial": 1}, (20, 1, 0)),
+        ([Node(20)], {"cpus_per_trial": 8}, (2, 8, 0)),
+        ([Node(20)], {"cpus_per_trial": 0.5, "parallel": 30}, (30, 0.5, 0)),
+        ([Node(32, 8)], {}, (8, 4, 1)),
+        ([Node(32, 8)], {"gpus_per_trial": 2}, (4, 8, 2)),
+        ([Node(32, 8)], {"gpus_per_trial": 0.25}, (32, 1, 0.25)),
+        ([Node(4, 1)], {"gpus_per_trial": 0.125}, (8, 0.5, 0.125)),
+        ([Node(32, 8)], {"parallel": 2}, (2, 16, 1)),
+        ([Node(32, 8)], {"cpus_per_trial": 8}, (4, 8, 1)),
+        ([Node(32, 8)], {"gpus_per_trial": 0}, (8, 4, 0)),
+        ([Node(4), Node(4), Node(4)], {}, (12, 1, 0)),
+        ([Node(16), Node(4)], {}, (12, 1, 0)),  # eight on the first
+        ([Node(0), Node(16)], {}, (8, 2, 0)),  # a head that is not to train
+        ([Node(8), Node(32, 4), Node(16, 4)], {}, (8, 4, 1)),  # the first has no GPU
+        ([Node(32, 4), Node(32, 1)], {"gpus_per_trial": 2}, (2, 16, 2)),  # the second holds none
+        ([Node(8), Node(8)], {"parallel": 3}, (3, 4, 0)),
+    ],
+)
+def test_each_trial_gets_a_share_of_one_machine(nodes, asked, expected):
+    slots = divide(nodes, **asked)
+    assert (slots.num_slots, slots.cpus_per_trial, slots.gpus_per_trial) == expected
+    assert slots.on(nodes) == slots.num_slots
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "message"),
+    [
+        ([Node(4, 1)], {"gpus_per_trial": 2}, "--gpus-per-trial 2, but there are 1 GPUs"),
+        ([Node(4)], {"cpus_per_trial": 5}, "--cpus-per-trial 5, but there are 4 CPUs"),
+        ([Node(4, 1), Node(4, 1)], {"gpus_per_trial": 2}, "--gpus-per-trial 2, but no machine has more than 1 GPUs"),
+        ([Node(4, 2)], {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: above one, only whole GPUs can be given"),
+        ([Node(4)], {"cpus_per_trial": 1.5}, "--cpus-per-trial 1.5: above one, only whole cores can be given"),
+        ([Node(4)], {"cpus_per_trial": 0}, "--cpus-per-trial 0 is no share of a core; give more than 0"),
+        ([Node(4)], {"cpus_per_trial": math.nan}, "--cpus-per-trial nan is no share of a core; give more than 0"),
+        ([Node(4)], {"gpus_per_trial": -1}, "--gpus-per-trial -1 is negative"),
+        ([Node(4)], {"parallel": 0}, "--parallel 0 is no number of trials; give at least 1"),
+    ],
+)
+def test_a_share_that_no_machine_has_is_refused(nodes, asked, message):
+    with pytest.raises(ValueError) as error:
+        divide(nodes, **asked)
+    assert str(error.value) == message
+
+
+def test_machines_that_come_and_go_change_how_many_run_and_not_what_each_gets():
+    slots = divide([Node(4), Node(4)])
+    assert [slots.on(nodes) for nodes in ([Node(4)], [], [Node(4)] * 3, [Node(0.5)], [Node(64)])] == [4, 0, 12, 0, 8]
+    assert divide([Node(4), Node(4)], parallel=6).on([Node(4)] * 3) == 6
+    assert divide([Node(8, 2)]).on([Node(8, 2), Node(2, 8), Node(64)]) == 2  # four cores a trial, one GPU
+
+
+def test_a_share_is_exclusive_unless_a_gpu_is_shared():
+    assert [Slots(1, 1, gpus).is_exclusive for gpus in (0, 0.5, 1, 2)] == [True, False, True, True]
+    assert divide([Node(2)]).num_threads == 1 and divide([Node(16, 2)]).num_threads == 8
+    assert str(divide([Node(8, 2)])) == "2 trials at a time, 1 GPU each" and MAX_CPU_TRIALS == 8
