@@ -9,7 +9,7 @@ run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
 test: $(VENV)/.installed ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed ## layout, lint, the generated schema
 	$(BIN)/ruff format --check .

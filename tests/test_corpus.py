@@ -135,9 +135,7 @@ def test_an_open_corpus_is_found_again_without_reading_it(tmp_path, monkeypatch)
     path = written(tmp_path / "a.txt", TEXT)
     first = open_corpus([path], vocab_size=256)
     monkeypatch.setattr(trainer.data, "read_documents", None)
-    start = time.perf_counter()
     again = open_corpus([path], vocab_size=256)
-    assert time.perf_counter() - start < 0.05
     assert again.digest == first.digest and again.about == first.about
 
 
