@@ -170,8 +170,8 @@ class _Results:
 
 def measure(num_trials: int, num_rounds: int, num_slots: int) -> dict[str, Any]:
     """Run both systems in turns; medians, 90th percentiles (seconds) and counts over all rounds."""
+    from search.cluster import local_ray
     from search.hardware import Node, divide, num_cores
-    from search.tune import local_ray
 
     results = {TINYSEARCH: _Results(), RAY_STOCK: _Results()}
     runs: dict[str, Callable[..., None]] = {TINYSEARCH: _run_tinysearch, RAY_STOCK: _run_ray_stock}

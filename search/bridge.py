@@ -27,7 +27,7 @@ class Listener(Protocol):
     def on_event(self, kind: str, record: TrialRecord) -> None: ...
 
     def on_slots(self, num_slots: int) -> None:
-        """From now on as many trials run at once: machines have come, or gone."""
+        """From now on as many trials run at once: machines, or other searches on them, have come or gone."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Bridge:
         return len(self._under_way) >= self._num_slots
 
     def on_slots(self, num_slots: int) -> None:
-        """So many trials fit the machines that there are now; those under way are not touched."""
+        """So many trials may run from now on; of more, each that reports waits for a slot."""
         if num_slots != self._num_slots:
             self._num_slots = num_slots
             self._listener.on_slots(num_slots)
@@ -123,7 +123,8 @@ class Bridge:
         self._listener.on_event("ended" if record.has_ended else "report", record)
         if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
             del self._under_way[trial_id]
-        return goes_on and not self.is_ending
+        has_slot = len(self._under_way) <= self._num_slots  # else it waits for one, with its checkpoint
+        return goes_on and has_slot and not self.is_ending
 
     def num_losses_left(self, trial_id: str) -> int:
         """How many more workers a trial may lose before it is given up."""

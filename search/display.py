@@ -64,9 +64,9 @@ class Display:
 
     def on_slots(self, num_slots: int) -> None:
         if num_slots:
-            text = f"the machines have changed: {num_slots} trial{'s' if num_slots > 1 else ''} at a time from now on"
+            text = f"from now on {num_slots} trial{'s' if num_slots > 1 else ''} at a time"
         else:
-            text = "no machine is left for a trial: waiting for one to join"
+            text = "no machine is free for a trial: waiting for one"
         self._console.print(text, style="dim", highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:

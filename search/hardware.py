@@ -95,6 +95,11 @@ def divide(
     return dataclasses.replace(slots, num_slots=slots.on(nodes))
 
 
+def share_of(num_slots: int, place: int, num_drivers: int) -> int:
+    """The slots of one of several drivers, who share alike; what is left over goes to those who came first."""
+    return num_slots // num_drivers + (place < num_slots % num_drivers)
+
+
 def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -> float:
     """The cores of each of a machine's trials: whole ones, or a fraction where a core is shared."""
     cores = max(1, int(node.cpus))

@@ -135,7 +135,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             num_trials = math.inf  # as many as there is time for
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
-            stack.enter_context(tune().local_ray(hardware.num_cores(), hardware.num_gpus()))
+            stack.enter_context(cluster().local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
         existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
@@ -157,7 +157,12 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         stack.enter_context(no_garbage_among_what_is_there())
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             was_interrupted = tune().run_trials(
-                study, slots, requests.request, _Pruning(display, folder), max_seconds=max_seconds
+                study,
+                slots,
+                requests.request,
+                _Pruning(display, folder),
+                is_shared=options.address is not None,
+                max_seconds=max_seconds,
             )
         if math.isinf(study.num_trials) and not was_interrupted:
             study.close_to_new_trials()
@@ -185,6 +190,13 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     return before
 
 
+def cluster() -> Any:
+    """The module search.cluster, imported once it is needed: Ray takes seconds."""
+    import search.cluster
+
+    return search.cluster
+
+
 def tune() -> Any:
     """The module search.tune, imported once it is needed: Ray takes seconds."""
     import search.tune
@@ -195,7 +207,7 @@ def tune() -> Any:
 def _slots(options: RunOptions, stack: contextlib.ExitStack) -> hardware.Slots:
     """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
     if options.address:
-        nodes = stack.enter_context(tune().ray_cluster(options.address))
+        nodes = stack.enter_context(cluster().ray_cluster(options.address))
     else:
         nodes = [hardware.Node(hardware.num_cores(), hardware.num_gpus())]
     return hardware.divide(nodes, **options.shares)

@@ -1,19 +1,16 @@
 """Ray Tune around the brain: a Searcher and a Scheduler that only forward, and a Trainable that only forwards.
 
-The only file that imports Ray. Ray places trials on hardware, restarts lost workers and reuses warm ones; every
-decision is the brain's, and the study is recovered from its own storage, never from Ray's experiment state.
+Ray places trials on hardware, restarts lost workers and reuses warm ones; every decision is the brain's, and the study
+is recovered from its own storage, never from Ray's experiment state.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import math
 import os
-import secrets
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -21,8 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported: it reads these once.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Before Ray Tune is imported: it reads these once.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # else every Tuner warns about Train's own migration
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the record is Optuna's; no CSV, JSON and TensorBoard beside it
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner even when told to be silent
@@ -30,7 +26,6 @@ os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C drains, see _interrupt
 os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a lost worker is no news: its trial goes on in another
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is never read
 
-import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
@@ -39,80 +34,12 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.bridge import MAX_WORKER_LOSSES, Bridge, Listener
-from search.hardware import Node, Slots
+from search.cluster import Seat, is_here, nodes
+from search.hardware import Slots
 from search.storage import StudyError
 from search.study import Study
 
-CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # between two looks at which machines there are
-OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = [str(PROJECT_ROOT / package) for package in ("search", "trainer")]  # to the machines of a cluster
-
-
-@contextlib.contextmanager
-def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """Start Ray on this machine until the block ends. Raises StudyError.
-
-    Ray 2.60 listens on every interface, whatever address it is told, and asks all who come for a token: one that only
-    this process and what it starts know. Without one Ray would take, or write, a file in the home folder.
-    """
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Workers import this very checkout, also where it is not installed.
-    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-    with _ray(
-        "Ray does not start on this machine",
-        {"env_vars": {"PYTHONPATH": path}},
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-    ):
-        yield
-
-
-@contextlib.contextmanager
-def ray_cluster(address: str) -> Iterator[list[Node]]:
-    """Connect to a running cluster until the block ends; yields its machines. Raises StudyError."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():  # Ray itself would try for minutes
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        except (OSError, OverflowError) as error:
-            raise StudyError(f"no Ray cluster answers at {address!r}: {error}") from None
-    with _ray(f"no Ray cluster answers at {address!r}", {"py_modules": SHIPPED}, address=address):
-        machines = nodes()
-        if not any(node.cpus or node.gpus for node in machines):
-            raise StudyError(f"the Ray cluster at {address!r} has neither CPUs nor GPUs; start its nodes with some")
-        yield machines
-
-
-def nodes() -> list[Node]:
-    """The machines of the Ray that this process is connected to, as they are now."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
-
-
-@contextlib.contextmanager
-def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[None]:
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that were given up, by its own ids
-    # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
-    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
-    try:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
-            **options,
-        )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
-        raise StudyError(f"{failure}: {str(error).splitlines()[0]}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def run_trials(
@@ -122,22 +49,24 @@ def run_trials(
     listener: Listener,
     *,
     worker: str = "search.trial:TrialRun",
+    is_shared: bool = False,
     max_seconds: float = math.inf,
 ) -> bool:
     """Run the study's trials on a started Ray until none is left; True if it was interrupted.
 
     `request_for` turns a trial's number and configuration into what `worker` ("module:class", with `step` and
     `close`) is made with. The first Ctrl-C or SIGTERM drains: each trial stops at its next report and waits in the
-    study for another run. A second one ends at once. After `max_seconds` it drains by itself. Raises what ended the
-    study: StudyFailed, NothingFeasible, StudyError.
+    study for another run. A second one ends at once. After `max_seconds` it drains by itself. `is_shared` says that
+    other searches may run on this Ray too. Raises what ended the study: StudyFailed, NothingFeasible, StudyError.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)  # the searcher itself limits how many run
     bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
     with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
         try:
-            _tuner(bridge, slots, scratch).fit()
+            watch = _Watch(bridge, slots, Seat() if is_shared else None)
+            _tuner(bridge, slots, watch, scratch).fit()
             while study.has_interrupted and not bridge.is_ending:  # Ray gave them up when no more was to be proposed
-                _tuner(bridge, slots, scratch).fit()
+                _tuner(bridge, slots, watch, scratch).fit()
         finally:
             bridge.release_all()
     if bridge.fatal is not None:
@@ -145,7 +74,7 @@ def run_trials(
     return bridge.is_interrupted
 
 
-def _tuner(bridge: Bridge, slots: Slots, scratch: str) -> tune.Tuner:
+def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
         tune_config=TuneConfig(
@@ -159,7 +88,7 @@ def _tuner(bridge: Bridge, slots: Slots, scratch: str) -> tune.Tuner:
             storage_path=scratch,
             failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
-            stop=_Watch(bridge, slots),
+            stop=watch,
             verbose=0,
         ),
     )
@@ -257,15 +186,15 @@ class BrainScheduler(FIFOScheduler):
 
 
 class _Watch(Stopper):
-    """Looks at Ray's machines every few seconds, and ends the run when the bridge has a reason.
+    """Looks at Ray's machines and drivers every few seconds, and ends the run when the bridge has a reason.
 
     Machines that come are used, and those that go are not waited for; but where this very one's Ray is gone, Tune would
-    wait for ever.
+    wait for ever. Each of several drivers takes its share.
     """
 
-    def __init__(self, bridge: Bridge, slots: Slots):
-        self._bridge, self._slots = bridge, slots
-        self._node, self._next_look = ray.get_runtime_context().get_node_id(), 0.0
+    def __init__(self, bridge: Bridge, slots: Slots, seat: Seat | None):
+        self._bridge, self._slots, self._seat = bridge, slots, seat
+        self._next_look = 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -273,8 +202,9 @@ class _Watch(Stopper):
     def stop_all(self) -> bool:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
-            self._bridge.on_slots(self._slots.on(nodes()))
-            if not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == self._node):
+            num_slots = self._slots.on(nodes())
+            self._bridge.on_slots(self._seat.share(num_slots) if self._seat else num_slots)
+            if not is_here():
                 self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
         return self._bridge.fatal is not None
 

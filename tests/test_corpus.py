@@ -6,7 +6,6 @@ import json
 import os
 import sysconfig
 import threading
-import time
 from pathlib import Path
 
 import numpy as np

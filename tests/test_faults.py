@@ -112,6 +112,7 @@ class Driver:
         self.storage = InMemoryStorage()
         self.study = Study.create(self.storage, "study", settings)
         self.events: list[tuple[str, int]] = []
+        self.slots: list[int] = []
         self.folder = folder
         self.bridge = Bridge(self.study, 2, self.request_for, self, "module:class")
 
@@ -120,6 +121,9 @@ class Driver:
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         self.events.append((kind, record.number))
+
+    def on_slots(self, num_slots: int) -> None:
+        self.slots.append(num_slots)
 
     def lose_all(self, trial_id: str, *errors: str) -> None:
         """Lose a worker for each error; Ray gives the trial up after the last."""
@@ -167,6 +171,20 @@ def test_a_trial_whose_workers_keep_being_lost_fails_with_the_last_reason(driver
     )
     assert len(record.faults) == 4 and record.faults[-1].endswith("; given up")
     assert driver.events[-1] == ("ended", 0)
+
+
+def test_a_trial_for_which_no_slot_is_left_waits_at_its_next_report(driver: Driver):
+    driver.bridge.suggest("a"), driver.bridge.suggest("b")
+    assert driver.bridge.is_full
+    driver.bridge.on_slots(1)
+    assert not driver.bridge.on_report("a", report(1000))
+    driver.bridge.on_end("a", worker_lost=False)
+    assert (driver.stored(0).outcome, driver.stored(0).rung, driver.slots) == (WAITING, 1000, [1])
+    assert driver.bridge.on_report("b", {"tokens": 500, "measurement": None}) and driver.bridge.is_full
+    driver.bridge.on_slots(1)  # no news
+    driver.bridge.on_slots(2)
+    assert driver.slots == [1, 2] and not driver.bridge.is_full
+    assert driver.bridge.suggest("c")["request"]["checkpoint"].endswith("trial-0.pt")
 
 
 def test_a_trial_that_ray_gives_up_too_early_goes_on_as_another_of_rays(driver: Driver):

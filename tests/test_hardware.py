@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide
+from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,12 @@ def test_a_share_is_exclusive_unless_a_gpu_is_shared():
     assert [Slots(1, 1, gpus).is_exclusive for gpus in (0, 0.5, 1, 2)] == [True, False, True, True]
     assert divide([Node(2)]).num_threads == 1 and divide([Node(16, 2)]).num_threads == 8
     assert str(divide([Node(8, 2)])) == "2 trials at a time, 1 GPU each" and MAX_CPU_TRIALS == 8
+
+
+def test_several_drivers_share_alike_and_none_of_the_slots_is_left():
+    for num_slots in range(10):
+        for num_drivers in range(1, 13):
+            shares = [share_of(num_slots, place, num_drivers) for place in range(num_drivers)]
+            assert (
+                sum(shares) == num_slots and max(shares) - min(shares) <= 1 and shares == sorted(shares, reverse=True)
+            )
