@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ class Database:
             with self._explained():
                 url = self._address.for_sqlalchemy.replace("{", "{{").replace("}", "}}")  # Optuna formats it
                 options = {"pool_pre_ping": True, "connect_args": self._address.connect_args}
-                optunas = OnceStorage(url, options, skip_compatibility_check=True)
+                optunas = _opened(url, options)
                 storage = PatientStorage(optunas, str(self), self._address.masked)
                 made, ours = optunas.get_current_version(), optunas.get_head_version()
             if made != ours:
@@ -135,6 +136,18 @@ class Database:
             raise StudyError(f"{self} needs the driver {driver}, which is not installed; {remedy}") from None
         except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
             raise StudyError(f"{self} cannot be opened: {self._address.masked(reason_of(error))}") from None
+
+
+def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
+    """Optuna's storage, whose tables it makes where there are none; two who do so at once get in each other's way."""
+    for seconds in (0.5, 1.0, 2.0):
+        try:
+            return OnceStorage(url, options, skip_compatibility_check=True)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as e:
+            if "exists" not in str(e):
+                raise
+            time.sleep(seconds)
+    return OnceStorage(url, options, skip_compatibility_check=True)
 
 
 class Address:

@@ -39,6 +39,14 @@ class OnceStorage(RDBStorage):
     Optuna itself tries a creation again, and cannot know whether the first one was carried out.
     """
 
+    def __init__(self, *arguments: Any, **options: Any):
+        try:
+            super().__init__(*arguments, **options)
+        except Exception:
+            if hasattr(self, "engine"):
+                self.engine.dispose()  # else its connections are closed whenever Python comes to it
+            raise
+
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         token = template_trial.system_attrs.get(TOKEN) if template_trial is not None else None
         if token is not None:

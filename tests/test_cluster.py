@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.faults import found_wrong, written_twice
-from tests.raylets import CAN_UNSHARE, Cluster, running_cluster
+from benchmarks.postgres import PASSWORD, Server, binaries
+from search.cli import app
+from tests.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 240.0
@@ -41,8 +49,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that all nodes share, with a space and a text."""
     path = Path(tempfile.mkdtemp(prefix="ts-"))  # Ray's sockets want a short path
     (path / "space.yaml").write_text(SPACE)
     (path / "text.txt").write_text("\n".join(f"{i * i % 97} and {i % 13} make {i}" for i in range(4000)))
@@ -50,14 +59,25 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A head and two nodes of one core, whose jobs find a database in their environment if this machine has one."""
+    with running_cluster(place) as cluster:
+        if binaries() is not None:
+            cluster.environment["OPTUNA_STORAGE"] = request.getfixturevalue("_server").new_database()
+        for name in ("head", "first", "second"):
+            cluster.start(name, num_cpus=int(name != "head"))
+        yield cluster
+
+
 class Job:
     """A search that was submitted as a Ray job, under way in another thread."""
 
-    def __init__(self, cluster: Cluster, folder: Path, *arguments: str):
-        self._runs = folder / "runs"
-        search = [sys.executable, "-m", "search.cli", "run", str(folder / "space.yaml"), "--data"]
-        search += [str(folder / "text.txt"), "--address", "auto", "--runs", str(self._runs), *arguments]
-        command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *search]
+    def __init__(self, cluster: Cluster, place: Path, name: str, *, in_database: bool):
+        search = [sys.executable, "-m", "search.cli", "run", str(place / "space.yaml"), "--name", name]
+        search += ["--data", str(place / "text.txt"), "--runs", str(place / "runs"), "--address", "auto"]
+        where = [] if in_database else ["env", "-u", "OPTUNA_STORAGE"]
+        command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *where, *search]
         self._thread = threading.Thread(target=self._run, args=(cluster, command))
         self._thread.start()
 
@@ -72,6 +92,10 @@ class Job:
             assert time.monotonic() < give_up, f"waited in vain for {what}"
             time.sleep(0.5)
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def output(self) -> str:
         """All that the job said, once it has ended well."""
         self._thread.join(PATIENCE_SECONDS)
@@ -80,37 +104,71 @@ class Job:
         return self.result.stdout
 
 
-def ask(folder: Path, command: str, study: str = "space") -> Any:
-    """What a command of the tool tells of a study that other processes run."""
-    from typer.testing import CliRunner
-
-    from search.cli import app
-
-    result = CliRunner().invoke(app, [command, study, "--json", "--runs", str(folder / "runs")])
+def ask(place: Path, command: str, study: str, *, storage: str | None = None) -> Any:
+    """What a command of the tool tells of a study that other processes run; None where there is none yet."""
+    where = ["--runs", str(place / "runs"), *(["--storage", storage] if storage else [])]
+    result = CliRunner().invoke(app, [command, study, "--json", *where])
     return json.loads(result.stdout) if result.exit_code == 0 else None
 
 
-def hosts(folder: Path) -> set[str]:
+def hosts(place: Path, study: str, **options: Any) -> set[str]:
     """Where trials were measured last."""
-    return {trial["environment"]["host"] for trial in ask(folder, "trials") or () if trial["environment"]}
+    trials = ask(place, "trials", study, **options) or ()
+    return {trial["environment"]["host"] for trial in trials if trial["environment"]}
 
 
-def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(folder: Path):
-    with running_cluster(folder) as cluster:
-        for name in ("head", "first", "second"):
-            cluster.start(name, num_cpus=int(name != "head"))
-        assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
-        job = Job(cluster, folder)
-        job.wait_for("both nodes to train", lambda: hosts(folder) >= {"first", "second"})
-        cluster.start("third", num_cpus=1)
-        job.wait_for("the third to train", lambda: "third" in hosts(folder))
-        cluster.kill("second")
-        told = job.output()
-    trials = ask(folder, "trials")
-    assert ask(folder, "status")["complete"] and len(trials) == 12
+def test_two_searches_share_a_cluster_and_a_database_while_a_dashboard_reads_it(
+    cluster: Cluster, place: Path, postgres: Server
+):
+    storage = cluster.environment["OPTUNA_STORAGE"]
+    jobs = {name: Job(cluster, place, name, in_database=True) for name in ("one", "other")}
+    for name, job in jobs.items():
+        job.wait_for("a rung", lambda name=name: bool(hosts(place, name, storage=storage)))
+    with dashboard(storage, "one") as url:
+        num_read = 0
+        while any(job.is_running for job in jobs.values()):
+            with urllib.request.urlopen(f"{url}/api/studies", timeout=60) as answer:
+                assert {study["study_name"] for study in json.load(answer)["study_summaries"]} == set(jobs)
+            num_read += 1
+    assert num_read > 1
+    for name, job in jobs.items():
+        assert "1 trial at a time" in job.output()
+        assert PASSWORD not in job.output() and quote(PASSWORD, safe="") not in job.output()
+        assert ask(place, "status", name, storage=storage)["complete"]
+        trials = ask(place, "trials", name, storage=storage)
+        assert len(trials) == 12 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
+
+
+@contextlib.contextmanager
+def dashboard(storage: str, study: str) -> Iterator[str]:
+    """The address of the tool's own dashboard over a database."""
+    command = [sys.executable, "-m", "search.cli", "dashboard", study, "--storage", storage, "--port", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().split()[1].partition("/dashboard")[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, place: Path):
+    assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
+    job = Job(cluster, place, "grows", in_database=False)
+    job.wait_for("both nodes to train", lambda: hosts(place, "grows") >= {"first", "second"})
+    cluster.start("third", num_cpus=1)
+    job.wait_for("the third to train", lambda: "third" in hosts(place, "grows"))
+    cluster.kill("second")
+    assert "from now on 3 trials at a time" in job.output()
+    trials = ask(place, "trials", "grows")
+    assert ask(place, "status", "grows")["complete"] and len(trials) == 12
     assert found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
-    assert written_twice(folder / "runs" / "space" / "journal.log") == 0
-    faults = [fault for trial in trials for fault in trial["faults"]]
-    assert all(fault.startswith("worker lost: its machine ") for fault in faults)
+    assert written_twice(place / "runs" / "grows" / "journal.log") == 0
+    assert all(fault.startswith("worker lost: its machine ") for trial in trials for fault in trial["faults"])
     assert not any(trial["outcome"] == "failed" for trial in trials)
-    assert told.index("from now on 3 trials at a time") < told.index("from now on 2 trials at a time")
+
+
+def test_who_has_no_token_is_not_let_in(cluster: Cluster):
+    stranger = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
+    command = [str(RAY), "job", "list", "--address", cluster.jobs]
+    answer = subprocess.run(command, env=stranger, capture_output=True, text=True, timeout=60)
+    assert answer.returncode != 0 and "401" in answer.stderr + answer.stdout or "token" in answer.stderr.lower()

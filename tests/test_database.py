@@ -544,3 +544,23 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
     assert "space.yaml" in {path.name for path in written}
     for told in (run.stdout, run.stderr, *(path.read_bytes().decode("latin-1") for path in written)):
         assert "s3cret" not in told
+
+
+def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):
+    """Optuna's tables are made by each that finds none; whoever comes second at one of them looks again."""
+    opened: list[Any] = []
+    gate = threading.Barrier(4)
+
+    def open_one(number: int) -> None:
+        gate.wait()
+        try:
+            opened.append(archive_at(url, tmp_path).open(f"study{number}"))
+        except StudyError as error:
+            opened.append(error)
+
+    threads = [threading.Thread(target=open_one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [type(storage) for storage in opened] == [PatientStorage] * 4
