@@ -8,14 +8,43 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search import studies
-from search.command import Json, Runs, Storage, StudyName, make_console, print_json, reporting_errors, study_folder
+from search import studies, submitting
+from search.command import (
+    Address,
+    Assignments,
+    Budget,
+    CpusPerTrial,
+    Data,
+    DataAsForRun,
+    Goals,
+    GpusPerTrial,
+    HangMinutes,
+    Json,
+    MaxTokens,
+    Metrics,
+    MoreData,
+    Name,
+    Parallel,
+    Runs,
+    Seed,
+    SpaceFile,
+    Storage,
+    StudyName,
+    TokenDtype,
+    TokenWidth,
+    Trials,
+    Until,
+    make_console,
+    print_json,
+    reporting_errors,
+    run_options,
+    study_folder,
+)
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -27,75 +56,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
-Goals = Annotated[
-    list[str] | None, typer.Option("--goal", help="Narrow the space by a goal of the guide; may be repeated.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
-]
-Trials = Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")]
-MaxTokens = Annotated[
-    str | None,
-    typer.Option("--max-tokens", metavar="N", help="In place of the budget's last rung; a study may grow, as to 54M."),
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        "--until", metavar="TIME", help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept."
-    ),
-]
-GpusPerTrial = Annotated[
-    float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
-]
-CpusPerTrial = Annotated[
-    float | None, typer.Option("--cpus-per-trial", help="Cores, and threads; a machine's are shared out if left out.")
-]
-Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
-]
-HangMinutes = Annotated[
-    float, typer.Option("--hang-minutes", help="A worker without a report for so long is ended and replaced.")
-]
-Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
-
-
-class TokenDtype(StrEnum):
-    """How wide the tokens of a .bin file are."""
-
-    uint16 = "uint16"
-    uint32 = "uint32"
-
 
 @app.command()
 def run(
     space: SpaceFile,
-    more_data: Annotated[list[Path] | None, typer.Argument(hidden=True)] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")
-    ] = None,
+    more_data: MoreData = None,
+    name: Name = None,
     runs: Runs = Path("runs"),
     storage: Storage = None,
     budget: Budget = None,
     trials: Trials = None,
     max_tokens: MaxTokens = None,
     until: Until = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--data",
-            help="Text files, folders, .jsonl or token .bin files; the standard library's sources if left out.",
-        ),
-    ] = None,
-    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
+    data: Data = None,
+    token_dtype: TokenWidth = TokenDtype.uint16,
     goal: Goals = None,
     assign: Assignments = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)] = 0,
+    metrics: Metrics = None,
+    seed: Seed = 0,
     gpus_per_trial: GpusPerTrial = None,
     cpus_per_trial: CpusPerTrial = None,
     parallel: Parallel = None,
@@ -104,11 +82,7 @@ def run(
 ) -> None:
     """Search a space. Running again under the same name continues."""
     with reporting_errors():
-        from search.launch import RunOptions
-
-        if more_data and not data:
-            raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
-        options = RunOptions(
+        options = run_options(
             space=space,
             name=name,
             runs=runs,
@@ -118,11 +92,12 @@ def run(
             max_tokens=max_tokens,
             until=until,
             seed=seed,
-            goals=tuple(goal or ()),
-            assignments=tuple(assign or ()),
-            metrics=tuple(name.strip() for name in metrics.split(",")) if metrics is not None else (),
-            data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
-            token_dtype=token_dtype.value,
+            goals=goal,
+            assignments=assign,
+            metrics=metrics,
+            data=data,
+            more_data=more_data,
+            token_dtype=token_dtype,
             gpus_per_trial=gpus_per_trial,
             cpus_per_trial=cpus_per_trial,
             parallel=parallel,
@@ -257,8 +232,8 @@ def validate(
 @app.command()
 def advise(
     space: SpaceFile,
-    data: Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")] = None,
-    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
+    data: DataAsForRun = None,
+    token_dtype: TokenWidth = TokenDtype.uint16,
     assign: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -295,7 +270,10 @@ def advise(
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
 
-for command in (studies.status, studies.trials, studies.best, studies.confirm, studies.clean, studies.dashboard):
+for command in (
+    *(studies.status, studies.trials, studies.best, studies.confirm, studies.clean, studies.dashboard),
+    *(submitting.submit, submitting.jobs, submitting.logs, submitting.stop),
+):
     app.command()(command)
 
 
@@ -304,8 +282,8 @@ def train(
     preset: Annotated[str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny.")],
     budget: Budget = None,
     assign: Assignments = None,
-    data: Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")] = None,
-    token_dtype: Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")] = TokenDtype.uint16,
+    data: DataAsForRun = None,
+    token_dtype: TokenWidth = TokenDtype.uint16,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
     as_json: Json = False,

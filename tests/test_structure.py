@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the top of the house to its foundation: a module imports only from rows below its own.
 ROWS = [
     {"search.cli"},
-    {"search.studies"},
-    {"search.disk"},
-    {"search.command", "search.confirm"},
+    {"search.studies", "search.submitting"},
+    {"search.disk", "search.submission"},
+    {"search.command", "search.confirm", "search.jobs"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation"},
     {"search.winner"},
@@ -96,6 +96,7 @@ WALL_CLOCK = {"time", "time_ns", "now", "utcnow", "today", "ctime", "localtime",
 MAY_ASK_THE_TIME = {
     "search.deadline": "turns `--until 18:00` into seconds",
     "search.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
+    "search.submission": "notes when a job was submitted, and checks `--until` as launch does",
     "search.replay": "checks that the times of a journal's entries are times",
     "trainer.data": "compares the times of files, which are of that clock; a jump costs reading the text again",
 }

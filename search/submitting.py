@@ -1,0 +1,211 @@
+"""The commands about jobs on a cluster: `submit`, `jobs`, `logs`, `stop`."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search.command import (
+    Assignments,
+    Budget,
+    CpusPerTrial,
+    Data,
+    Goals,
+    GpusPerTrial,
+    HangMinutes,
+    Json,
+    MaxTokens,
+    Metrics,
+    MoreData,
+    Name,
+    Parallel,
+    Runs,
+    Seed,
+    SpaceFile,
+    Storage,
+    TokenDtype,
+    TokenWidth,
+    Trials,
+    Until,
+    make_console,
+    print_json,
+    reporting_errors,
+    run_options,
+)
+
+
+class Cluster(StrEnum):
+    """Where a job can be submitted."""
+
+    ray = "ray"
+    slurm = "slurm"
+    k8s = "k8s"
+
+
+OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Of this study; of all if left out.")]
+JobId = Annotated[str | None, typer.Option("--job", metavar="ID", help="The latest one if left out; see `jobs`.")]
+
+
+def submit(
+    space: SpaceFile,
+    to: Annotated[Cluster, typer.Option("--to", help="A running Ray cluster, Slurm, or Kubernetes with KubeRay.")],
+    more_data: MoreData = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the script, manifest or command; submit nothing.")
+    ] = False,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    storage: Storage = None,
+    budget: Budget = None,
+    trials: Trials = None,
+    max_tokens: MaxTokens = None,
+    until: Until = None,
+    data: Data = None,
+    token_dtype: TokenWidth = TokenDtype.uint16,
+    goal: Goals = None,
+    assign: Assignments = None,
+    metrics: Metrics = None,
+    seed: Seed = 0,
+    gpus_per_trial: GpusPerTrial = None,
+    cpus_per_trial: CpusPerTrial = None,
+    parallel: Parallel = None,
+    hang_minutes: HangMinutes = 30.0,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="Machines, or pods; 1 if left out.")] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus-per-node", help="Cores of each; 4 if left out.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of each.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory-per-node", metavar="SIZE", help="64G as for Slurm, or 64Gi as for Kubernetes."),
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="D-HH:MM:SS", help="The longest that it may take, as for Slurm."),
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="Of Slurm.")] = None,
+    qos: Annotated[str | None, typer.Option("--qos", help="Of Slurm.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="URL", help="Of a Ray cluster's job server, such as http://head:8265."),
+    ] = None,
+    cluster_runs: Annotated[
+        str | None,
+        typer.Option("--cluster-runs", metavar="PATH", help="The folder for studies that a Ray cluster shares."),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", help="Of Kubernetes: a container image with tinysearch and ray[default].")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", help="Of Kubernetes; default if left out.")] = None,
+    claim: Annotated[
+        str | None, typer.Option("--claim", metavar="NAME", help="The PersistentVolumeClaim that keeps the studies.")
+    ] = None,
+    storage_secret: Annotated[
+        str | None,
+        typer.Option("--storage-secret", metavar="NAME", help="The Secret whose OPTUNA_STORAGE is the database's URL."),
+    ] = None,
+) -> None:
+    """Run a search as a job of a cluster. The same study name goes on in the next job."""
+    with reporting_errors():
+        from search.submission import prepare_job, submit_job, text_of
+
+        options = run_options(
+            space=space,
+            name=name,
+            runs=runs,
+            storage=storage,
+            budget=budget,
+            trials=trials,
+            max_tokens=max_tokens,
+            until=until,
+            seed=seed,
+            goals=goal,
+            assignments=assign,
+            metrics=metrics,
+            data=data,
+            more_data=more_data,
+            token_dtype=token_dtype,
+            gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
+            parallel=parallel,
+            hang_minutes=hang_minutes,
+        )
+        job = prepare_job(
+            options,
+            to.value,
+            cluster_runs=cluster_runs,
+            nodes=nodes,
+            cpus_per_node=cpus,
+            gpus_per_node=gpus,
+            memory_per_node=memory,
+            time=time,
+            partition=partition,
+            account=account,
+            qos=qos,
+            address=address,
+            image=image,
+            namespace=namespace,
+            claim=claim,
+            storage_secret=storage_secret,
+        )
+        if dry_run:
+            print(text_of(job, to.value), end="")
+            return
+        submission = submit_job(job, to.value, runs=runs, storage=storage)
+        where = "" if runs == Path("runs") else f" --runs {runs}"
+        print(f"{job.study}: job {submission.id} submitted to {to.value}")
+        print(f"tinysearch logs {job.study}{where} --follow; tinysearch stop {job.study}{where}")
+
+
+def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """The jobs that were submitted from here, and what their clusters say of them."""
+    with reporting_errors():
+        from rich.table import Table
+
+        from search.storage import StudyError
+        from search.submission import state_of, submissions
+
+        def state(submission) -> str:
+            try:
+                return state_of(submission)
+            except StudyError as error:  # one cluster that is away does not hide the others
+                return f"unknown: {error}"
+
+        found = [(submission, state(submission)) for submission in submissions(runs.absolute(), study)]
+        if as_json:
+            print_json([{**dataclasses.asdict(submission), "state": state} for submission, state in found])
+            return
+        if not found:
+            print(f"no job was submitted from {runs}" + (f" for {study}" if study else ""))
+            return
+        table = Table("study", "to", "job", "submitted", "state", box=None, pad_edge=False, header_style="dim")
+        for submission, state in found:
+            table.add_row(submission.study, submission.to, submission.id, submission.submitted[:19], state)
+        make_console().print(table)
+
+
+def logs(
+    study: OfStudy = None,
+    runs: Runs = Path("runs"),
+    job: JobId = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes until Ctrl-C.")] = False,
+) -> None:
+    """What a submitted job has printed."""
+    with reporting_errors():
+        from search.submission import find_submission, show_log
+
+        code = show_log(find_submission(runs.absolute(), study, job), is_followed=follow)
+    if code:
+        raise typer.Exit(1)
+
+
+def stop(study: OfStudy = None, runs: Runs = Path("runs"), job: JobId = None) -> None:
+    """End a submitted job; its trials stop at a checkpoint, and another job of that study goes on."""
+    with reporting_errors():
+        from search.submission import find_submission, stop_job
+
+        submission = find_submission(runs.absolute(), study, job)
+        print(f"{submission.study}: job {submission.id}: {stop_job(submission)}")

@@ -1,0 +1,57 @@
+#!/bin/bash
+#SBATCH --job-name=ts-hybrid-a1b2c3
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --chdir="/home/ada/tinysearch"
+#SBATCH --output="/home/ada/my runs/hybrid/slurm-%j.log"
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+
+# The study is kept in its runs folder: whenever this script starts, it goes on where the last one ended.
+set -u
+export PATH=/home/ada/tinysearch/.venv/bin:"$PATH"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+started= is_draining= is_stopped=
+
+# One TERM lets every trial stop at its next checkpoint; the search ends with 130 if something is left to do.
+drain() {
+    [ -n "$started" ] || exit 130
+    [ -z "$is_draining" ] || return
+    is_draining=1
+    if [ -s "$scratch/driver" ]; then kill -TERM "$(cat "$scratch/driver")"; else kill -TERM "$started"; fi
+}
+trap drain TERM                       # from Slurm: the time is nearly up, or another job needs the nodes
+trap 'is_stopped=1; drain' INT        # from `tinysearch stop`
+
+# The search runs on this script's own node: its process can be signalled from here, its exit code read.
+search='"$@" & echo "$!" > "$0/driver"; wait "$!"; code=$?; echo "$code" > "$0/code"; exit "$code"'
+bash -c "$search" "$scratch" \
+        /home/ada/tinysearch/.venv/bin/python \
+        -m \
+        search.cli \
+        run \
+        spaces/hybrid.yaml \
+        --name=hybrid \
+        --runs=/runs \
+        --address=auto \
+        --set=d_model=128 &
+started=$!
+while [ ! -s "$scratch/code" ] && kill -0 "$started" 2>/dev/null; do sleep 1 & wait "$!"; done
+wait "$started"
+code=$?
+[ ! -s "$scratch/code" ] || code=$(cat "$scratch/code")
+if [ ! -s "$scratch/driver" ] && [ "$code" -eq 0 ]; then
+    echo "the search was not started; what Ray says of it stands above" >&2
+    code=1
+fi
+case $code in 130 | 143) is_draining=1 ;; esac    # Slurm may signal the search itself when it takes the nodes
+# Only a running job is queued again: one that was cancelled must not come back.
+if [ "$code" -ne 0 ] && [ -n "$is_draining" ] && [ -z "$is_stopped" ] &&
+    [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    echo "queued again; the study goes on from here"
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
