@@ -88,8 +88,9 @@ def test_a_container_may_do_no_more_than_it_must(service: dict[str, Any]):
 
 
 def test_workers_find_what_a_search_names_at_the_same_paths():
-    assert services()["search"]["volumes"] == services()["ray-worker"]["volumes"] == services()["tinysearch"]["volumes"]
-    assert {"runs:/app/runs", "cache:/cache"} < set(services()["search"]["volumes"])
+    folders = [services()[name]["volumes"] for name in ("ray-head", "ray-worker", "search", "tinysearch")]
+    assert folders == [folders[0]] * 4
+    assert {"runs:/app/runs", "cache:/cache"} < set(folders[0])
 
 
 def test_every_member_of_the_cluster_asks_for_the_token():
@@ -102,6 +103,7 @@ def test_only_drivers_and_the_dashboard_reach_the_database():
     assert {name for name, service in services().items() if "database" in service["networks"]} == {
         "postgres",
         "dashboard",
+        "ray-head",
         "search",
         "tinysearch",
     }
