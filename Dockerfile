@@ -37,6 +37,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 COPY . .
 
-USER tinysearch
+# A number, for Kubernetes can tell of no name whether it is root.
+USER $UID
 ENTRYPOINT ["tinysearch"]
 CMD ["--help"]

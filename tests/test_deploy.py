@@ -134,7 +134,7 @@ def test_the_base_image_is_pinned():
 
 def test_the_image_runs_tinysearch_and_not_as_root():
     kinds = [word for word, _ in instructions()]
-    assert of_kind("USER") == ["tinysearch"]
+    assert of_kind("USER") == ["$UID"] and "UID=10001" in of_kind("ARG")
     assert not {"RUN", "COPY", "ADD"} & set(kinds[kinds.index("USER") :])
     assert [json.loads(entry) for entry in of_kind("ENTRYPOINT")] == [["tinysearch"]]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
