@@ -1,7 +1,7 @@
 # tinysearch on the processor, or on NVIDIA GPUs with --build-arg TORCH=cuda; docs/cluster.md says how it is used.
 FROM python:3.11-slim-bookworm
 
-# KubeRay asks a container for its health by wget.
+# KubeRay, and compose.yaml, ask a container for its health by wget.
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm --recursive /var/lib/apt/lists/*
 
 # The user's number: give that of the owner of a folder that the container is to write in.

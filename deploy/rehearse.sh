@@ -30,8 +30,8 @@ time buildah "${store[@]}" build --pull-never --layers --isolation chroot --tag 
 "${podman[@]}" images
 
 echo "== a search, with no network and as little right as in compose.yaml"
-limits=(--ulimit "nofile=$(ulimit -n):$(ulimit -n)" --ulimit nproc=20000:20000) # podman's own may be more than is allowed
-rights=(--init --read-only --read-only-tmpfs=false --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --shm-size 256m --network none)
-time "${podman[@]}" run --rm "${limits[@]}" "${rights[@]}" \
+limits=(--ulimit "nofile=$(ulimit -n):$(ulimit -n)" --ulimit nproc=20000:20000) # podman's own may not be allowed
+rights=(--read-only --read-only-tmpfs=false --tmpfs /tmp --cap-drop all --security-opt no-new-privileges)
+time "${podman[@]}" run --rm "${limits[@]}" "${rights[@]}" --network none --init --shm-size 256m \
     --volume rehearsed-runs:/app/runs --volume rehearsed-cache:/cache \
     tinysearch:rehearsed run spaces/hybrid.yaml --budget quick --trials 2
