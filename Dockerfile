@@ -1,0 +1,43 @@
+# tinysearch on the processor, or on NVIDIA GPUs with --build-arg TORCH=cuda; docs/cluster.md says how it is used.
+FROM python:3.11-slim-bookworm
+
+# KubeRay, and compose.yaml, ask a container for its health by wget.
+RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm --recursive /var/lib/apt/lists/*
+
+# The user's number: give that of the owner of a folder that the container is to write in.
+ARG UID=10001
+RUN useradd --uid "$UID" --create-home --shell /usr/sbin/nologin tinysearch \
+    && mkdir --parents /app/runs /cache \
+    && chown tinysearch: /app/runs /cache
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONUNBUFFERED=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
+    TINYSEARCH_CACHE=/cache
+
+# The largest layer by far is made again for another torch only, not for each change of another dependency.
+# The plain package brings CUDA's libraries; of the driver's side nothing is in the image.
+ARG TORCH=cpu
+ARG TORCH_VERSION=2.13.0
+RUN --mount=type=cache,target=/root/.cache/pip \
+    case "$TORCH" in \
+        cpu) pip install --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$TORCH_VERSION" ;; \
+        cuda) pip install "torch==$TORCH_VERSION" ;; \
+        *) echo "TORCH is cpu or cuda, not '$TORCH'" >&2; exit 2 ;; \
+    esac
+
+# Installed in place, from the packages' empty folders: the code, which changes most, comes after all dependencies.
+WORKDIR /app
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    mkdir search trainer \
+    && touch README.md search/__init__.py trainer/__init__.py \
+    && pip install --constraint constraints.txt --editable '.[postgresql,cluster]'
+
+COPY . .
+
+# A number, for Kubernetes can tell of no name whether it is root.
+USER $UID
+ENTRYPOINT ["tinysearch"]
+CMD ["--help"]
