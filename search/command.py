@@ -66,6 +66,12 @@ GpusPerTrial = Annotated[
 CpusPerTrial = Annotated[
     float | None, typer.Option("--cpus-per-trial", help="Cores, and threads; a machine's are shared out if left out.")
 ]
+TrialsPerGpu = Annotated[
+    str | None,
+    typer.Option(
+        "--trials-per-gpu", metavar="N|auto", help="Trials that share a GPU; auto: as many as its memory holds."
+    ),
+]
 Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
 Address = Annotated[
     str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")

@@ -6,6 +6,7 @@ trial that was launched may take more than its limit by search/correction.py's M
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from search.correction import correction
+from search.correction import MARGIN, correction
 from search.document import SpaceError
 from search.drawing import random_values
 from search.expression import ExpressionError
@@ -100,6 +101,22 @@ def overrun(value: float, limit: LimitSpec) -> float:
     if limit.min is not None:
         excesses.append((limit.min - value) / max(abs(limit.min), 1e-12))
     return max(excesses[1:], default=-1.0)
+
+
+def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, num_samples: int = 500) -> float:
+    """Bytes of the largest estimated peak memory of a sample and the presets, of what may be launched, with a margin.
+
+    0.0 where nothing of these may be.
+    """
+    feasibility = Feasibility.of(space, budget, run)
+    rng = np.random.default_rng(0)
+    found = [space.complete(preset.values) for preset in space.presets.values()]
+    for _ in range(num_samples):
+        with contextlib.suppress(ExpressionError):
+            found.append(random_values(space, rng))
+    launched = [values for values in found if not feasibility.reasons_against(values)]
+    peaks = [estimate(feasibility._train_config(values)).peak_vram_bytes for values in launched]
+    return max(peaks, default=0.0) * (1 + MARGIN)
 
 
 @dataclass(frozen=True)

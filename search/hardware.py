@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_CPU_TRIALS = 8  # on a machine without GPUs, unless told; more at once would each be slow to learn from
+MAX_TRIALS_ON_GPU = 8  # more gain nothing: their kernels wait for each other
+CUDA_BYTES = 700 * 2**20  # of each process, beside its tensors: the context, and cuBLAS's workspace
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -
     if parallel is not None:
         fitting = min(math.ceil(parallel / num_nodes), fitting if gpus else cores)
     return float(cores // fitting) if fitting <= cores else cores / fitting
+
+
+def trials_that_fit(gpu_bytes: int, peak_bytes: float) -> int:
+    """How many processes a GPU holds of which each may need so much memory, and what CUDA itself takes; at least 1."""
+    return max(1, min(MAX_TRIALS_ON_GPU, int(gpu_bytes / (peak_bytes + CUDA_BYTES))))
 
 
 def smallest_gpu_bytes() -> int | None:

@@ -105,6 +105,7 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
         "metrics": ",".join(options.metrics) or None,
         "gpus-per-trial": options.gpus_per_trial,
         "cpus-per-trial": options.cpus_per_trial,
+        "trials-per-gpu": options.trials_per_gpu,
         "parallel": options.parallel,
         "address": address,
     }

@@ -17,7 +17,7 @@ from search.archive import archive_at
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
-from search.feasibility import Assessment, assess
+from search.feasibility import Assessment, assess, largest_peak
 from search.garbage import no_garbage_among_what_is_there
 from search.grammar import BudgetSpec
 from search.loading import load_space
@@ -57,6 +57,7 @@ class RunOptions:
     token_dtype: str = "uint16"
     gpus_per_trial: float | None = None
     cpus_per_trial: float | None = None
+    trials_per_gpu: str | None = None  # "4", or "auto": as many as the largest configuration lets
     parallel: int | None = None
     address: str | None = None
     hang_minutes: float = 30.0  # without a report, until a worker is ended
@@ -71,9 +72,14 @@ class RunOptions:
 
     @property
     def shares(self) -> dict[str, Any]:
-        """What was asked for of the hardware, as search/hardware.py takes it."""
+        """What was asked for of the hardware, as search/hardware.py takes it. Raises ValueError."""
+        gpus = self.gpus_per_trial
+        if self.trials_per_gpu is not None:
+            if gpus is not None:
+                raise ValueError("--trials-per-gpu and --gpus-per-trial say the same in two ways; give one")
+            gpus = gpu_share(self.trials_per_gpu)
         return {
-            "gpus_per_trial": self.gpus_per_trial,
+            "gpus_per_trial": gpus,
             "cpus_per_trial": self.cpus_per_trial,
             "parallel": self.parallel,
         }
@@ -111,16 +117,17 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     existing = folder.load() if prepared is None else folder.find()
 
     with contextlib.ExitStack() as stack:
-        slots = _slots(options, stack)
         before = None if existing is None else StudySettings.of(existing)
         if prepared is not None:
             space, budget, assessment = prepared
+            slots = _slots(options, stack, space, budget)
             settings = _settings(options, space, budget, slots, console)
             if existing is not None:
                 Study.check_same(existing, settings)
         else:
             assert before is not None
             settings, assessment = before, assess(before.space, before.budget)
+            slots = _slots(options, stack, before.space, before.budget)
             check_text(before)
         so_far = None
         num_trials: float | None = number_of_trials(options.trials, None)
@@ -204,13 +211,30 @@ def tune() -> Any:
     return search.tune
 
 
-def _slots(options: RunOptions, stack: contextlib.ExitStack) -> hardware.Slots:
+def gpu_share(trials_per_gpu: str) -> float | None:
+    """The share of a GPU of each of so many trials; None for `auto`. Raises ValueError."""
+    if trials_per_gpu == "auto":
+        return None
+    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
+        raise ValueError(f"--trials-per-gpu {trials_per_gpu}: give a number of trials, or auto")
+    return 1 / int(trials_per_gpu)
+
+
+def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
     """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
     if options.address:
         nodes = stack.enter_context(cluster().ray_cluster(options.address))
     else:
         nodes = [hardware.Node(hardware.num_cores(), hardware.num_gpus())]
-    return hardware.divide(nodes, **options.shares)
+    shares = options.shares
+    if options.trials_per_gpu == "auto":
+        if options.address:
+            raise ValueError("--trials-per-gpu auto: the memory of a cluster's GPUs is not known here; give a number")
+        if (memory := hardware.smallest_gpu_bytes()) is None:
+            raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there is none here")
+        run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
+        shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
+    return hardware.divide(nodes, **shares)
 
 
 def _settings(
@@ -296,6 +320,7 @@ class _Requests:
             exclusive=self._slots.is_exclusive,
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
+            memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
             mark=self._folder.owner,
         )
 

@@ -30,6 +30,7 @@ from search.command import (
     TokenDtype,
     TokenWidth,
     Trials,
+    TrialsPerGpu,
     Until,
     make_console,
     print_json,
@@ -72,6 +73,7 @@ def submit(
     seed: Seed = 0,
     gpus_per_trial: GpusPerTrial = None,
     cpus_per_trial: CpusPerTrial = None,
+    trials_per_gpu: TrialsPerGpu = None,
     parallel: Parallel = None,
     hang_minutes: HangMinutes = 30.0,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Machines, or pods; 1 if left out.")] = None,
@@ -130,6 +132,7 @@ def submit(
             token_dtype=token_dtype,
             gpus_per_trial=gpus_per_trial,
             cpus_per_trial=cpus_per_trial,
+            trials_per_gpu=trials_per_gpu,
             parallel=parallel,
             hang_minutes=hang_minutes,
         )

@@ -108,6 +108,8 @@ class TrialRun:
         from trainer.loop import TrainingRun
 
         config = TrainConfig.from_dict(self._request["train"])
+        if self._request["memory_share"] is not None:
+            limit_memory(self._request["memory_share"])
         run = self._run = TrainingRun(config)
         expected = self._request["corpus_digests"]
         if expected and run.corpus.digest not in expected:
@@ -161,13 +163,15 @@ def trial_request(
     exclusive: bool = True,
     corpus_digests: Sequence[str] = (),
     hang_seconds: float | None = None,
+    memory_share: float | None = None,
     mark: Path | None = None,
 ) -> dict[str, Any]:
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
     Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`. Its text must
     have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
-    waits for ever. `mark` is a file that the driver has just written, for the worker to see that both have one disk.
+    waits for ever. Of a GPU that others use too it may have `memory_share` of the memory. `mark` is a file that the
+    driver has just written, for the worker to see that both have one disk.
     """
     return {
         "train": train,
@@ -176,6 +180,7 @@ def trial_request(
         "exclusive": exclusive,
         "corpus_digests": list(corpus_digests),
         "hang_seconds": hang_seconds,
+        "memory_share": memory_share,
         "mark": {"file": str(mark), "text": mark.read_text(encoding="utf-8")} if mark else None,
         "trainer": str(Path(trainer.__file__).parent),
         "code_digest": code_digest(),
@@ -205,6 +210,14 @@ def environment(run: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "code_digest": code_digest(),
     }
+
+
+def limit_memory(share: float) -> None:
+    """Let this process have that share of its GPU's memory; what it wants beyond is out of memory, and only for it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 def report_of(error: Exception) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from pathlib import Path
 
 import pytest
 
-from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of
+from search import hardware, launch
+from search.feasibility import largest_peak
+from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,51 @@ def test_a_share_is_exclusive_unless_a_gpu_is_shared():
     assert [Slots(1, 1, gpus).is_exclusive for gpus in (0, 0.5, 1, 2)] == [True, False, True, True]
     assert divide([Node(2)]).num_threads == 1 and divide([Node(16, 2)]).num_threads == 8
     assert str(divide([Node(8, 2)])) == "2 trials at a time, 1 GPU each" and MAX_CPU_TRIALS == 8
+
+
+GIB = 2**30
+SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
+
+
+def slots_of(**asked) -> Slots:
+    options = launch.RunOptions(space=SMOKE, **asked)
+    space, budget, _ = launch.prepare_space(options)
+    return launch._slots(options, contextlib.ExitStack(), space, budget)
+
+
+def test_a_gpu_is_shared_by_as_many_as_were_asked_for_or_as_its_memory_holds(monkeypatch):
+    assert [trials_that_fit(24 * GIB, peak * GIB) for peak in (0.1, 1, 5, 11, 13, 80)] == [8, 8, 4, 2, 1, 1]
+    monkeypatch.setattr(hardware, "num_gpus", lambda: 2)
+    monkeypatch.setattr(hardware, "num_cores", lambda: 16)
+    assert (slots_of(trials_per_gpu="3").num_slots, slots_of(trials_per_gpu="1").num_slots) == (6, 2)
+    space, budget, _ = launch.prepare_space(launch.RunOptions(space=SMOKE))
+    largest = largest_peak(space, budget, {"precision": "bf16"})
+    assert largest > 0
+    for holds in (1, 2, 5):
+        memory = int(holds * (largest + hardware.CUDA_BYTES)) + 1
+        monkeypatch.setattr(hardware, "smallest_gpu_bytes", lambda memory=memory: memory)
+        slots = slots_of(trials_per_gpu="auto")
+        assert (slots.num_slots, slots.gpus_per_trial, slots.is_exclusive) == (2 * holds, 1 / holds, holds == 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"trials_per_gpu": "0"}, "--trials-per-gpu 0: give a number of trials, or auto"),
+        ({"trials_per_gpu": "-1"}, "--trials-per-gpu -1: give a number of trials, or auto"),
+        ({"trials_per_gpu": "many"}, "--trials-per-gpu many: give a number of trials, or auto"),
+        ({"trials_per_gpu": "auto"}, "--trials-per-gpu auto goes by the memory of the GPUs, and there is none here"),
+        (
+            {"trials_per_gpu": "2", "gpus_per_trial": 0.5},
+            "--trials-per-gpu and --gpus-per-trial say the same in two ways; give one",
+        ),
+    ],
+)
+def test_no_number_of_trials_on_a_gpu_is_refused(monkeypatch, asked, message):
+    monkeypatch.setattr(hardware, "smallest_gpu_bytes", lambda: None)
+    with pytest.raises(ValueError) as error:
+        slots_of(**asked)
+    assert str(error.value) == message
 
 
 def test_several_drivers_share_alike_and_none_of_the_slots_is_left():

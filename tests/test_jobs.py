@@ -207,7 +207,8 @@ def tinysearch(*arguments: str | Path) -> tuple[int, str, str]:
 EVERYTHING = [
     *("--name", "my.study", "--budget", "quick", "--trials", "7", "--max-tokens", "500K", "--until", "8h"),
     *("--data", "/texts/a b", "--data", "-c", "--token-dtype", "uint32", "--goal", "longer-memory", "--seed", "3"),
-    *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params", "--gpus-per-trial", "0.5"),
+    *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params"),
+    *("--trials-per-gpu", "2"),
     *("--cpus-per-trial", "2", "--parallel", "3", "--hang-minutes", "5"),
 ]
 
@@ -228,7 +229,12 @@ def test_a_job_runs_with_every_option_that_was_given(monkeypatch: pytest.MonkeyP
     here = Path.cwd()
     assert submitted == dataclasses.replace(asked, runs=here / "runs", data=(Path("/texts/a b"), here / "-c"))
     changed = {f.name for f in dataclasses.fields(asked) if getattr(asked, f.name) != f.default}
-    assert {f.name for f in dataclasses.fields(RunOptions)} - changed == {"runs", "storage", "address"}
+    assert {f.name for f in dataclasses.fields(RunOptions)} - changed == {
+        "runs",
+        "storage",
+        "address",
+        "gpus_per_trial",
+    }
 
 
 def test_submit_has_every_option_of_run():

@@ -18,7 +18,7 @@ import torch
 
 from search import alone
 from search.record import FAILED
-from search.trial import BrokenProcess, TrialRun, trial_request
+from search.trial import BrokenProcess, TrialRun, limit_memory, trial_request
 from search.watchdog import take_trace, trace_file, watched
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
@@ -236,3 +236,31 @@ def test_a_confirmation_run_whose_gpu_breaks_has_failed_with_the_reason(monkeypa
     monkeypatch.setattr(alone.signal, "signal", lambda *_: None)
     alone._train(trial()._request, SimpleNamespace(send=sent.append))  # what runs in the other process
     assert sent == [{"outcome": FAILED, "reason": "CUDA error: device-side assert triggered", "tokens": 0}]
+
+
+def test_a_trial_that_shares_its_gpu_has_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", taken.append)
+    limit_memory(0.25)
+    assert not taken  # there is no GPU here
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    limit_memory(0.25)
+    assert taken == [0.25]
+
+
+def test_a_machine_that_does_not_see_the_studys_folder_takes_no_part(tmp_path: Path):
+    mark = tmp_path / "driver.json"
+    mark.write_text("this driver")
+    there = trial(mark=mark)
+    assert there.step().get("obstacle") is None
+    for change in (lambda: mark.write_text("another"), mark.unlink):
+        change()
+        told = trial_of(there).step()["obstacle"]
+        assert told.endswith(
+            f"does not see the study's folder {tmp_path}; give one with --runs that all machines share"
+        )
+
+
+def trial_of(other: TrialRun) -> TrialRun:
+    """The same request in another worker."""
+    return TrialRun(other._request)
