@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util import list_named_actors
 
-from search.hardware import Node, share_of
+from search.hardware import KIND, Node, share_of
 from search.storage import StudyError
 
 CONNECT_SECONDS = 5.0
@@ -67,7 +67,11 @@ def ray_cluster(address: str) -> Iterator[list[Node]]:
 def nodes() -> list[Node]:
     """The machines of the Ray that this process is connected to, as they are now."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0)) for resources in alive]
+    return [Node(there.get("CPU", 0.0), there.get("GPU", 0.0), _kind(there)) for there in alive]
+
+
+def _kind(resources: dict[str, float]) -> str:
+    return next((name.removeprefix(KIND) for name in sorted(resources) if name.startswith(KIND)), "")
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ TrialsPerGpu = Annotated[
         "--trials-per-gpu", metavar="N|auto", help="Trials that share a GPU; auto: as many as its memory holds."
     ),
 ]
+GpuKind = Annotated[str | None, typer.Option("--gpu-kind", help="Of a cluster with several, as Ray names it: A100.")]
 Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
 Address = Annotated[
     str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")

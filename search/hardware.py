@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_CPU_TRIALS = 8  # on a machine without GPUs, unless told; more at once would each be slow to learn from
+KIND = "accelerator_type:"  # before the kind of GPU, as a resource of Ray
 MAX_TRIALS_ON_GPU = 8  # more gain nothing: their kernels wait for each other
 CUDA_BYTES = 700 * 2**20  # of each process, beside its tensors: the context, and cuBLAS's workspace
 
@@ -19,6 +21,7 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    gpu_kind: str = ""  # in Ray's word for it, where it knows one
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,13 @@ class Slots:
     gpus_per_trial: float
     most: float = math.inf  # trials at once, whatever machines there are
     most_on_node: float = math.inf
+    gpu_kind: str = ""  # of all trials' GPUs: their speeds are compared
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray is to give each trial, in Ray's names."""
+        kind = {f"{KIND}{self.gpu_kind}": 0.001} if self.gpu_kind else {}
+        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial, **kind}
 
     @property
     def is_exclusive(self) -> bool:
@@ -45,6 +55,8 @@ class Slots:
         return int(min(self.most, sum(self._fitting(node) for node in nodes)))
 
     def _fitting(self, node: Node) -> int:
+        if self.gpu_kind and node.gpu_kind != self.gpu_kind:
+            return 0
         by_cpus = node.cpus / self.cpus_per_trial if self.cpus_per_trial else math.inf
         by_gpus = node.gpus / self.gpus_per_trial if self.gpus_per_trial else math.inf
         return int(min(by_cpus, by_gpus, self.most_on_node) + 1e-9)
@@ -75,10 +87,11 @@ def divide(
     gpus_per_trial: float | None = None,
     cpus_per_trial: float | None = None,
     parallel: int | None = None,
+    gpu_kind: str | None = None,
 ) -> Slots:
     """Divide machines, at least one: one GPU a trial where there are GPUs, else each one's cores among its trials.
 
-    Raises ValueError for a share that no machine has.
+    Raises ValueError for a share that no machine has, and for GPUs of several kinds of which none is chosen.
     """
     check_shares(gpus_per_trial=gpus_per_trial, cpus_per_trial=cpus_per_trial, parallel=parallel)
     for option, share, most in (
@@ -89,12 +102,24 @@ def divide(
             there = "there are" if len(nodes) == 1 else "no machine has more than"
             raise ValueError(f"{option} {share:g}, but {there} {most:g} {option[2:5].upper()}s")
     gpus = float(any(node.gpus for node in nodes)) if gpus_per_trial is None else gpus_per_trial
-    used = [node for node in nodes if (node.gpus >= gpus if gpus else node.cpus > 0)]
+    kind = _kind(nodes, gpu_kind) if gpus else ""
+    used = [n for n in nodes if (n.gpus >= gpus and n.gpu_kind in (kind, "") if gpus else n.cpus > 0)]
     cpus = cpus_per_trial or min(_cores_each(node, gpus, parallel, len(used)) for node in used)
     is_told = gpus or cpus_per_trial is not None or parallel is not None
     most = math.inf if parallel is None else parallel
-    slots = Slots(0, cpus, gpus, most, math.inf if is_told else MAX_CPU_TRIALS)
+    slots = Slots(0, cpus, gpus, most, math.inf if is_told else MAX_CPU_TRIALS, kind)
     return dataclasses.replace(slots, num_slots=slots.on(nodes))
+
+
+def _kind(nodes: Sequence[Node], asked: str | None) -> str:
+    """The kind of GPU that trials run on; empty where nobody knows. Raises ValueError."""
+    counts = Counter(node.gpu_kind for node in nodes if node.gpus)
+    there = ", ".join(f"{kind or 'unknown'} on {n} machine{'s' if n > 1 else ''}" for kind, n in sorted(counts.items()))
+    if asked is not None and asked not in counts:
+        raise ValueError(f"--gpu-kind {asked}: there is no such GPU; there is {there or 'none'}")
+    if asked is None and len(counts) > 1:
+        raise ValueError(f"the GPUs are of different kinds, whose speeds cannot be compared: {there}; give --gpu-kind")
+    return next(iter(counts)) if asked is None else asked
 
 
 def share_of(num_slots: int, place: int, num_drivers: int) -> int:
@@ -114,6 +139,19 @@ def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -
 def trials_that_fit(gpu_bytes: int, peak_bytes: float) -> int:
     """How many processes a GPU holds of which each may need so much memory, and what CUDA itself takes; at least 1."""
     return max(1, min(MAX_TRIALS_ON_GPU, int(gpu_bytes / (peak_bytes + CUDA_BYTES))))
+
+
+def this_machine() -> Node:
+    """What this process may use. Raises ValueError for GPUs of several kinds, among which Ray here cannot choose."""
+    import torch
+
+    kinds = sorted({torch.cuda.get_device_name(i) for i in range(num_gpus())})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"this machine's GPUs are of different kinds, whose speeds cannot be compared: {', '.join(kinds)}; "
+            "choose some with CUDA_VISIBLE_DEVICES"
+        )
+    return Node(num_cores(), num_gpus())
 
 
 def smallest_gpu_bytes() -> int | None:

@@ -106,6 +106,7 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
         "gpus-per-trial": options.gpus_per_trial,
         "cpus-per-trial": options.cpus_per_trial,
         "trials-per-gpu": options.trials_per_gpu,
+        "gpu-kind": options.gpu_kind,
         "parallel": options.parallel,
         "address": address,
     }

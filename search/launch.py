@@ -58,6 +58,7 @@ class RunOptions:
     gpus_per_trial: float | None = None
     cpus_per_trial: float | None = None
     trials_per_gpu: str | None = None  # "4", or "auto": as many as the largest configuration lets
+    gpu_kind: str | None = None  # of a cluster that has several
     parallel: int | None = None
     address: str | None = None
     hang_minutes: float = 30.0  # without a report, until a worker is ended
@@ -225,16 +226,16 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
     if options.address:
         nodes = stack.enter_context(cluster().ray_cluster(options.address))
     else:
-        nodes = [hardware.Node(hardware.num_cores(), hardware.num_gpus())]
+        nodes = [hardware.this_machine()]
     shares = options.shares
     if options.trials_per_gpu == "auto":
         if options.address:
             raise ValueError("--trials-per-gpu auto: the memory of a cluster's GPUs is not known here; give a number")
         if (memory := hardware.smallest_gpu_bytes()) is None:
-            raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there is none here")
+            raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there are none here")
         run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
         shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
-    return hardware.divide(nodes, **shares)
+    return hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
 
 
 def _settings(

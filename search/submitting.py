@@ -15,6 +15,7 @@ from search.command import (
     CpusPerTrial,
     Data,
     Goals,
+    GpuKind,
     GpusPerTrial,
     HangMinutes,
     Json,
@@ -74,6 +75,7 @@ def submit(
     gpus_per_trial: GpusPerTrial = None,
     cpus_per_trial: CpusPerTrial = None,
     trials_per_gpu: TrialsPerGpu = None,
+    gpu_kind: GpuKind = None,
     parallel: Parallel = None,
     hang_minutes: HangMinutes = 30.0,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Machines, or pods; 1 if left out.")] = None,
@@ -133,6 +135,7 @@ def submit(
             gpus_per_trial=gpus_per_trial,
             cpus_per_trial=cpus_per_trial,
             trials_per_gpu=trials_per_gpu,
+            gpu_kind=gpu_kind,
             parallel=parallel,
             hang_minutes=hang_minutes,
         )

@@ -76,7 +76,7 @@ def run_trials(
 
 def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(TrialActor, {"cpu": slots.cpus_per_trial, "gpu": slots.gpus_per_trial}),
+        tune.with_resources(TrialActor, slots.resources),
         tune_config=TuneConfig(
             search_alg=BrainSearcher(bridge),
             scheduler=BrainScheduler(bridge),

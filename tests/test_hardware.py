@@ -93,6 +93,7 @@ def test_a_gpu_is_shared_by_as_many_as_were_asked_for_or_as_its_memory_holds(mon
     assert [trials_that_fit(24 * GIB, peak * GIB) for peak in (0.1, 1, 5, 11, 13, 80)] == [8, 8, 4, 2, 1, 1]
     monkeypatch.setattr(hardware, "num_gpus", lambda: 2)
     monkeypatch.setattr(hardware, "num_cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda i: "NVIDIA A100")
     assert (slots_of(trials_per_gpu="3").num_slots, slots_of(trials_per_gpu="1").num_slots) == (6, 2)
     space, budget, _ = launch.prepare_space(launch.RunOptions(space=SMOKE))
     largest = largest_peak(space, budget, {"precision": "bf16"})
@@ -110,7 +111,7 @@ def test_a_gpu_is_shared_by_as_many_as_were_asked_for_or_as_its_memory_holds(mon
         ({"trials_per_gpu": "0"}, "--trials-per-gpu 0: give a number of trials, or auto"),
         ({"trials_per_gpu": "-1"}, "--trials-per-gpu -1: give a number of trials, or auto"),
         ({"trials_per_gpu": "many"}, "--trials-per-gpu many: give a number of trials, or auto"),
-        ({"trials_per_gpu": "auto"}, "--trials-per-gpu auto goes by the memory of the GPUs, and there is none here"),
+        ({"trials_per_gpu": "auto"}, "--trials-per-gpu auto goes by the memory of the GPUs, and there are none here"),
         (
             {"trials_per_gpu": "2", "gpus_per_trial": 0.5},
             "--trials-per-gpu and --gpus-per-trial say the same in two ways; give one",
@@ -122,6 +123,37 @@ def test_no_number_of_trials_on_a_gpu_is_refused(monkeypatch, asked, message):
     with pytest.raises(ValueError) as error:
         slots_of(**asked)
     assert str(error.value) == message
+
+
+A100, T4 = Node(32, 4, "A100"), Node(8, 1, "T4")
+
+
+def test_gpus_of_different_kinds_are_not_mixed():
+    with pytest.raises(ValueError) as error:
+        divide([A100, A100, T4])
+    assert str(error.value) == (
+        "the GPUs are of different kinds, whose speeds cannot be compared: A100 on 2 machines, T4 on 1 machine; "
+        "give --gpu-kind"
+    )
+    with pytest.raises(ValueError, match="--gpu-kind H100: there is no such GPU; there is A100 on 1 machine"):
+        divide([A100], gpu_kind="H100")
+    slots = divide([A100, T4], gpu_kind="T4")
+    assert (slots.num_slots, slots.cpus_per_trial) == (1, 8)
+    assert slots.resources == {"cpu": 8, "gpu": 1, "accelerator_type:T4": 0.001}
+    alone = divide([A100])
+    assert alone.on([A100, T4, A100]) == 8  # one of another kind that joins later is not used
+    assert divide([A100, T4], gpus_per_trial=0).gpu_kind == ""
+    assert divide([Node(8, 2)]).resources == {"cpu": 4, "gpu": 1}
+
+
+def test_gpus_of_different_kinds_in_this_machine_are_to_be_chosen_from(monkeypatch):
+    names = ["NVIDIA A100", "NVIDIA T4"]
+    monkeypatch.setattr(hardware, "num_gpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda i: names[i])
+    with pytest.raises(ValueError, match="different kinds.*: NVIDIA A100, NVIDIA T4; choose some with CUDA_VISIBLE"):
+        hardware.this_machine()
+    names[1] = names[0]
+    assert hardware.this_machine() == Node(hardware.num_cores(), 2)
 
 
 def test_several_drivers_share_alike_and_none_of_the_slots_is_left():
