@@ -33,6 +33,7 @@ from search.text import check_text, corpus_digests, corpus_of
 from search.trial import trial_request
 from search.winner import train_config
 
+SPEED = "tokens_per_second"
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
 
@@ -235,7 +236,10 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
             raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there are none here")
         run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
         shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
-    return hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
+    slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
+    if not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}:
+        raise ValueError(f"{SPEED} cannot be compared between trials that share a GPU; give each of them one")
+    return slots
 
 
 def _settings(

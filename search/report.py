@@ -318,13 +318,19 @@ def _trials_rows(
             record.outcome + (f" ({record.preset})" if record.preset else ""),
             tokens_text(max(record.tokens, record.rung)),
             *(metric_text(name, record.measured(name)) if record.rung else "-" for name in own),
-            f"{record.tokens_per_second:,.0f}" if record.tokens_per_second else "-",
+            _speed(record),
             bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
             tokens_text(record.measured("num_params")),
             *(value_text(record.values.get(name)) for name in shown),
         ]
         rows.append((record, cells))
     return ["trial", "state", "tokens", *own, "tok/s", "peak memory", "params", *shown], rows
+
+
+def _speed(record: TrialRecord) -> str:
+    """Tokens a second; marked where others used the device too, so that it cannot be compared."""
+    is_shared = record.measured("exclusive") is False
+    return f"{record.tokens_per_second:,.0f}" + ("~" if is_shared else "") if record.tokens_per_second else "-"
 
 
 def metric_text(name: str, value: float | None) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from search import hardware, launch
+from search import hardware, launch, report
 from search.feasibility import largest_peak
 from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
+from search.record import TrialRecord
 
 
 @pytest.mark.parametrize(
@@ -154,6 +155,23 @@ def test_gpus_of_different_kinds_in_this_machine_are_to_be_chosen_from(monkeypat
         hardware.this_machine()
     names[1] = names[0]
     assert hardware.this_machine() == Node(hardware.num_cores(), 2)
+
+
+def test_speeds_of_trials_that_share_a_gpu_are_not_compared(monkeypatch):
+    monkeypatch.setattr(hardware, "this_machine", lambda: Node(8, 1))
+    for asked in ({"metrics": ("loss", "tokens_per_second")}, {"metrics": ("tokens_per_second",)}):
+        assert slots_of(**asked).is_exclusive
+        with pytest.raises(ValueError, match="tokens_per_second cannot be compared between trials that share a GPU"):
+            slots_of(trials_per_gpu="2", **asked)
+
+
+def test_a_speed_that_was_measured_on_a_shared_gpu_is_marked():
+    spoken = []
+    for exclusive in (True, False):
+        measured = {"loss": 1.0, "exclusive": exclusive, "tokens_per_second": 1234.0}
+        record = TrialRecord(0, {}, measurements={10: measured}, tokens_per_second=1234.0)
+        spoken.append(report._speed(record))
+    assert spoken == ["1,234", "1,234~"]
 
 
 def test_several_drivers_share_alike_and_none_of_the_slots_is_left():
