@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
-test: $(VENV)/.installed ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so three processes fill two cores
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/.installed ## layout, lint, the generated schema
 	$(BIN)/ruff format --check .

@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 240.0
 RUNGS = [8_000, 24_000, 72_000]
 SPACE = """
 family: hybrid
-budget: {trials: 12, min_tokens: 8K, max_tokens: 72K, eta: 3, eval_tokens: 1K}
+budget: {trials: 24, min_tokens: 8K, max_tokens: 72K, eta: 3, eval_tokens: 1K}
 parameters:
   d_model: {values: [32, 48, 64], default: 32}
   n_layers: {min: 2, max: 4, default: 2}
@@ -73,8 +73,18 @@ def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
 class Job:
     """A search that was submitted as a Ray job, under way in another thread."""
 
-    def __init__(self, cluster: Cluster, place: Path, name: str, *, in_database: bool):
-        search = [sys.executable, "-m", "search.cli", "run", str(place / "space.yaml"), "--name", name]
+    def __init__(self, cluster: Cluster, place: Path, name: str, *, trials: int, in_database: bool):
+        search = [
+            sys.executable,
+            "-m",
+            "search.cli",
+            "run",
+            str(place / "space.yaml"),
+            "--name",
+            name,
+            "--trials",
+            str(trials),
+        ]
         search += ["--data", str(place / "text.txt"), "--runs", str(place / "runs"), "--address", "auto"]
         where = [] if in_database else ["env", "-u", "OPTUNA_STORAGE"]
         command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *where, *search]
@@ -121,7 +131,7 @@ def test_two_searches_share_a_cluster_and_a_database_while_a_dashboard_reads_it(
     cluster: Cluster, place: Path, postgres: Server
 ):
     storage = cluster.environment["OPTUNA_STORAGE"]
-    jobs = {name: Job(cluster, place, name, in_database=True) for name in ("one", "other")}
+    jobs = {name: Job(cluster, place, name, trials=6, in_database=True) for name in ("one", "other")}
     for name, job in jobs.items():
         job.wait_for("a rung", lambda name=name: bool(hosts(place, name, storage=storage)))
     with dashboard(storage, "one") as url:
@@ -136,7 +146,7 @@ def test_two_searches_share_a_cluster_and_a_database_while_a_dashboard_reads_it(
         assert PASSWORD not in job.output() and quote(PASSWORD, safe="") not in job.output()
         assert ask(place, "status", name, storage=storage)["complete"]
         trials = ask(place, "trials", name, storage=storage)
-        assert len(trials) == 12 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
+        assert len(trials) == 6 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
 
 
 @contextlib.contextmanager
@@ -153,14 +163,14 @@ def dashboard(storage: str, study: str) -> Iterator[str]:
 
 def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, place: Path):
     assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
-    job = Job(cluster, place, "grows", in_database=False)
+    job = Job(cluster, place, "grows", trials=24, in_database=False)
     job.wait_for("both nodes to train", lambda: hosts(place, "grows") >= {"first", "second"})
     cluster.start("third", num_cpus=1)
     job.wait_for("the third to train", lambda: "third" in hosts(place, "grows"))
     cluster.kill("second")
     assert "from now on 3 trials at a time" in job.output()
     trials = ask(place, "trials", "grows")
-    assert ask(place, "status", "grows")["complete"] and len(trials) == 12
+    assert ask(place, "status", "grows")["complete"] and len(trials) == 24
     assert found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
     assert written_twice(place / "runs" / "grows" / "journal.log") == 0
     assert all(fault.startswith("worker lost: its machine ") for trial in trials for fault in trial["faults"])

@@ -25,7 +25,7 @@ DEADLINE_SECONDS = 240
 
 SLOW_SPACE = """
 family: hybrid
-budget: {trials: 4, min_tokens: 20K, max_tokens: 400K, eta: 10, eval_tokens: 1K}
+budget: {trials: 4, min_tokens: 20K, max_tokens: 240K, eta: 12, eval_tokens: 1K}
 parameters:
   d_model: {values: [32, 64], default: 32}
   n_layers: {value: 4}
