@@ -103,7 +103,9 @@ def divide(
             raise ValueError(f"{option} {share:g}, but {there} {most:g} {option[2:5].upper()}s")
     gpus = float(any(node.gpus for node in nodes)) if gpus_per_trial is None else gpus_per_trial
     kind = _kind(nodes, gpu_kind) if gpus else ""
-    used = [n for n in nodes if (n.gpus >= gpus and n.gpu_kind in (kind, "") if gpus else n.cpus > 0)]
+    used = [n for n in nodes if (n.gpus >= gpus and n.gpu_kind == kind if gpus else n.cpus > 0)]
+    if not used:
+        raise ValueError(f"no machine has {f'{gpus:g} GPUs of the kind {kind}' if gpus else 'cores'} for a trial")
     cpus = cpus_per_trial or min(_cores_each(node, gpus, parallel, len(used)) for node in used)
     is_told = gpus or cpus_per_trial is not None or parallel is not None
     most = math.inf if parallel is None else parallel

@@ -155,7 +155,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             study = Study(existing, settings, trials=num_trials)
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
-        how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until}:"
+        how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
             f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"

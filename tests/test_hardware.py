@@ -138,6 +138,10 @@ def test_gpus_of_different_kinds_are_not_mixed():
     )
     with pytest.raises(ValueError, match="--gpu-kind H100: there is no such GPU; there is A100 on 1 machine"):
         divide([A100], gpu_kind="H100")
+    with pytest.raises(ValueError, match="no machine has 2 GPUs of the kind T4 for a trial"):
+        divide([A100, T4], gpu_kind="T4", gpus_per_trial=2)
+    with pytest.raises(ValueError, match="no machine has cores for a trial"):
+        divide([Node(0, 1)], gpus_per_trial=0)
     slots = divide([A100, T4], gpu_kind="T4")
     assert (slots.num_slots, slots.cpus_per_trial) == (1, 8)
     assert slots.resources == {"cpu": 8, "gpu": 1, "accelerator_type:T4": 0.001}
