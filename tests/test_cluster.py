@@ -20,7 +20,7 @@ from urllib.parse import quote
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.faults import found_wrong, written_twice
+from benchmarks.faults import SPACE, found_wrong, written_twice
 from benchmarks.postgres import PASSWORD, Server, binaries
 from search.cli import app
 from tests.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
@@ -28,20 +28,6 @@ from tests.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 240.0
 RUNGS = [8_000, 24_000, 72_000]
-SPACE = """
-family: hybrid
-budget: {trials: 24, min_tokens: 8K, max_tokens: 72K, eta: 3, eval_tokens: 1K}
-parameters:
-  d_model: {values: [32, 48, 64], default: 32}
-  n_layers: {min: 2, max: 4, default: 2}
-  n_heads: {value: 2}
-  attn_layer_idx: {value: 1}
-  seq_len: {value: 32}
-  batch_size: {value: 4}
-  learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
-presets:
-  reference: {d_model: 48}
-"""
 
 pytestmark = [
     pytest.mark.slow,  # starts Ray, several times
