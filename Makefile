@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint check clean
+.PHONY: run test test-clusters lint check clean
 
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
 test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so three processes fill two cores
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
+
+test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
+	$(BIN)/python -m pytest -m long
 
 lint: $(VENV)/.installed ## layout, lint, the generated schema
 	$(BIN)/ruff format --check .

@@ -29,6 +29,7 @@ PATIENCE_SECONDS = 240
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not can_make_machines(), reason="needs root on Linux, unshare and ip, to make a machine"),
     pytest.mark.usefixtures("small_text"),
 ]

@@ -115,6 +115,7 @@ def test_three_nodes_become_one_ray_that_searches_to_the_end(slurm: Path):
     assert "trials at a time" in tinysearch("logs", "tiny")
 
 
+@pytest.mark.long
 def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
     """Slurm's notice before the time is up: the second start of the same script ends the study."""
     tinysearch(*("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--set", "d_model=32", "--trials", "4"))
@@ -131,6 +132,7 @@ def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
     assert not any(record.faults for record in overview.records)
 
 
+@pytest.mark.long
 def test_a_stopped_job_is_not_queued_again_and_submitted_again_it_goes_on(slurm: Path):
     asked = ("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--trials", "4")
     tinysearch(*asked)
