@@ -69,7 +69,7 @@ def make_study(runs: Path, num_trials: int, strategy: type[Strategy] = Strategy)
         corpus={"digest": "d", "about": "no text", "paths": []},
     )
     folder = StudyFolder(runs, NAME)
-    folder.path.mkdir(parents=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     return Study.create(folder.open_storage(), NAME, settings, strategy=strategy)
 
 
@@ -190,8 +190,8 @@ def measure(num_trials: int, num_workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tinysearch-large-") as folder:
         runs = Path(folder) / "runs"
         started = time.perf_counter()
-        study = make_study(runs, num_trials, RandomStrategy)
-        fill(study)
+        with StudyFolder(runs, NAME).lock():  # as a driver, which leaves a snapshot of the journal
+            fill(make_study(runs, num_trials, RandomStrategy))
         journal = StudyFolder(runs, NAME).journal
         measured: dict[str, Any] = {
             "num_trials": num_trials,
