@@ -78,7 +78,13 @@ class Job:
         self._thread.start()
 
     def _run(self, cluster: Cluster, command: list[str]) -> None:
-        self.result = cluster.run(*command)
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            self.result = cluster.run(*command)
+            is_too_early = "No available agent" in self.result.stdout + self.result.stderr  # the head has just begun
+            if not is_too_early or time.monotonic() > give_up:
+                return
+            time.sleep(2)
 
     def wait_for(self, what: str, is_so: Callable[[], bool]) -> None:
         """Wait while the job runs."""
