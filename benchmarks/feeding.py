@@ -28,7 +28,7 @@ from typing import Any
 import optuna
 
 from benchmarks.large import RandomStrategy, make_study, measurement
-from search.garbage import no_garbage_among_what_is_there
+from search.garbage import collect_seldom
 from search.strategy import Continue, Curve, Start
 from search.study import Study
 from search.trial import SLICE_SECONDS
@@ -140,8 +140,7 @@ def measure(num_workers: int, trial_minutes: float, seconds: float) -> dict[str,
         with study._study._storage._backend.transaction():  # the disk is not the question
             simulation.warm_up()
         study._strategy.decides = True
-        with no_garbage_among_what_is_there():
-            return {"workers": num_workers, "minutes": trial_minutes, **simulation.run(seconds)}
+        return {"workers": num_workers, "minutes": trial_minutes, **simulation.run(seconds)}
 
 
 def main() -> None:
@@ -152,6 +151,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON array and nothing else")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    collect_seldom()
     cells = itertools.product(map(int, options.workers.split(",")), map(float, options.minutes.split(",")))
     found = []
     for workers, minutes in cells:

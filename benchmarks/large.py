@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search.garbage import no_garbage_among_what_is_there
+from search.garbage import collect_seldom
 from search.loading import load_space
 from search.settings import StudySettings
 from search.storage import StudyFolder
@@ -124,20 +124,20 @@ def run_command(runs: Path, *arguments: str) -> dict[str, float]:
 
 def drive(runs: Path) -> dict[str, float]:
     """Open the study as a driver does, and go on with it."""
+    collect_seldom()
     started = time.perf_counter()
     stored = StudyFolder(runs, NAME).load()
     settings = StudySettings.of(stored)
     study = Study(stored, settings, trials=len(stored.get_trials(deepcopy=False)) + NUM_MORE)
     opened = time.perf_counter()
-    with no_garbage_among_what_is_there():
+    proposal = study.propose()
+    proposed = time.perf_counter()
+    seconds = []
+    while len(seconds) < NUM_MORE and proposal is not None:
+        began = time.perf_counter()
+        take_on(study, proposal)
         proposal = study.propose()
-        proposed = time.perf_counter()
-        seconds = []
-        while len(seconds) < NUM_MORE and proposal is not None:
-            began = time.perf_counter()
-            take_on(study, proposal)
-            proposal = study.propose()
-            seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
     return {
         "open_seconds": opened - started,
         "first_proposal_seconds": proposed - opened,

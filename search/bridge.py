@@ -64,9 +64,7 @@ class Bridge:
         self._study, self._num_slots, self._request_for = study, num_slots, request_for
         self._listener, self._worker = listener, worker
         self._under_way: dict[str, UnderWay] = {}  # by Ray's id
-        self._losses: dict[
-            int, list[str]
-        ] = {}  # of trials that Ray gave up too early, and which go on as another of its
+        self._losses: dict[int, list[str]] = {}  # of trials that Ray gave up too early, until they go on
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that never happens; the study stays here

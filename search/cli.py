@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wai
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import shlex
 from pathlib import Path
@@ -48,6 +47,7 @@ from search.command import (
     run_options,
     study_folder,
 )
+from search.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -327,7 +327,7 @@ def schema() -> None:
 
 def main() -> None:
     """The entry point of the `tinysearch` command."""
-    gc.set_threshold(100_000, 50, 100)  # a command makes much and drops little: looked through a hundred times less
+    collect_seldom()
     app()
 
 

@@ -140,14 +140,15 @@ class Database:
 
 def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
     """Optuna's storage, whose tables it makes where there are none; two who do so at once get in each other's way."""
-    for seconds in (0.5, 1.0, 2.0):
+    pauses = iter((0.5, 1.0, 2.0))
+    while True:
         try:
             return OnceStorage(url, options, skip_compatibility_check=True)
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as e:
-            if "exists" not in str(e):
+        except sqlalchemy.exc.DBAPIError as error:
+            pause = next(pauses, None)
+            if pause is None or "exists" not in str(error):
                 raise
-            time.sleep(seconds)
-    return OnceStorage(url, options, skip_compatibility_check=True)
+            time.sleep(pause)
 
 
 class Address:

@@ -18,7 +18,6 @@ from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
 from search.feasibility import Assessment, assess, largest_peak
-from search.garbage import no_garbage_among_what_is_there
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
@@ -144,7 +143,9 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             num_trials = math.inf  # as many as there is time for
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
-            stack.enter_context(cluster().local_ray(hardware.num_cores(), hardware.num_gpus()))
+            from search import cluster  # with Ray, which takes seconds
+
+            stack.enter_context(cluster.local_ray(hardware.num_cores(), hardware.num_gpus()))
         # All that can be refused has been: from here on the study is written.
         existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
@@ -163,9 +164,10 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
         requests = _Requests(study, folder, slots, hang_seconds)
-        stack.enter_context(no_garbage_among_what_is_there())
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
-            was_interrupted = tune().run_trials(
+            from search import tune
+
+            was_interrupted = tune.run_trials(
                 study,
                 slots,
                 requests.request,
@@ -199,20 +201,6 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     return before
 
 
-def cluster() -> Any:
-    """The module search.cluster, imported once it is needed: Ray takes seconds."""
-    import search.cluster
-
-    return search.cluster
-
-
-def tune() -> Any:
-    """The module search.tune, imported once it is needed: Ray takes seconds."""
-    import search.tune
-
-    return search.tune
-
-
 def gpu_share(trials_per_gpu: str) -> float | None:
     """The share of a GPU of each of so many trials; None for `auto`. Raises ValueError."""
     if trials_per_gpu == "auto":
@@ -225,7 +213,9 @@ def gpu_share(trials_per_gpu: str) -> float | None:
 def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
     """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
     if options.address:
-        nodes = stack.enter_context(cluster().ray_cluster(options.address))
+        from search import cluster
+
+        nodes = stack.enter_context(cluster.ray_cluster(options.address))
     else:
         nodes = [hardware.this_machine()]
     shares = options.shares

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from search.faults import faults_line
-from search.garbage import no_garbage_collection
 from search.grammar import MetricSpec
 from search.record import (
     FINISHED,
@@ -66,8 +65,7 @@ class Overview:
         Where none is, trials that a killed driver left under way are waiting to be continued.
         """
         settings = StudySettings.of(study)
-        with no_garbage_collection():
-            records = [record for _, record in records_of(study) if record is not None]
+        records = [record for _, record in records_of(study) if record is not None]
         if not is_run:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome

@@ -16,7 +16,6 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage
 
-from search.garbage import no_garbage_collection
 from search.journal import Journal, JournalError, keep_snapshot
 from search.replay import distributions_decoded_once
 
@@ -199,7 +198,7 @@ class JournalFiles:
             if not known:
                 raise StudyError(f"{file} is not an Optuna journal; move it away, or choose another --name")
         try:
-            with no_garbage_collection(), distributions_decoded_once():
+            with distributions_decoded_once():
                 return JournalStorage(Journal(str(file)))
         except OSError as error:
             raise StudyError(f"{file}: {error.strerror}") from None

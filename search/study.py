@@ -18,7 +18,6 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.feasibility import Feasibility, beyond, overrun
-from search.garbage import no_garbage_collection
 from search.ledger import Ledger, one_step
 from search.pareto import favourable_views, random_view
 from search.record import (
@@ -113,7 +112,7 @@ class Study:
         self._choice_is_valid = False  # until anything is learned or started
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
-        with no_garbage_collection(), one_step(study._storage):
+        with one_step(study._storage):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
             if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:

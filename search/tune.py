@@ -202,10 +202,11 @@ class _Watch(Stopper):
     def stop_all(self) -> bool:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
-            num_slots = self._slots.on(nodes())
-            self._bridge.on_slots(self._seat.share(num_slots) if self._seat else num_slots)
             if not is_here():
                 self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
+                return True
+            num_slots = self._slots.on(nodes())
+            self._bridge.on_slots(self._seat.share(num_slots) if self._seat else num_slots)
         return self._bridge.fatal is not None
 
 
