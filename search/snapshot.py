@@ -31,22 +31,36 @@ class Snapshot:
     def of(cls, journal: Path, content: bytes) -> Snapshot:
         """The one kept beside a journal of this content; an empty one where none is, or it is none of this content."""
         try:
-            header, _, entries = _file(journal).read_bytes().partition(b"\n")
+            header, _, rest = _file(journal).read_bytes().partition(b"\n")
             about = json.loads(header)
-            if about != {**about, "format": FORMAT, "digest": _digest(content[: about["bytes"]], entries)}:
+            if about != {**about, "format": FORMAT, "digest": _digest(content[: about["bytes"]], rest)}:
                 return cls()
-            return cls(json.loads(entries), about["bytes"], about["lines"])
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            texts, entries = json.loads(rest)
+            for entry in entries:
+                if "distributions" in entry:
+                    entry["distributions"] = {name: texts[i] for name, i in entry["distributions"].items()}
+            return cls(entries, about["bytes"], about["lines"])
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return cls()
 
     def keep(self, journal: Path, content: bytes) -> None:
-        """Write it beside its journal, in one step; where that cannot be written to, there is none."""
-        entries = json.dumps(self.entries, separators=(",", ":")).encode()
-        digest = _digest(content[: self.num_bytes], entries)
+        """Write it beside its journal, in one step; where that cannot be written to, there is none.
+
+        Distributions, a third of it as Optuna repeats them for each trial, are written once.
+        """
+        texts: dict[str, int] = {}
+        entries = []
+        for entry in self.entries:
+            if "distributions" in entry:
+                numbers = {name: texts.setdefault(text, len(texts)) for name, text in entry["distributions"].items()}
+                entry = {**entry, "distributions": numbers}
+            entries.append(entry)
+        rest = json.dumps([list(texts), entries], separators=(",", ":")).encode()
+        digest = _digest(content[: self.num_bytes], rest)
         about = {"format": FORMAT, "bytes": self.num_bytes, "lines": self.num_lines, "digest": digest}
         partial = journal.with_name(f"{_file(journal).name}.{os.getpid()}.tmp")
         try:
-            partial.write_bytes(json.dumps(about).encode() + b"\n" + entries)
+            partial.write_bytes(json.dumps(about).encode() + b"\n" + rest)
             os.replace(partial, _file(journal))
         except OSError:
             with contextlib.suppress(OSError):
@@ -57,7 +71,7 @@ def _file(journal: Path) -> Path:
     return journal.with_name("journal.snapshot")
 
 
-def _digest(content: bytes, entries: bytes) -> str:
+def _digest(content: bytes, rest: bytes) -> str:
     digest = hashlib.sha256(content)
-    digest.update(entries)
+    digest.update(rest)
     return digest.hexdigest()
