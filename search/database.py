@@ -146,7 +146,8 @@ def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
             return OnceStorage(url, options, skip_compatibility_check=True)
         except sqlalchemy.exc.DBAPIError as error:
             pause = next(pauses, None)
-            if pause is None or "exists" not in str(error):
+            overtaken = isinstance(error, sqlalchemy.exc.IntegrityError) or "exists" in str(error)
+            if pause is None or not overtaken:
                 raise
             time.sleep(pause)
 
