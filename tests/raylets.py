@@ -67,6 +67,8 @@ class Cluster:
             "--max-worker-port",
             "0",
         ]
+        # Its usual port is the first Ray's of this machine; who does not get it takes no jobs.
+        arguments += ["--dashboard-agent-listen-port", str(_free_port())]
         arguments += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--node-ip-address", "127.0.0.1", "--block"]
         own, log = self._folder.parent / f"ray-{name}", self._folder.parent / f"{name}.log"
         own.mkdir()
@@ -94,7 +96,7 @@ class Cluster:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of Ray's, such as `job submit`, as one who has the token."""
         command = [str(RAY), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=900)
 
     def stop(self) -> None:
         for name in reversed(list(self._nodes)):

@@ -17,7 +17,7 @@ from search.faults import HOST_OUT_OF_MEMORY, cause_of
 pytestmark = pytest.mark.slow  # starts Ray, waits for a hang to be noticed, and starts nine workers again
 
 ROOT = Path(__file__).resolve().parent.parent
-DEADLINE_SECONDS = 400
+DEADLINE_SECONDS = 900
 
 WORKER = """
 import os, signal, time

@@ -533,7 +533,7 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
     url = postgres.new_database()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPTUNA_STORAGE": url, "COLUMNS": "200"}
     command = [sys.executable, "-m", "search.cli"]
-    options = {"cwd": small_text, "env": environment, "capture_output": True, "text": True, "timeout": 240}
+    options = {"cwd": small_text, "env": environment, "capture_output": True, "text": True, "timeout": 900}
     run = subprocess.run([*command, "run", SMOKE, "--data", "text"], **options)
     assert run.returncode == 0, run.stderr
     status = json.loads(subprocess.run([*command, "status", "--json"], **options).stdout)

@@ -25,7 +25,7 @@ ip link set lo up
 mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && mount -t tmpfs tmpfs /dev/shm
 exec {RAY} start --head --block --num-cpus=2 --num-gpus=0 --node-ip-address=127.0.0.1
 """
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 900
 
 pytestmark = [
     pytest.mark.slow,

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.slow  # each starts Ray, which takes seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = str(ROOT / "spaces" / "smoke.yaml")
-DEADLINE_SECONDS = 240
+DEADLINE_SECONDS = 900  # of what should end by itself; a slow machine is no fault
 
 SLOW_SPACE = """
 family: hybrid
-budget: {trials: 4, min_tokens: 20K, max_tokens: 240K, eta: 10, eval_tokens: 1K}
+budget: {trials: 4, min_tokens: 20K, max_tokens: 120K, eta: 10, eval_tokens: 1K}
 parameters:
   d_model: {values: [32, 64], default: 32}
   n_layers: {value: 4}
@@ -121,7 +121,7 @@ def assert_complete(place: Path, study: str, num_trials: int) -> list[dict]:
     assert set(states_in_journal(place, study).values()) <= {1, 2}
     for trial in found:
         deepest = max(map(int, trial["measurements"]))
-        rungs = [r for r in (20_000, 200_000, 240_000) if r <= deepest]
+        rungs = [r for r in (20_000, 120_000) if r <= deepest]
         assert sorted(map(int, trial["measurements"])) == rungs
     return found
 

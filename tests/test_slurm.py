@@ -20,7 +20,7 @@ from tests.machines import NAMESPACES, can_make_machines, command, descendants
 ROOT = Path(__file__).resolve().parent.parent
 FAKE = ROOT / "tests" / "fake_slurm.py"
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
-PATIENCE_SECONDS = 240  # on a machine that does other things too; alone it is a fraction
+PATIENCE_SECONDS = 900  # on a machine that does other things too; alone it is a fraction
 
 SPACE = """
 family: hybrid
