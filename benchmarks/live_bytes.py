@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainer.config import TrainConfig
-from trainer.data import Corpus
+from trainer.corpus import Corpus
 from trainer.loop import TrainingRun
 from trainer.models import ghost, transformer
 

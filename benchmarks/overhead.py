@@ -203,6 +203,7 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     import optuna
     from rich.console import Console
 
+    from search.checkpoints import checkpoint_name
     from search.display import Display
     from search.loading import load_space
     from search.report import Overview
@@ -223,7 +224,7 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
 
     def request(number: int, values: dict[str, Any]) -> dict[str, Any]:
         train = train_config(settings, values, num_threads=slots.num_threads).to_dict()
-        real = trial_request(train=train, checkpoint=home.checkpoint(number))
+        real = trial_request(train=train, place=str(home.checkpoints), checkpoint=checkpoint_name(number))
         return {**real, "rungs": study.rungs, "values": values, "trial": str(number), **common}
 
     with open(os.devnull, "w") as nowhere:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from search.checkpoints import checkpoints_at
 from search.faults import HOST_OUT_OF_MEMORY, WORKER_HUNG, cause_of, loss
+from search.object_store import ObjectStoreError
 from search.record import FAILED, OUT_OF_MEMORY, PAUSED, TrialRecord
 from search.storage import StudyError
 from search.study import Study
@@ -102,7 +104,11 @@ class Bridge:
             for record in paused:  # the brain has stopped them
                 self._listener.on_event("ended", record)
             return None
-        request = self._request_for(proposal.number, proposal.values)
+        try:
+            request = self._request_for(proposal.number, proposal.values)
+        except Exception as error:
+            self._study.release(proposal.number)
+            return self.fail(error)
         self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
         self._listener.on_event("started", self._study.records[proposal.number])
         return {"worker": self._worker, "request": request}
@@ -134,11 +140,10 @@ class Bridge:
         run = self._under_way.get(trial_id)
         if run is None:
             return
-        checkpoint = Path(run.request["checkpoint"])
-        trace = take_trace(checkpoint)
+        trace = take_trace(Path(run.request["trace"]))
         hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
         run.losses.append(hung if trace else cause_of(why))
-        then = "went on from its checkpoint" if checkpoint.exists() else "started again"
+        then = "went on from its checkpoint" if _has_checkpoint(run.request) else "started again"
         if run.num_losses_left < 0:
             then = "given up"
         fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
@@ -204,3 +209,11 @@ class Bridge:
         last = f", the last time: {run.losses[-1]}" if run.losses else ""
         reason = f"its worker was lost {len(run.losses)} times{last}"
         self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)
+
+
+def _has_checkpoint(request: dict[str, Any]) -> bool:
+    """Whether a trial can go on where it was; not, as far as is known, where its place does not answer."""
+    try:
+        return checkpoints_at(request["place"], patience_seconds=0).exists(request["checkpoint"])
+    except ObjectStoreError:
+        return False

@@ -41,6 +41,14 @@ Storage = Annotated[
         help="A database, such as sqlite:///FILE or postgresql://...; a file in the study's folder if left out.",
     ),
 ]
+StoragePath = Annotated[
+    str | None,
+    typer.Option(
+        "--storage-path",
+        metavar="URL",
+        help="For checkpoints and the text where machines share no folder: s3://bucket/folder.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
 Goals = Annotated[

@@ -90,8 +90,13 @@ class _Confirming:
     def train(self, record: TrialRecord, seed: int, progress: str) -> Run:
         """One run to its end, with as many threads as the trial had. Raises KeyboardInterrupt on Ctrl-C."""
         config = train_config(self._settings, record.values, num_threads=record.environment.get("num_threads"))
+        # In the study's own folder, wherever the trials' are: it goes on on this machine.
         checkpoint = self._folder.checkpoints / f"confirm-{record.number}-seed-{seed}.pt"
-        request = trial_request(train=dataclasses.replace(config, seed=seed).to_dict(), checkpoint=checkpoint)
+        request = trial_request(
+            train=dataclasses.replace(config, seed=seed).to_dict(),
+            place=str(checkpoint.parent),
+            checkpoint=checkpoint.name,
+        )
         name = f"trial {record.number}{f' ({record.preset})' if record.preset else ''}, seed {seed}"
         started = time.monotonic()
         with Status(name, console=self._console) as status:

@@ -11,7 +11,8 @@ from search import hardware
 from search.parameter import Value
 from search.space import Space
 from trainer.configs.model import BYTE_VOCAB_SIZE
-from trainer.data import Corpus, open_corpus
+from trainer.corpus import Corpus
+from trainer.data import open_corpus
 from trainer.estimate import estimate
 
 CHUNK_TOKENS = 2**22  # a corpus may be larger than memory

@@ -1,23 +1,24 @@
-"""What a study keeps on the disk beside its storage, and what of it nothing needs any more.
+"""What a study keeps beside its record, on the disk or at a URL, and what of it nothing needs any more.
 
 A checkpoint is needed by a trial that will go on, by the best trial and the front, and by a confirmation that was
 interrupted. Those of the other finished trials are kept too until they are asked for, since they are what a search to
-more tokens starts from. Only plain files in the study's own checkpoint folder, with names that tinysearch gives, are
-ever looked at.
+more tokens starts from. Only plain files in the study's own places, with names that tinysearch gives, are ever looked
+at.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+import optuna
+
+from search.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, place_of
 from search.confirm import CONFIRMED
+from search.object_store import ObjectStoreError
 from search.record import FINISHED
 from search.report import Overview, bytes_text
+from search.settings import storage_path_of
 from search.storage import StudyError, StudyFolder
 from search.watchdog import TRACE_SUFFIX
 
@@ -30,22 +31,38 @@ _LEFT_OVER = re.compile(rf"(trial-\d+|confirm-\d+-seed-\d+)(\.pt\.\d+\.tmp|{re.e
 class Unneeded:
     """A file that nothing needs, and why."""
 
-    path: Path
+    place: Checkpoints
+    name: str
     num_bytes: int
     why: str
 
+    @property
+    def path(self) -> str:
+        return f"{self.place}/{self.name}"
 
-def disk_line(folder: StudyFolder) -> str:
-    """`checkpoints: 14 files, 1.2 GiB`; empty where there are none."""
-    sizes = [size for _, size in _files(folder)]
-    return f"checkpoints: {len(sizes)} file{'' if len(sizes) == 1 else 's'}, {bytes_text(sum(sizes))}" if sizes else ""
+
+def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
+    """`checkpoints: 14 files, 1.2 GiB`, and where those are that are not in the study's folder; empty without any."""
+    own, *others = _places(folder, stored)
+    lines = [_line(own.sizes(), "")]
+    for place in others:
+        try:
+            lines.append(_line(place.sizes(), f" in {place}"))
+        except ObjectStoreError as error:
+            lines.append(f"checkpoints: {error}")
+    return "\n".join(filter(None, lines))
+
+
+def _line(sizes: dict[str, int], where: str) -> str:
+    number = f"{len(sizes)} file{'' if len(sizes) == 1 else 's'}"
+    return f"checkpoints{where}: {number}, {bytes_text(sum(sizes.values()))}" if sizes else ""
 
 
 def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -> list[Unneeded]:
     """Delete what nothing needs, and return it; a dry run only returns it.
 
     `with_finished` counts finished trials among it that are neither the best nor on the front. Raises StudyError while
-    a driver runs the study, or where its checkpoint folder lies elsewhere.
+    a driver runs the study, or where its checkpoint folder lies elsewhere, and ObjectStoreError.
     """
     folder.load()  # before the lock, which would make the folder
     place = folder.checkpoints
@@ -56,28 +73,23 @@ def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -
         overview = Overview.stored(stored, is_run=False)
         confirmed = {key for key in stored.user_attrs if key.startswith(f"{CONFIRMED} ")}
         found = [
-            Unneeded(path, size, why)
-            for path, size in _files(folder)
-            if (why := _why_unneeded(path.name, overview, confirmed, with_finished=with_finished))
+            Unneeded(place, name, size, why)
+            for place in _places(folder, stored)
+            for name, size in place.sizes().items()
+            if (why := _why_unneeded(name, overview, confirmed, with_finished=with_finished))
         ]
         if not is_dry_run:
             for file in found:
-                file.path.unlink()
+                file.place.delete(file.name)
         return found
 
 
-def _files(folder: StudyFolder) -> Iterator[tuple[Path, int]]:
-    """The plain files of the checkpoint folder by name, with their sizes."""
-    if not folder.checkpoints.is_dir():
-        return
-    with os.scandir(folder.checkpoints) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # a worker has just replaced or deleted it
-                continue
-            if stat.S_ISREG(status.st_mode):
-                yield Path(entry.path), status.st_size
+def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
+    """The study's own folder, which confirmations use wherever its trials' checkpoints are; then their place."""
+    own = FolderCheckpoints(folder.checkpoints)
+    if not (url := storage_path_of(stored)):
+        return [own]
+    return [own, checkpoints_at(place_of(folder.checkpoints, folder.name, url), patience_seconds=0)]
 
 
 def _why_unneeded(name: str, overview: Overview, confirmed: set[str], *, with_finished: bool) -> str:

@@ -15,11 +15,13 @@ WORKER_LOST = "worker lost"
 WORKER_HUNG = "worker hung"
 CUDA_ERROR = "CUDA error"
 CHECKPOINT_DAMAGED = "checkpoint damaged"
+STORE_SILENT = "storage path silent"
 PLURAL_OF = {
     WORKER_LOST: "workers lost",
     WORKER_HUNG: "workers hung",
     CUDA_ERROR: "CUDA errors",
     CHECKPOINT_DAMAGED: "checkpoints damaged",
+    STORE_SILENT: "times the storage path was silent",
 }
 
 HOST_OUT_OF_MEMORY = "the host ran out of memory"

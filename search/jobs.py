@@ -98,6 +98,7 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
         )
     words = [space, f"--name={options.study_name}", f"--runs={runs}"]
     once = {
+        "storage-path": options.storage_path,
         "budget": options.budget,
         "trials": options.trials,
         "max-tokens": options.max_tokens,

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from search import hardware
 from search.archive import archive_at
+from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, place_of
+from search.corpora import share_corpus
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
@@ -21,6 +23,7 @@ from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
+from search.object_store import ObjectStore, ObjectStoreError, check_url
 from search.parameter import shown
 from search.record import FINISHED
 from search.report import Overview, comparison_line, counts_line, side_lines
@@ -30,7 +33,10 @@ from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.text import check_text, corpus_digests, corpus_of
 from search.trial import trial_request
+from search.watchdog import trace_file
 from search.winner import train_config
+from trainer.config import TrainConfig
+from trainer.data import open_corpus
 
 SPEED = "tokens_per_second"
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
@@ -45,6 +51,7 @@ class RunOptions:
     name: str | None = None
     runs: Path = Path("runs")
     storage: str | None = None  # a database's URL; a journal file in the study's folder if left out
+    storage_path: str | None = None  # a URL for checkpoints and the text; the study's folder if left out
     budget: str | None = None
     trials: str | None = None  # "40", or "+10" for ten more
     max_tokens: str | None = None  # "54M": in place of the budget's, or more for a study that there is
@@ -113,6 +120,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     hang_seconds = seconds_to_hang(options.hang_minutes)
     hardware.check_shares(**options.shares)
+    if options.storage_path is not None:
+        check_url(options.storage_path)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
     existing = folder.load() if prepared is None else folder.find()
@@ -141,6 +150,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
+        place = place_of(folder.checkpoints, folder.name, settings.storage_path)
+        store = _store(settings.storage_path, folder.name, is_new=existing is None)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             from search import cluster  # with Ray, which takes seconds
@@ -163,7 +174,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         )
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
-        requests = _Requests(study, folder, slots, hang_seconds)
+        requests = _Requests(study, folder, slots, hang_seconds, place, store)
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             from search import tune
 
@@ -171,7 +182,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 study,
                 slots,
                 requests.request,
-                _Pruning(display, folder),
+                _Pruning(display, checkpoints_at(place, patience_seconds=0)),
                 is_shared=options.address is not None,
                 max_seconds=max_seconds,
             )
@@ -249,6 +260,7 @@ def _settings(
         assignments=options.assignments,
         run=run,
         corpus=corpus_of(space, [str(path.absolute()) for path in options.data], token_dtype=options.token_dtype),
+        storage_path=(options.storage_path or "").rstrip("/"),
     )
 
 
@@ -297,40 +309,82 @@ def summary(overview: Overview) -> list[str]:
     return [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
 
 
+def _store(url: str, name: str, *, is_new: bool) -> ObjectStore | None:
+    """Where the study keeps checkpoints and text if that is a URL. Raises ObjectStoreError, before anything is written.
+
+    A new study must find none there: they would be taken for its own.
+    """
+    if not url:
+        return None
+    at_once = ObjectStore(url, patience_seconds=0)
+    if is_new and (others := at_once.sizes(f"{name}/checkpoints")):
+        raise ObjectStoreError(
+            f"{url}/{name} holds {len(others)} checkpoint{'' if len(others) == 1 else 's'} of another study of that "
+            "name; choose another --name or --storage-path, or delete them"
+        )
+    at_once.check_writable(name)
+    return ObjectStore(url)
+
+
 class _Requests:
     """What is sent to a worker for each trial."""
 
-    def __init__(self, study: Study, folder: StudyFolder, slots: hardware.Slots, hang_seconds: float):
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        slots: hardware.Slots,
+        hang_seconds: float,
+        place: str,
+        store: ObjectStore | None,
+    ):
         self._study, self._folder, self._slots = study, folder, slots
-        self._hang_seconds = hang_seconds
+        self._hang_seconds, self._place, self._store = hang_seconds, place, store
         self._corpus_digests = corpus_digests(study.settings)
+        self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
 
     def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
         config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
         before = self._study.records[number].continues
+        name = checkpoint_name(number)
         return trial_request(
             train=config.to_dict(),
-            checkpoint=self._folder.checkpoint(number),
-            continues=None if before is None else self._folder.checkpoint(before),
+            place=self._place,
+            checkpoint=name,
+            continues=None if before is None else checkpoint_name(before),
+            trace=trace_file(self._folder.checkpoints / name),
+            text=self._text(config),
             exclusive=self._slots.is_exclusive,
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
             memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
-            mark=self._folder.owner,
+            mark=self._folder.owner if self._store is None else None,
         )
+
+    def _text(self, config: TrainConfig) -> dict[str, str] | None:
+        """Where a worker finds the text, which is written there when the first trial of its vocabulary starts."""
+        if self._store is None:
+            return None
+        size = config.model.vocab_size
+        if size not in self._shared:
+            corpus = open_corpus(config.data, vocab_size=size, token_dtype=config.token_dtype)
+            share_corpus(corpus, self._store)
+            self._shared[size] = corpus.digest
+        return {"url": str(self._store), "digest": self._shared[size]}
 
 
 class _Pruning:
     """Passes events on, and deletes the checkpoint of a trial that nothing will continue."""
 
-    def __init__(self, display: Display, folder: StudyFolder):
-        self._display, self._folder = display, folder
+    def __init__(self, display: Display, checkpoints: Checkpoints):
+        self._display, self._checkpoints = display, checkpoints
 
     def on_event(self, kind: str, record: Any) -> None:
         if kind == "ended":
             unneeded = record.continues if record.outcome == FINISHED else record.number
             if unneeded is not None:
-                self._folder.checkpoint(unneeded).unlink(missing_ok=True)
+                with contextlib.suppress(ObjectStoreError):  # `tinysearch clean` finds it
+                    self._checkpoints.delete(checkpoint_name(unneeded))
         self._display.on_event(kind, record)
 
     def on_slots(self, num_slots: int) -> None:

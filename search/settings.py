@@ -30,14 +30,18 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "run": (dict, "a mapping"),
     "corpus": (dict, "a mapping"),
     "earlier_ends": (list, "a list"),
+    "storage_path": (str, "a URL"),
 }
-"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are lists that may be left out."""
-OPTIONAL = ("metrics", "earlier_ends")
+"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones may be left out, and are then as here."""
+OPTIONAL: dict[str, Any] = {"metrics": [], "earlier_ends": [], "storage_path": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """The space as narrowed, the budget, the seed, the text: all that a trial's result depends on beside its values."""
+    """The space as narrowed, the budget, the seed, the text: all that a trial's result depends on beside its values.
+
+    And where its checkpoints are.
+    """
 
     space: Space
     budget: BudgetSpec
@@ -48,6 +52,7 @@ class StudySettings:
     run: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig, the same for every trial
     corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
     earlier_ends: tuple[int, ...] = ()  # the last rungs before the study was extended to more tokens
+    storage_path: str = ""  # the URL below which its checkpoints and its text are; empty for its own folder
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -77,6 +82,7 @@ class StudySettings:
             "seed": self.seed,
             "run": self.run,
             "corpus": self.corpus,
+            **({"storage_path": self.storage_path} if self.storage_path else {}),
             "format_version": FORMAT_VERSION,  # the last: a study that has it is whole
         }
 
@@ -89,7 +95,7 @@ class StudySettings:
         """The settings that a study was made with. Raises StudyError, naming the attribute, where they are damaged."""
         attrs = study.user_attrs
         for name, (kind, expected) in ATTRIBUTES.items():
-            if not isinstance(attrs.get(name, [] if name in OPTIONAL else None), kind):
+            if not isinstance(attrs.get(name, OPTIONAL.get(name)), kind):
                 raise _damaged(study, name, f"is {attrs.get(name)!r:.60}, not {expected}")
         for name in ("goals", "assignments", "metrics"):
             if not all(isinstance(item, str) for item in attrs.get(name, ())):
@@ -126,6 +132,7 @@ class StudySettings:
             run=attrs["run"],
             corpus=attrs["corpus"],
             earlier_ends=tuple(attrs.get("earlier_ends", ())),
+            storage_path=attrs.get("storage_path", ""),
         )
 
     def differences(self, other: StudySettings) -> list[str]:
@@ -142,6 +149,9 @@ class StudySettings:
         found += [
             f"budget {key}: {before[key]!r} before, {now[key]!r} now" for key in before if before[key] != now[key]
         ]
+        if self.storage_path != other.storage_path:
+            before, now = self.storage_path or "none", other.storage_path or "none"
+            found.append(f"storage path: {before} before, {now} now")
         if self.corpus.get("digest") != other.corpus.get("digest"):
             found.append(f"the text: {self.corpus.get('about')} before, {other.corpus.get('about')} now")
         return found
@@ -170,6 +180,14 @@ def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
     if type(number) is not int or number < 1:
         raise _damaged(study, TRIALS, f"is {number!r:.60}, not a number from 1")
     return number
+
+
+def storage_path_of(study: optuna.Study) -> str:
+    """The URL below which a stored study has its checkpoints; empty for its own folder. Raises StudyError."""
+    url = study.user_attrs.get("storage_path", "")
+    if not isinstance(url, str):
+        raise _damaged(study, "storage_path", f"is {url!r:.60}, not a URL")
+    return url
 
 
 def _check_set(space: Space, budget: BudgetSpec) -> None:

@@ -76,11 +76,8 @@ class StudyFolder:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints, unless the study has them at a URL."""
         return self.path / "checkpoints"
-
-    def checkpoint(self, number: int) -> Path:
-        """The checkpoint file of a trial."""
-        return self.checkpoints / f"trial-{number}.pt"
 
     @property
     def owner(self) -> Path:

@@ -71,7 +71,7 @@ def status(
                 counts_line(overview.counts, overview.num_trials),
                 comparison_line(overview),
                 *side_lines(overview),
-                *filter(None, [disk_line(folder)]),
+                *filter(None, [disk_line(folder, stored)]),
             ]
             return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
 
@@ -203,15 +203,15 @@ def clean(
         found = clean_study(folder, with_finished=everything, is_dry_run=dry_run)
         total = sum(file.num_bytes for file in found)
         if as_json:
-            files = [{"file": str(file.path), "bytes": file.num_bytes, "why": file.why} for file in found]
+            files = [{"file": file.path, "bytes": file.num_bytes, "why": file.why} for file in found]
             print_json({"study": folder.name, "deleted": not dry_run, "bytes": total, "files": files})
             return
         console = make_console()
         for file in found:
-            console.print(f"{file.path.name}  {bytes_text(file.num_bytes)}  {file.why}", markup=False)
+            console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}", markup=False)
         freed = "would be freed" if dry_run else "freed"
         console.print(f"{folder.name}: {len(found)} file{'' if len(found) == 1 else 's'}, {bytes_text(total)} {freed}")
-        if kept := disk_line(folder):
+        if kept := disk_line(folder, folder.load()):
             console.print(f"{'now' if dry_run else 'left'}: {kept}", style="dim")
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import math
 import platform
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -18,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import trainer
-from search.faults import CHECKPOINT_DAMAGED
+from search.checkpoints import Checkpoints, checkpoints_at
+from search.corpora import fetch_corpus
+from search.faults import CHECKPOINT_DAMAGED, STORE_SILENT
+from search.object_store import PATIENCE_SECONDS, ObjectStore, ObjectStoreError
 from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
-from search.watchdog import watched
+from search.watchdog import trace_file, watched
 
 SLICE_SECONDS = 10.0
 SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs
@@ -36,7 +40,7 @@ class TrialRun:
     def __init__(self, request: dict[str, Any]):
         self._request = request
         self._rungs = request["train"]["rungs"]
-        self._checkpoint = Path(request["checkpoint"])
+        self._checkpoint = request["checkpoint"]
         self._hang_seconds = request["hang_seconds"]
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
@@ -53,7 +57,7 @@ class TrialRun:
         if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
-            with watched(self._checkpoint, self._hang_seconds):
+            with watched(self._trace, self._hang_seconds):
                 report = self._advance()
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if _breaks_process(error):
@@ -92,6 +96,25 @@ class TrialRun:
                 )
         return ""
 
+    @property
+    def _trace(self) -> Path:
+        """Where the driver looks for it; on another machine, which has no such folder, it is of no use to anyone."""
+        trace = Path(self._request["trace"])
+        is_elsewhere = "://" in self._request["place"] and not trace.parent.is_dir()
+        return Path(tempfile.gettempdir(), trace.name) if is_elsewhere else trace
+
+    @functools.cached_property
+    def _checkpoints(self) -> Checkpoints:
+        return checkpoints_at(self._request["place"], **self._patience)
+
+    @property
+    def _patience(self) -> dict[str, Any]:
+        """With a place that does not answer: as long as usual, but for a small share of what counts as a hang."""
+        return {"patience_seconds": min(PATIENCE_SECONDS, self._longest_slice), "on_wait": self._note_wait}
+
+    def _note_wait(self, seconds: float) -> None:
+        self._fault = f"{STORE_SILENT}: no answer for {seconds:.0f} s"
+
     def _advance(self) -> dict[str, Any]:
         if self._run is None:
             self._start()
@@ -110,26 +133,29 @@ class TrialRun:
         config = TrainConfig.from_dict(self._request["train"])
         if self._request["memory_share"] is not None:
             limit_memory(self._request["memory_share"])
-        run = self._run = TrainingRun(config)
+        corpus = None
+        if (text := self._request["text"]) is not None:
+            store = ObjectStore(text["url"], **self._patience)
+            corpus = fetch_corpus(text["digest"], store, vocab_size=config.model.vocab_size, cache_dir=config.cache_dir)
+        run = self._run = TrainingRun(config, corpus)
         expected = self._request["corpus_digests"]
         if expected and run.corpus.digest not in expected:
             raise CorpusError(
                 f"the text has changed since the search began: {run.corpus.about}; bring back what it was"
             )
-        for left in self._checkpoint.parent.glob(f"{self._checkpoint.name}.*.tmp"):
-            left.unlink(missing_ok=True)  # by a worker that was killed while it saved
-        continues = self._request["continues"]
-        kept = [path for path in (self._checkpoint, Path(continues) if continues else None) if path and path.exists()]
-        for path in kept:
-            try:
-                run.restore(path)
-                break
-            except CheckpointError as error:
-                path.unlink()
-                run.close()
-                run = self._run = TrainingRun(config, run.corpus)
-                reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
-                self._fault = f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
+        for name in filter(None, (self._checkpoint, self._request["continues"])):
+            with self._checkpoints.to_read(name) as path:
+                if path is None:
+                    continue
+                try:
+                    run.restore(path)
+                    break
+                except CheckpointError as error:
+                    self._checkpoints.delete(name)
+                    run.close()
+                    run = self._run = TrainingRun(config, run.corpus)
+                    reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+                    self._fault = f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
         # The report of a rung may have been lost with the worker; the driver ignores those it has.
         self._unreported = [self._reported(m) for m in run.measurements]
 
@@ -150,7 +176,8 @@ class TrialRun:
     def _save(self) -> None:
         """Save, and make slices so long that saving stays a small share of them, and they stay far from a hang."""
         started = time.monotonic()
-        self._run.save(self._checkpoint)
+        with self._checkpoints.to_write(self._checkpoint) as path:
+            self._run.save(path)
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
         self._slice_seconds = min(wanted, self._longest_slice)
 
@@ -158,8 +185,11 @@ class TrialRun:
 def trial_request(
     *,
     train: dict[str, Any],
-    checkpoint: Path,
-    continues: Path | None = None,
+    place: str,
+    checkpoint: str,
+    continues: str | None = None,
+    trace: Path | None = None,
+    text: dict[str, str] | None = None,
     exclusive: bool = True,
     corpus_digests: Sequence[str] = (),
     hang_seconds: float | None = None,
@@ -168,15 +198,20 @@ def trial_request(
 ) -> dict[str, Any]:
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
-    Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`. Its text must
-    have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
+    `checkpoint` is a name in a `place` of checkpoints; where it is not there yet, the trial goes on from the one of the
+    trial that it `continues`. A worker that hangs leaves its `trace` there, beside the checkpoint if left out. The
+    trial's `text` is fetched from a `url` by its `digest`, or read from where `train` says if left out. It must have
+    one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
     waits for ever. Of a GPU that others use too it may have `memory_share` of the memory. `mark` is a file that the
     driver has just written, for the worker to see that both have one disk.
     """
     return {
         "train": train,
-        "checkpoint": str(checkpoint),
-        "continues": str(continues) if continues else None,
+        "place": place,
+        "checkpoint": checkpoint,
+        "continues": continues,
+        "trace": str(trace or trace_file(Path(place, checkpoint))),
+        "text": text,
         "exclusive": exclusive,
         "corpus_digests": list(corpus_digests),
         "hang_seconds": hang_seconds,
@@ -230,7 +265,7 @@ def report_of(error: Exception) -> dict[str, Any]:
         return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
         return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-    if isinstance(error, (CorpusError, SaveError)):
+    if isinstance(error, (CorpusError, SaveError, ObjectStoreError)):
         return {"obstacle": str(error)}
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}

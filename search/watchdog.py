@@ -16,12 +16,11 @@ TRACE_SUFFIX = ".hang"
 
 
 @contextlib.contextmanager
-def watched(checkpoint: Path, seconds: float | None) -> Iterator[None]:
-    """End this process if the block takes longer than `seconds`; None watches nothing."""
+def watched(trace: Path, seconds: float | None) -> Iterator[None]:
+    """End this process if the block takes longer than `seconds`, leaving a trace; None watches nothing."""
     if seconds is None:
         yield
         return
-    trace = trace_file(checkpoint)
     trace.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(trace, "w") as file:
@@ -35,12 +34,12 @@ def watched(checkpoint: Path, seconds: float | None) -> Iterator[None]:
 
 
 def trace_file(checkpoint: Path) -> Path:
+    """The trace of the worker of this checkpoint."""
     return checkpoint.with_suffix(TRACE_SUFFIX)
 
 
-def take_trace(checkpoint: Path) -> str:
-    """What the worker of this checkpoint was doing when it ended itself; empty where it was lost otherwise."""
-    trace = trace_file(checkpoint)
+def take_trace(trace: Path) -> str:
+    """What a worker was doing when it ended itself; empty where it was lost otherwise."""
     try:
         return trace.read_text(errors="replace")
     except OSError:

@@ -41,15 +41,16 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
+            "TINYSEARCH_CACHE": str(folder / "cache"),  # in what each node has for itself
         }
-        self._folder = folder
+        self.own = folder  # each node has a folder of its own there
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *, num_cpus: int) -> None:
         """Start a node; the first one is the head. Returns when it runs."""
         arguments = ["--address", f"127.0.0.1:{self.port}"]
         if not self._nodes:
-            arguments = ["--head", "--port", str(self.port), "--temp-dir", str(self._folder), "--dashboard-host"]
+            arguments = ["--head", "--port", str(self.port), "--temp-dir", str(self.own), "--dashboard-host"]
             arguments += [
                 "127.0.0.1",
                 "--dashboard-port",
@@ -70,10 +71,10 @@ class Cluster:
         # Its usual port is the first Ray's of this machine; who does not get it takes no jobs.
         arguments += ["--dashboard-agent-listen-port", str(_free_port())]
         arguments += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--node-ip-address", "127.0.0.1", "--block"]
-        own, log = self._folder.parent / f"ray-{name}", self._folder.parent / f"{name}.log"
+        own, log = self.own.parent / f"ray-{name}", self.own.parent / f"{name}.log"
         own.mkdir()
-        self._folder.mkdir(exist_ok=True)
-        apart = [*UNSHARE, "sh", "-c", APART, name, str(own), str(self._folder)]
+        self.own.mkdir(exist_ok=True)
+        apart = [*UNSHARE, "sh", "-c", APART, name, str(own), str(self.own)]
         command = [*apart, str(RAY), "start", *arguments]
         with open(log, "wb") as out:
             self._nodes[name] = subprocess.Popen(command, env=self.environment, stdout=out, stderr=out)

@@ -10,7 +10,7 @@ import pytest
 from search.advise import Advice, advise, unknown_to
 from search.context import text_facts
 from search.loading import load_space, parse_space
-from trainer.data import Corpus
+from trainer.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,13 @@ from typer.testing import CliRunner
 from benchmarks.faults import SPACE, found_wrong, written_twice
 from benchmarks.postgres import PASSWORD, Server, binaries
 from search.cli import app
+from search.object_store import ObjectStore
 from tests.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
+from tests.s3 import BUCKET, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 900.0  # a slow machine is no fault
+SHARED = f"s3://{BUCKET}/shared"
 RUNGS = [8_000, 24_000, 72_000]
 
 pytestmark = [
@@ -47,8 +51,9 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A head and two nodes of one core, whose jobs find a database in their environment if this machine has one."""
-    with running_cluster(place) as cluster:
+    """A head and two nodes of one core, whose jobs find an S3 in their environment, and a database if there is one."""
+    with s3_server() as environment, running_cluster(place) as cluster:
+        cluster.environment.update(environment)
         if binaries() is not None:
             cluster.environment["OPTUNA_STORAGE"] = request.getfixturevalue("_server").new_database()
         for name in ("head", "first", "second"):
@@ -57,23 +62,23 @@ def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 class Job:
-    """A search that was submitted as a Ray job, under way in another thread."""
+    """A search that was submitted as a Ray job, under way in another thread.
 
-    def __init__(self, cluster: Cluster, place: Path, name: str, *, trials: int, in_database: bool):
-        search = [
-            sys.executable,
-            "-m",
-            "search.cli",
-            "run",
-            str(place / "space.yaml"),
-            "--name",
-            name,
-            "--trials",
-            str(trials),
-        ]
-        search += ["--data", str(place / "text.txt"), "--runs", str(place / "runs"), "--address", "auto"]
-        where = [] if in_database else ["env", "-u", "OPTUNA_STORAGE"]
-        command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *where, *search]
+    The nodes share its folder, or nothing: then its record is in a database, its checkpoints and text in an S3, and
+    what it has beside them on the head alone.
+    """
+
+    def __init__(self, cluster: Cluster, place: Path, name: str, *, trials: int, shares_folder: bool):
+        search = [sys.executable, "-m", "search.cli", "run", str(place / "space.yaml")]
+        search += ["--name", name, "--trials", str(trials), "--address", "auto"]
+        if shares_folder:
+            search += ["--data", str(place / "text.txt"), "--runs", str(place / "runs")]
+            words = ["env", "-u", "OPTUNA_STORAGE", *search]
+        else:
+            own = cluster.own / name
+            search += ["--data", str(own / "text.txt"), "--runs", str(own / "runs"), "--storage-path", SHARED]
+            words = ["sh", "-c", f"mkdir {own} && cp {place / 'text.txt'} {own} && exec {shlex.join(search)}"]
+        command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *words]
         self._thread = threading.Thread(target=self._run, args=(cluster, command))
         self._thread.start()
 
@@ -119,11 +124,13 @@ def hosts(place: Path, study: str, **options: Any) -> set[str]:
     return {trial["environment"]["host"] for trial in trials if trial["environment"]}
 
 
-def test_two_searches_share_a_cluster_and_a_database_while_a_dashboard_reads_it(
-    cluster: Cluster, place: Path, postgres: Server
+def test_two_searches_share_a_database_and_an_s3_but_no_folder_while_a_dashboard_reads_them(
+    cluster: Cluster, place: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ):
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, cluster.environment[name])
     storage = cluster.environment["OPTUNA_STORAGE"]
-    jobs = {name: Job(cluster, place, name, trials=6, in_database=True) for name in ("one", "other")}
+    jobs = {name: Job(cluster, place, name, trials=6, shares_folder=False) for name in ("one", "other")}
     for name, job in jobs.items():
         job.wait_for("a rung", lambda name=name: bool(hosts(place, name, storage=storage)))
     with dashboard(storage, "one") as url:
@@ -139,6 +146,11 @@ def test_two_searches_share_a_cluster_and_a_database_while_a_dashboard_reads_it(
         assert ask(place, "status", name, storage=storage)["complete"]
         trials = ask(place, "trials", name, storage=storage)
         assert len(trials) == 6 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
+        finished = {f"trial-{trial['trial']}.pt" for trial in trials if trial["outcome"] == "finished"}
+        assert ObjectStore(SHARED).sizes(f"{name}/checkpoints").keys() == finished
+    assert not (place / "runs").exists()
+    for node in ("first", "second"):
+        assert len(list((place / f"ray-{node}" / "cache").glob("*/train.bin"))) == 1  # its copy of the text
 
 
 @contextlib.contextmanager
@@ -155,7 +167,7 @@ def dashboard(storage: str, study: str) -> Iterator[str]:
 
 def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, place: Path):
     assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
-    job = Job(cluster, place, "grows", trials=24, in_database=False)
+    job = Job(cluster, place, "grows", trials=24, shares_folder=True)
     job.wait_for("both nodes to train", lambda: hosts(place, "grows") >= {"first", "second"})
     cluster.start("third", num_cpus=1)
     job.wait_for("the third to train", lambda: "third" in hosts(place, "grows"))

@@ -379,7 +379,7 @@ presets:
 
 def request_of(study: Study, checkpoint: str, **changes: Any) -> dict[str, Any]:
     train = train_config(study.settings, study.records[0].values, num_threads=1).to_dict()
-    return trial_request(train={**train, **changes}, checkpoint=Path(checkpoint))
+    return trial_request(train={**train, **changes}, place=".", checkpoint=checkpoint)
 
 
 @pytest.fixture

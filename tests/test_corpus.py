@@ -14,7 +14,8 @@ import pytest
 import trainer.data
 import trainer.documents
 from trainer.config import TrainConfig
-from trainer.data import CorpusError, open_corpus
+from trainer.data import open_corpus
+from trainer.documents import CorpusError
 from trainer.tokenizer import BpeTokenizer, ByteTokenizer
 
 TEXT = "The quick brown fox jumps over the lazy dog; 'naïve' — 日本語.\n" * 40

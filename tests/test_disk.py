@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from search.checkpoints import checkpoint_name
 from search.cli import app
 from search.loading import parse_space
 from search.narrowing import narrow
@@ -59,7 +60,7 @@ def new_study(*, metrics: tuple[str, ...] = ()) -> StudyFolder:
     assert [study.records[n].outcome for n in range(5)] == ["finished"] * 3 + ["diverged", "running"]
     folder.checkpoints.mkdir()
     for number in range(5):
-        folder.checkpoint(number).write_bytes(b"x" * 1024 * (number + 1))
+        (folder.checkpoints / checkpoint_name(number)).write_bytes(b"x" * 1024 * (number + 1))
     return folder
 
 
@@ -132,10 +133,10 @@ def test_a_checkpoint_folder_that_lies_elsewhere_is_refused():
 def test_a_link_to_a_file_elsewhere_is_left_alone_with_what_it_leads_to():
     folder = new_study()
     Path("precious.pt").write_bytes(b"x")
-    folder.checkpoint(3).unlink()
-    folder.checkpoint(3).symlink_to(Path("precious.pt").absolute())
+    (folder.checkpoints / checkpoint_name(3)).unlink()
+    (folder.checkpoints / checkpoint_name(3)).symlink_to(Path("precious.pt").absolute())
     assert "0 files" in clean()[1]
-    assert folder.checkpoint(3).is_symlink() and Path("precious.pt").exists()
+    assert (folder.checkpoints / checkpoint_name(3)).is_symlink() and Path("precious.pt").exists()
 
 
 def test_a_study_that_is_not_there_makes_no_folder():
@@ -154,7 +155,7 @@ def test_a_name_cannot_lead_out_of_the_folder_of_studies(name: str):
 
 def test_what_is_set_names_no_file_and_a_trial_is_a_number():
     folder = StudyFolder(Path("runs"), "mine")
-    assert folder.checkpoint(7) == Path("runs/mine/checkpoints/trial-7.pt")
+    assert folder.checkpoints / checkpoint_name(7) == Path("runs/mine/checkpoints/trial-7.pt")
     (Path("space.yaml")).write_text(SPACE)
     for assignment in ("../../d_model=16", "/etc/passwd=1", "d_model=../../16"):
         result = CliRunner().invoke(app, ["run", "space.yaml", "--set", assignment], catch_exceptions=False)

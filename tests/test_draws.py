@@ -15,7 +15,8 @@ from search.drawing import random_values
 from search.loading import load_space
 from search.space import Space
 from trainer.config import TrainConfig
-from trainer.data import Corpus, open_corpus
+from trainer.corpus import Corpus
+from trainer.data import open_corpus
 from trainer.estimate import estimate
 from trainer.loop import Diverged, TrainingRun
 from trainer.models.registry import build

@@ -117,7 +117,12 @@ class Driver:
         self.bridge = Bridge(self.study, 2, self.request_for, self, "module:class")
 
     def request_for(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        return {"checkpoint": str(self.folder / f"trial-{number}.pt"), "hang_seconds": 90.0}
+        return {
+            "place": str(self.folder),
+            "checkpoint": f"trial-{number}.pt",
+            "trace": str(self.folder / f"trial-{number}.hang"),
+            "hang_seconds": 90.0,
+        }
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         self.events.append((kind, record.number))
@@ -184,7 +189,7 @@ def test_a_trial_for_which_no_slot_is_left_waits_at_its_next_report(driver: Driv
     driver.bridge.on_slots(1)  # no news
     driver.bridge.on_slots(2)
     assert driver.slots == [1, 2] and not driver.bridge.is_full
-    assert driver.bridge.suggest("c")["request"]["checkpoint"].endswith("trial-0.pt")
+    assert driver.bridge.suggest("c")["request"]["checkpoint"] == "trial-0.pt"
 
 
 def test_a_trial_that_ray_gives_up_too_early_goes_on_as_another_of_rays(driver: Driver):
@@ -214,7 +219,7 @@ def test_a_trial_for_which_the_host_ran_out_of_memory_twice_in_the_end_is_out_of
 
 def test_a_worker_that_hung_leaves_where_it_did_with_its_trial(driver: Driver):
     request = driver.bridge.suggest("a")["request"]
-    trace = Path(request["checkpoint"]).with_suffix(".hang")
+    trace = Path(request["trace"])
     trace.write_text("Timeout!\n  File x.py in waits_for_ever\n")
     driver.bridge.on_worker_lost("a", EXITED)
     record = driver.stored(0)

@@ -15,8 +15,8 @@ from tests import reference_ghost
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.configs.ghost import GhostConfig
+from trainer.corpus import Corpus
 from trainer.costs import ghost as costs
-from trainer.data import Corpus
 from trainer.estimate import estimate, live_bytes
 from trainer.loop import TrainingRun
 from trainer.loss import loss_sums

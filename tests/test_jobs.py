@@ -208,7 +208,7 @@ EVERYTHING = [
     *("--name", "my.study", "--budget", "quick", "--trials", "7", "--max-tokens", "500K", "--until", "8h"),
     *("--data", "/texts/a b", "--data", "-c", "--token-dtype", "uint32", "--goal", "longer-memory", "--seed", "3"),
     *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params"),
-    *("--trials-per-gpu", "2", "--gpu-kind", "A100"),
+    *("--storage-path", "s3://bucket/a b", "--trials-per-gpu", "2", "--gpu-kind", "A100"),
     *("--cpus-per-trial", "2", "--parallel", "3", "--hang-minutes", "5"),
 ]
 

@@ -16,7 +16,7 @@ from search.loading import load_space
 from tests import reference
 from trainer.config import TrainConfig
 from trainer.configs.hybrid import HybridConfig
-from trainer.data import Corpus
+from trainer.corpus import Corpus
 from trainer.estimate import estimate
 from trainer.loop import TrainingRun
 from trainer.loss import loss_sums

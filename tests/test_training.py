@@ -16,7 +16,8 @@ from trainer.__main__ import main
 from trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
-from trainer.data import Corpus, CorpusError
+from trainer.corpus import Corpus
+from trainer.documents import CorpusError
 from trainer.loop import Diverged, TrainingRun, _LossWatch, train
 from trainer.optim import build_optimizer, lr_factor
 

@@ -34,7 +34,9 @@ pytestmark = pytest.mark.usefixtures("small_text")
 def trial(**request: Any) -> TrialRun:
     text = {"data": ("text",), "attn_layer_idx": 1, "n_heads": 2, "num_threads": 1}
     train = TrainConfig.from_flat("hybrid", {**CONFIG, **text}).to_dict()
-    return TrialRun(trial_request(train=train, checkpoint=CHECKPOINT, **request))
+    return TrialRun(
+        trial_request(train=train, **{"place": str(CHECKPOINT.parent), "checkpoint": CHECKPOINT.name, **request})
+    )
 
 
 def losses(run: TrialRun, steps: int) -> list[float]:
@@ -133,7 +135,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_full_disk_the_obstacle_says_how_much_a_checkpoint_takes(tiny_disk: Path):
-    run = TrialRun({**trial()._request, "checkpoint": str(tiny_disk / "trial-0.pt")})
+    run = TrialRun({**trial()._request, "place": str(tiny_disk)})
     run.step()
     good = (tiny_disk / "trial-0.pt").read_bytes()
     left = os.statvfs(tiny_disk)
@@ -203,9 +205,9 @@ from pathlib import Path
 from search.watchdog import watched
 def waits_for_ever():
     sum(range(10**18))  # holds the interpreter's lock
-with watched(Path("checkpoints/trial-7.pt"), 0.5):
+with watched(Path("checkpoints/trial-7.hang"), 0.5):
     pass
-with watched(Path("checkpoints/trial-7.pt"), 0.5):
+with watched(Path("checkpoints/trial-7.hang"), 0.5):
     waits_for_ever()
 """
 
@@ -215,13 +217,13 @@ def test_a_hung_process_ends_itself_and_leaves_where_it_hung():
         [sys.executable, "-c", HANGS], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60
     )
     assert process.returncode == 1
-    checkpoint = Path("checkpoints/trial-7.pt")
-    assert "in waits_for_ever" in take_trace(checkpoint)
-    assert take_trace(checkpoint) == "" and not trace_file(checkpoint).exists()
+    trace = trace_file(Path("checkpoints/trial-7.pt"))
+    assert "in waits_for_ever" in take_trace(trace)
+    assert take_trace(trace) == "" and not trace.exists()
 
 
 def test_what_ends_in_time_leaves_no_trace_also_where_it_fails():
-    with pytest.raises(ZeroDivisionError), watched(CHECKPOINT, 1000.0):
+    with pytest.raises(ZeroDivisionError), watched(trace_file(CHECKPOINT), 1000.0):
         assert trace_file(CHECKPOINT).exists()
         _ = 1 / 0
     assert not trace_file(CHECKPOINT).exists()

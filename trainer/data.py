@@ -1,4 +1,4 @@
-"""A corpus: training and held-out tokens, memory-mapped from one cached copy that every trial on a machine shares.
+"""From text to a corpus: split, tokenised and kept in the cache.
 
 The cache is keyed by content. A second, smaller index leads from what the file system says about the sources
 (size, times) to that key, so that opening a known corpus reads no text.
@@ -13,7 +13,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +20,14 @@ import numpy as np
 
 from trainer.config import TOKEN_DTYPES
 from trainer.configs.model import BYTE_VOCAB_SIZE
+from trainer.corpus import META, Corpus, cache_folder, described, keep_corpus, map_corpus, read_json, write_json
 from trainer.documents import CorpusError, Sources, find_sources, read_documents, unreadable
 from trainer.tokenizer import BpeTokenizer, ByteTokenizer, train_bpe
 
 FORMAT = "tinysearch-corpus-1"  # part of every key: change it with anything that changes tokens
 HELD_OUT = 0.1  # of the documents, or of the text where there is only one
-NUM_STRETCHES = 8  # of held-out text: enough to see most kinds of it, few enough to be long
 UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again within the clock's grain, unseen
 CHUNK_BYTES = 16 * 2**20
-DTYPES = ("uint8", "uint16", "uint32", "int32")  # of a cached part
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    train: np.ndarray  # 1-D, memory-mapped, read-only
-    validation: np.ndarray
-    vocab_size: int
-    token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None where tokens came without a tokenizer
-    digest: str  # of the text, the split and the tokenizer
-    about: str
-
-    def require(self, seq_len: int) -> None:
-        """Raises CorpusError where either part has no window of seq_len tokens and their next ones."""
-        for part, tokens in (("training", self.train), ("held-out", self.validation)):
-            if len(tokens) < seq_len + 1:
-                raise CorpusError(
-                    f"{self.about}: the {part} part has {len(tokens)} tokens, seq_len {seq_len} needs {seq_len + 1}; "
-                    "give more text or shorten seq_len"
-                )
-
-    def training_batch(self, key: tuple[int, ...], rows: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets (rows, seq_len), int64: random windows, a pure function of the key (seed, step, part).
-
-        The first rows do not depend on how many are asked for.
-        """
-        starts = np.random.default_rng(key).integers(0, len(self.train) - seq_len, size=rows)
-        windows = self.train[starts[:, None] + np.arange(seq_len + 1)]
-        self._check(windows)
-        return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
-
-    def held_out_stretches(self, num_tokens: int) -> list[np.ndarray]:
-        """Evenly spaced, never overlapping stretches of held-out text, in which num_tokens are to be predicted.
-
-        Each has one token more than it predicts. Where there is less text than that, all of it, in one stretch.
-        """
-        available = len(self.validation) - 1
-        num_tokens = min(num_tokens, available)
-        count = min(NUM_STRETCHES, num_tokens) if num_tokens < available else 1
-        spare, stretches = available - num_tokens, []
-        for i in range(count):
-            gap = i * spare // max(count - 1, 1)
-            first, last = i * num_tokens // count, (i + 1) * num_tokens // count
-            stretches.append(self.validation[gap + first : gap + last + 1])
-            self._check(stretches[-1])
-        return stretches
-
-    def _check(self, tokens: np.ndarray) -> None:
-        """Raises CorpusError for tokens that the corpus did not have when it was opened: a model has none for them."""
-        if len(tokens) and tokens.max() >= self.vocab_size:
-            raise CorpusError(
-                f"{self.about}: token {tokens.max()} is outside vocab_size {self.vocab_size}: the tokens or their "
-                "cache were damaged; delete the cache folder"
-            )
 
 
 def open_corpus(
@@ -100,18 +45,18 @@ def open_corpus(
     sources = find_sources(tuple(os.fspath(path) for path in paths))
     if not sources.are_tokens and vocab_size < BYTE_VOCAB_SIZE:
         raise CorpusError(f"vocab_size {vocab_size} cannot hold text: {BYTE_VOCAB_SIZE} reads bytes, more learn a BPE")
-    cache = Path(cache_dir) if cache_dir is not None else _default_cache()
+    cache = cache_folder(cache_dir)
     stats = sources.stats()
     key = _digest([FORMAT, vocab_size, token_dtype if sources.are_tokens else "text", sources.about, stats])
     index = cache / "index" / f"{key}.json"
-    meta = _read_json(index)
-    if meta is None or (corpus := _map(meta, cache, vocab_size)) is None:
+    meta = read_json(index)
+    if meta is None or (corpus := map_corpus(meta, cache, vocab_size)) is None:
         meta = _prepare(sources, vocab_size, token_dtype, cache)
-        corpus = _map(meta, cache, vocab_size)
+        corpus = map_corpus(meta, cache, vocab_size)
         assert corpus is not None, meta
         newest = max(max(mtime, ctime) for *_, mtime, ctime in stats)
         if time.time_ns() - newest > UNSETTLED_NS and sources.stats() == stats:
-            _write_json(index, meta)
+            write_json(index, meta)
     return dataclasses.replace(corpus, about=f"{_describe(sources)}, {corpus.about}")
 
 
@@ -121,47 +66,8 @@ def _describe(sources: Sources) -> str:
     return f"{sources.about}: {num_files:,} file{'' if num_files == 1 else 's'}{skipped}"
 
 
-def _default_cache() -> Path:
-    if folder := os.environ.get("TINYSEARCH_CACHE"):
-        return Path(folder)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tinysearch"
-
-
-def _map(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
-    """The corpus that `meta` describes; None where one of its files is missing, not of its recorded size, or no part.
-
-    So a cache that was damaged, whatever its JSON says, is built again.
-    """
-    try:
-        parts = {}
-        for name, part in meta["parts"].items():
-            path = cache / part["path"]  # an absolute path, of the user's own tokens, stands for itself
-            if os.path.getsize(path) != part["bytes"]:
-                return None
-            if part["dtype"] not in DTYPES:
-                return None
-            first, last, dtype = part["first"], part["last"], np.dtype(part["dtype"])
-            if not 0 <= first <= last <= part["bytes"] // dtype.itemsize:
-                return None
-            parts[name] = np.asarray(np.memmap(path, dtype=dtype, mode="r"))[first:last]
-        corpus = Corpus(
-            train=parts["train"],
-            validation=parts["validation"],
-            vocab_size=meta["vocab_size"],
-            token_bytes=parts.get("token_bytes"),
-            digest=meta["digest"],
-            about=meta["about"],
-        )
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        return None
-    sizes = corpus.token_bytes
-    is_sound = corpus.vocab_size == vocab_size and isinstance(corpus.digest, str) and isinstance(corpus.about, str)
-    return corpus if is_sound and (sizes is None or len(sizes) == vocab_size and sizes.min() >= 0) else None
-
-
 def _prepare(sources: Sources, vocab_size: int, token_dtype: str, cache: Path) -> dict[str, Any]:
-    """Read the sources, write what of them belongs into the cache, and return what `_map` needs."""
+    """Read the sources, write what of them belongs into the cache, and return what `map_corpus` needs."""
     try:
         (cache / "index").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
@@ -182,8 +88,8 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
     if vocab_size == BYTE_VOCAB_SIZE:
         tokenizer: ByteTokenizer | BpeTokenizer = ByteTokenizer()
     else:
-        known = _read_json(cache / digest / "meta.json")
-        if known is not None and _map(known, cache, vocab_size) is not None:
+        known = read_json(cache / digest / META)
+        if known is not None and map_corpus(known, cache, vocab_size) is not None:
             return known
         train_bpe(np.memmap(files["train"], dtype=np.uint8, mode="r"), vocab_size, scratch / "tokenizer.json")
         tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
@@ -195,19 +101,19 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
     num_bytes = sum((scratch / f"{part}.bytes").stat().st_size for part in ("train", "validation"))
     files["token_bytes"] = scratch / "token_bytes.bin"
     tokenizer.token_bytes.astype(np.int32).tofile(files["token_bytes"])
-    dtypes = {"train": dtype, "validation": dtype, "token_bytes": "int32"}
-    parts = {part: _part(path, dtypes[part], stored_as=f"{digest}/{part}.bin") for part, path in files.items()}
+    width = np.dtype(dtype).itemsize
     unit = "bytes" if vocab_size == BYTE_VOCAB_SIZE else f"BPE of {vocab_size:,}"
-    about = f"{num_bytes:,} bytes, {_count_tokens(parts)} ({unit})"
-    meta = {"vocab_size": vocab_size, "digest": digest, "about": about, "parts": parts}
-    (cache / digest).mkdir(exist_ok=True)
+    counts = _counts(*(files[part].stat().st_size // width for part in ("train", "validation")))
     if vocab_size != BYTE_VOCAB_SIZE:
+        (cache / digest).mkdir(exist_ok=True)
         os.replace(scratch / "tokenizer.json", cache / digest / "tokenizer.json")
-    for part, path in files.items():
-        # Whole files by one rename each: processes that build the same corpus at once write the same bytes.
-        os.replace(path, cache / parts[part]["path"])
-    _write_json(cache / digest / "meta.json", meta)
-    return meta
+    return keep_corpus(
+        {part: (path, "int32" if part == "token_bytes" else dtype) for part, path in files.items()},
+        digest=digest,
+        vocab_size=vocab_size,
+        about=f"{num_bytes:,} bytes, {counts} ({unit})",
+        cache_dir=cache,
+    )
 
 
 def _split_text(sources: Sources, scratch: Path) -> str:
@@ -258,7 +164,8 @@ def _prepare_tokens(
         _check_tokens(file.path, vocab_size, dtype, digest)
     by_name = {file.path.name: file.path for file in sources.files}
     if set(by_name) == {"train.bin", "val.bin"}:
-        parts = {"train": _part(by_name["train.bin"], dtype.name), "validation": _part(by_name["val.bin"], dtype.name)}
+        own = {"train": by_name["train.bin"], "validation": by_name["val.bin"]}
+        parts = {part: described(path, dtype.name) for part, path in own.items()}
     else:
         path, stored_as = sources.files[0].path, None
         if len(sources.files) > 1:
@@ -266,13 +173,13 @@ def _prepare_tokens(
             with open(path, "wb") as joined:
                 for file in sources.files:
                     joined.write(np.memmap(file.path, dtype=np.uint8, mode="r"))
-        part = _part(path, dtype.name, stored_as)
+        part = described(path, dtype.name, stored_as)
         cut = part["last"] - max(1, int(part["last"] * HELD_OUT))
         parts = {"train": {**part, "last": cut}, "validation": {**part, "first": cut}}
         if stored_as:
             (cache / stored_as).parent.mkdir(exist_ok=True)
             os.replace(path, cache / stored_as)
-    about = _count_tokens(parts)
+    about = _counts(*(parts[part]["last"] - parts[part]["first"] for part in ("train", "validation")))
     return {"vocab_size": vocab_size, "digest": digest.hexdigest(), "about": about, "parts": parts}
 
 
@@ -298,30 +205,9 @@ def _check_tokens(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any
         raise CorpusError(f"{path}: the file is empty")
 
 
-def _part(path: Path, dtype: str, stored_as: str | None = None) -> dict[str, Any]:
-    size = path.stat().st_size
-    last = size // np.dtype(dtype).itemsize
-    return {"path": stored_as or os.path.abspath(path), "dtype": dtype, "bytes": size, "first": 0, "last": last}
-
-
-def _count_tokens(parts: dict[str, Any]) -> str:
-    train, validation = (parts[part]["last"] - parts[part]["first"] for part in ("train", "validation"))
+def _counts(train: int, validation: int) -> str:
     return f"{train:,} tokens to train on, {validation:,} held out"
 
 
 def _digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt either way
-        return None
-
-
-def _write_json(path: Path, document: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-    temporary.write_text(json.dumps(document))
-    os.replace(temporary, path)

@@ -19,7 +19,8 @@ from trainer.averaging import WeightAverage
 from trainer.checkpoint import CheckpointError, identity, load_checkpoint, require_same, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
-from trainer.data import Corpus, open_corpus
+from trainer.corpus import Corpus
+from trainer.data import open_corpus
 from trainer.estimate import estimate
 from trainer.loss import IGNORED, loss_sums
 from trainer.measure import Measurement, Stopwatch

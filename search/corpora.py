@@ -1,0 +1,90 @@
+"""A study's text where its machines share no folder: its tokens lie once below a URL, and once on each machine.
+
+A corpus there is a folder by its digest, with an object for each part and a list of them, which is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from search.object_store import ObjectStore, ObjectStoreError
+from trainer.corpus import Corpus, cache_folder, keep_corpus, known_corpus
+from trainer.documents import CorpusError
+
+CORPORA = "corpora"
+LISTED = "corpus.json"
+CHUNK_BYTES = 16 * 2**20
+
+
+def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
+    """Write a corpus below a URL, unless it is there. Raises ObjectStoreError."""
+    folder = f"{CORPORA}/{corpus.digest}"
+    if store.exists(f"{folder}/{LISTED}"):
+        return
+    arrays = {"train": corpus.train, "validation": corpus.validation, "token_bytes": corpus.token_bytes}
+    parts: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="tinysearch-") as scratch:
+        for name, array in arrays.items():
+            if array is None:
+                continue
+            file = Path(scratch, name)
+            array.tofile(file)
+            store.put(file, f"{folder}/{name}.bin")
+            parts[name] = {"dtype": array.dtype.name, "sha256": _checksum(file)}
+            file.unlink()
+    about = {"vocab_size": corpus.vocab_size, "about": corpus.about, "parts": parts}
+    store.write(json.dumps(about).encode(), f"{folder}/{LISTED}")
+
+
+def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir: str | Path | None = None) -> Corpus:
+    """The corpus of that digest, copied into this machine's cache by the first of its processes that asks.
+
+    Raises ObjectStoreError, and CorpusError where it is not there or damaged.
+    """
+    if (corpus := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)) is not None:
+        return corpus
+    cache = cache_folder(cache_dir)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{digest}.lock"):
+        if known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir) is None:
+            with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
+                _copy(digest, store, vocab_size, cache, Path(scratch))
+    corpus = known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)
+    if corpus is None:
+        raise CorpusError(f"{_place(store, digest)} is not a corpus of {vocab_size} tokens; delete it, then")
+    return corpus
+
+
+def _copy(digest: str, store: ObjectStore, vocab_size: int, cache: Path, scratch: Path) -> None:
+    folder, place = f"{CORPORA}/{digest}", _place(store, digest)
+    if (listed := store.read(f"{folder}/{LISTED}")) is None:
+        raise CorpusError(f"{place} is gone, and with it the search's text")
+    try:
+        about = json.loads(listed)
+        files = {}
+        for name, part in about["parts"].items():
+            file = scratch / Path(name).name
+            if not store.get(f"{folder}/{name}.bin", file) or _checksum(file) != part["sha256"]:
+                raise CorpusError(f"{place}: its {name} is damaged or not there; delete the folder")
+            files[file.name] = (file, np.dtype(part["dtype"]).name)
+        keep_corpus(files, digest=digest, vocab_size=vocab_size, about=about["about"], cache_dir=cache)
+    except (CorpusError, ObjectStoreError, OSError):
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CorpusError(f"{place} is damaged: {error}; delete the folder") from None
+
+
+def _place(store: ObjectStore, digest: str) -> str:
+    return f"{store}/{CORPORA}/{digest}"
+
+
+def _checksum(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,168 @@
+"""A place that every machine reaches by a URL, such as s3://bucket/folder: what fsspec knows, with patience.
+
+What an answer was lost of is done again, for all of it may be done twice. An object is written whole or not at all, as
+object stores do by themselves; elsewhere, as over SFTP, a torn checkpoint is noticed by its checksum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+PATIENCE_SECONDS = 300.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, with what speaks to a URL's scheme
+# What the same call raises again; of those that have no class of their own, by name.
+LASTING = (PermissionError, ImportError, ValueError, TypeError, NotImplementedError, IsADirectoryError)
+LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
+T = TypeVar("T")
+
+
+class ObjectStoreError(ValueError):
+    """A place that cannot be read or written; the message says which, why, and what to do."""
+
+
+def check_url(url: str) -> None:
+    """Raises ObjectStoreError for what is no URL, or holds a password, which the study would keep and show."""
+    if "://" not in url:
+        raise ObjectStoreError(
+            f"--storage-path {url}: no URL; write one such as s3://bucket/folder (a folder that all machines share is "
+            "given with --runs)"
+        )
+    if re.search(r"://[^/]*:[^/]*@", url):
+        shown = re.sub(r"://.*@", "://***@", url)
+        raise ObjectStoreError(
+            f"--storage-path {shown}: the study would keep the password in it; give it in the environment, or in the "
+            "files in which the scheme's own tools look for it"
+        )
+
+
+class ObjectStore:
+    """Objects by name below a URL. Every method raises ObjectStoreError where the place does not answer in time."""
+
+    def __init__(
+        self, url: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
+    ):
+        """`on_wait` is told for how many seconds the place did not answer, once it does."""
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._patience_seconds, self._on_wait = patience_seconds, on_wait
+        check_url(url)
+        scheme = url.partition("://")[0]
+        try:
+            self._files, root = fsspec.url_to_fs(self.url)
+        except ImportError as error:
+            how = f"run pip install -e '.[{EXTRAS[scheme]}]' in tinysearch's checkout" if scheme in EXTRAS else error
+            raise ObjectStoreError(f"{self.url}: what speaks to {scheme}:// is not installed; {how}") from None
+        except Exception as error:  # each of fsspec's file systems has errors of its own
+            raise ObjectStoreError(f"{self.url} cannot be used: {reason_of(error)}") from None
+        self._root = root.rstrip("/")
+        self._is_local = scheme in ("file", "local")
+
+    def __str__(self) -> str:
+        return self.url
+
+    def put(self, file: Path, name: str) -> None:
+        """Write a file as the object `name`."""
+
+        def put() -> None:
+            path = self._path(name)
+            if not self._is_local:
+                self._files.put_file(str(file), path)
+                return
+            self._files.makedirs(self._files._parent(path), exist_ok=True)
+            self._files.put_file(str(file), f"{path}.part")
+            self._files.mv(f"{path}.part", path)
+
+        self._patiently(put, is_writing=True)
+
+    def get(self, name: str, file: Path) -> bool:
+        """Read the object `name` into a file; False where there is none."""
+        try:
+            self._patiently(lambda: self._files.get_file(self._path(name), str(file)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def write(self, content: bytes, name: str) -> None:
+        """Write an object that is small."""
+
+        def write() -> None:
+            if self._is_local:
+                self._files.makedirs(self._files._parent(self._path(name)), exist_ok=True)
+            self._files.pipe_file(self._path(name), content)
+
+        self._patiently(write, is_writing=True)
+
+    def read(self, name: str) -> bytes | None:
+        """An object that is small; None where there is none."""
+        try:
+            return self._patiently(lambda: self._files.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def exists(self, name: str) -> bool:
+        return self._patiently(lambda: self._files.exists(self._path(name)))
+
+    def delete(self, name: str) -> None:
+        """Delete an object, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._patiently(lambda: self._files.rm_file(self._path(name)))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The objects right below a folder, by their names in it, in bytes."""
+
+        def sizes() -> dict[str, int]:
+            self._files.invalidate_cache()
+            found = self._files.ls(self._path(folder), detail=True)
+            return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
+
+        try:
+            return dict(sorted(self._patiently(sizes).items()))
+        except FileNotFoundError:
+            return {}
+
+    def check_writable(self, folder: str) -> None:
+        """Raises ObjectStoreError where nothing can be written in that folder; leaves nothing there."""
+        probe = f"{folder}/.tinysearch"
+        self.write(b"", probe)
+        self.delete(probe)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}".rstrip("/")
+
+    def _patiently(self, call: Callable[[], T], *, is_writing: bool = False) -> T:
+        """The call's result, after as many tries as the patience lets. Raises FileNotFoundError for no such object."""
+        started: float | None = None
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                result = call()
+                break
+            except FileNotFoundError as error:
+                if not is_writing:
+                    raise
+                raise ObjectStoreError(f"{self.url} is not there: {reason_of(error)}; make the bucket first") from error
+            except Exception as error:  # each of fsspec's file systems has errors of its own
+                if isinstance(error, LASTING) or type(error).__name__ in LASTING_NAMES:
+                    raise ObjectStoreError(f"{self.url} cannot be used: {reason_of(error)}") from error
+                started = time.monotonic() if started is None else started
+                if time.monotonic() - started + pause > self._patience_seconds:
+                    waited = f" for {self._patience_seconds:.0f} s" if self._patience_seconds else ""
+                    raise ObjectStoreError(f"{self.url} did not answer{waited} ({reason_of(error)})") from error
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        if started is not None and self._on_wait is not None:
+            self._on_wait(time.monotonic() - started)
+        return result
+
+
+def reason_of(error: Any) -> str:
+    """What a file system says of its trouble, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
