@@ -33,7 +33,7 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     mkdir search trainer \
     && touch README.md search/__init__.py trainer/__init__.py \
-    && pip install --constraint constraints.txt --editable '.[postgresql,cluster]'
+    && pip install --constraint constraints.txt --editable '.[postgresql,cluster,s3]'
 
 COPY . .
 
