@@ -156,7 +156,7 @@ def test_the_image_has_the_tested_versions_and_known_extras():
     assert words[words.index("--constraint") + 1] == "constraints.txt"
     extras = words[words.index("--editable") + 1].removeprefix(".[").removesuffix("]").split(",")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {"postgresql", "cluster"} == set(extras) <= project["optional-dependencies"].keys()
+    assert {"postgresql", "cluster", "s3"} == set(extras) <= project["optional-dependencies"].keys()
     assert any(requirement.startswith("ray[default]") for requirement in project["optional-dependencies"]["cluster"])
 
 
