@@ -150,11 +150,15 @@ class ObjectStore:
                 raise ObjectStoreError(f"{self.url} is not there: {reason_of(error)}; make the bucket first") from error
             except Exception as error:  # each of fsspec's file systems has errors of its own
                 if isinstance(error, LASTING) or type(error).__name__ in LASTING_NAMES:
-                    raise ObjectStoreError(f"{self.url} cannot be used: {reason_of(error)}") from error
+                    raise ObjectStoreError(
+                        f"{self.url} cannot be used: {reason_of(error)}; see that this machine may read and write it"
+                    ) from error
                 started = time.monotonic() if started is None else started
                 if time.monotonic() - started + pause > self._patience_seconds:
                     waited = f" for {self._patience_seconds:.0f} s" if self._patience_seconds else ""
-                    raise ObjectStoreError(f"{self.url} did not answer{waited} ({reason_of(error)})") from error
+                    raise ObjectStoreError(
+                        f"{self.url} did not answer{waited} ({reason_of(error)}); see that it can be reached"
+                    ) from error
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         if started is not None and self._on_wait is not None:

@@ -124,7 +124,9 @@ def test_silence_that_lasts_ends_in_one_located_error(clock: list[float]):
     store = flaky(*[OSError("connection\nreset")] * 99, patience_seconds=100.0)
     with pytest.raises(ObjectStoreError) as refused:
         store.read("x")
-    assert str(refused.value) == "memory://place did not answer for 100 s (OSError: connection reset)"
+    assert str(refused.value) == (
+        "memory://place did not answer for 100 s (OSError: connection reset); see that it can be reached"
+    )
     assert 80 < sum(clock) <= 100
 
 
@@ -331,7 +333,7 @@ def test_a_place_that_is_silent_for_good_is_an_obstacle_and_one_that_comes_back_
     away[:] = [True] * 99
     obstacle = run.step()["obstacle"]
     assert obstacle == (
-        f"{url}/study/checkpoints did not answer for 250 s (OSError: network is unreachable)"
+        f"{url}/study/checkpoints did not answer for 250 s (OSError: network is unreachable); see that it can be reached"
     )  # a quarter of what counts as a hang
     away.clear()
     assert losses(trial(url, corpus.digest), 3)[2]
