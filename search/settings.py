@@ -30,10 +30,9 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "run": (dict, "a mapping"),
     "corpus": (dict, "a mapping"),
     "earlier_ends": (list, "a list"),
-    "storage_path": (str, "a URL"),
 }
-"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones may be left out, and are then as here."""
-OPTIONAL: dict[str, Any] = {"metrics": [], "earlier_ends": [], "storage_path": ""}
+"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are lists that may be left out."""
+OPTIONAL = ("metrics", "earlier_ends")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class StudySettings:
         """The settings that a study was made with. Raises StudyError, naming the attribute, where they are damaged."""
         attrs = study.user_attrs
         for name, (kind, expected) in ATTRIBUTES.items():
-            if not isinstance(attrs.get(name, OPTIONAL.get(name)), kind):
+            if not isinstance(attrs.get(name, [] if name in OPTIONAL else None), kind):
                 raise _damaged(study, name, f"is {attrs.get(name)!r:.60}, not {expected}")
         for name in ("goals", "assignments", "metrics"):
             if not all(isinstance(item, str) for item in attrs.get(name, ())):
@@ -132,7 +131,7 @@ class StudySettings:
             run=attrs["run"],
             corpus=attrs["corpus"],
             earlier_ends=tuple(attrs.get("earlier_ends", ())),
-            storage_path=attrs.get("storage_path", ""),
+            storage_path=storage_path_of(study),
         )
 
     def differences(self, other: StudySettings) -> list[str]:
@@ -185,7 +184,7 @@ def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
 def storage_path_of(study: optuna.Study) -> str:
     """The URL below which a stored study has its checkpoints; empty for its own folder. Raises StudyError."""
     url = study.user_attrs.get("storage_path", "")
-    if not isinstance(url, str):
+    if not isinstance(url, str) or url and "://" not in url:
         raise _damaged(study, "storage_path", f"is {url!r:.60}, not a URL")
     return url
 
