@@ -131,8 +131,8 @@ def test_a_confirmation_that_is_none_is_refused(runs: Path):
     [
         ('"seed":0', '"seed":"x"', "the study format-1 is damaged: its attribute 'seed' is 'x', not a whole number"),
         ('"seed":0', '"seed":-1', "its attribute 'seed' is -1, below 0"),
-        ('"seed":0', '"seed":0,"storage_path":5', "its attribute 'storage_path' is 5, not a URL"),
-        ('"seed":0', '"seed":0,"storage_path":"/etc"', "its attribute 'storage_path' is '/etc', not a URL"),
+        ('"metrics":["loss"]', '"storage_path":5', "its attribute 'storage_path' is 5, not a URL"),
+        ('"metrics":["loss"]', '"storage_path":"/etc"', "its attribute 'storage_path' is '/etc', not a URL"),
         ('"goals":[]', '"goals":[1]', "its attribute 'goals' is not a list of words"),
         ('"goals":[]', '"goals":["up"]', "its attribute 'goals, assignments or metrics' is wrong: spaces/small.yaml: "),
         ('"space":"family: hybrid', '"space":"family: hybird', "its attribute 'space' is wrong: spaces/small.yaml:1: "),
