@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from search import hardware
+from search import hardware, turns
 from search.archive import archive_at
 from search.deadline import seconds_until
 from search.display import Display
@@ -227,9 +227,14 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
         run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
         shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
     slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
-    if not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}:
-        raise ValueError(f"{SPEED} cannot be compared between trials that share a GPU; give each of them one")
+    if measures_alone(slots, space, budget) and not turns.are_possible():
+        raise ValueError(f"{SPEED} cannot be compared between trials that share a GPU of this system; give each one")
     return slots
+
+
+def measures_alone(slots: hardware.Slots, space: Space, budget: BudgetSpec) -> bool:
+    """Whether a trial's speed is measured while the others of its GPU pause: it is compared, and the GPU is shared."""
+    return not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}
 
 
 def _settings(
@@ -313,6 +318,7 @@ class _Requests:
             checkpoint=self._folder.checkpoint(number),
             continues=None if before is None else self._folder.checkpoint(before),
             exclusive=self._slots.is_exclusive,
+            measures_alone=measures_alone(self._slots, self._study.settings.space, self._study.settings.budget),
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
             memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,

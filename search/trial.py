@@ -7,19 +7,21 @@ an exception. This file knows neither Ray nor Optuna; tune.py wraps it in an act
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
 import platform
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import trainer
 from search.faults import CHECKPOINT_DAMAGED
 from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.watchdog import watched
 
 SLICE_SECONDS = 10.0
@@ -40,6 +42,7 @@ class TrialRun:
         self._hang_seconds = request["hang_seconds"]
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
+        self._turns: Turns | None = None  # where others use the device too
         self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
         self._fault = ""
@@ -53,8 +56,7 @@ class TrialRun:
         if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
-            with watched(self._checkpoint, self._hang_seconds):
-                report = self._advance()
+            report = self._advance()
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if _breaks_process(error):
                 self._run = None  # `close` would call the GPU
@@ -94,7 +96,9 @@ class TrialRun:
 
     def _advance(self) -> dict[str, Any]:
         if self._run is None:
-            self._start()
+            self._turns = self._turns_of_device()
+            with self._turn():
+                self._start()
         if self._unreported:
             measurement = self._unreported.pop(0)
             return {"tokens": measurement["tokens"], "measurement": measurement}
@@ -135,16 +139,84 @@ class TrialRun:
 
     def _train(self) -> dict[str, Any]:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
-        measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
-        self._save()
-        report = {"tokens": self._run.tokens, "tokens_per_second": self._run.tokens_per_second}
+        if self._turns is None:
+            with self._turn():
+                measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
+                self._save()
+        else:
+            measurement = self._train_in_turns(rung)
+        report = {"tokens": self._run.tokens, "tokens_per_second": self._tokens_per_second}
         if measurement is None:
             return {**report, "measurement": None}
         return {**report, "measurement": self._reported(measurement)}
 
+    def _turns_of_device(self) -> Turns | None:
+        """The turns on a device that others use too. Also one that need not measure alone lets others do so."""
+        if self._request["exclusive"]:
+            return None
+        with watched(self._checkpoint, self._hang_seconds):
+            device = this_device()
+        try:
+            return Turns(device)
+        except TurnsError:
+            if self._request["measures_alone"]:
+                raise
+            return None
+
+    @contextlib.contextmanager
+    def _turn(self, *, is_alone: bool = False) -> Iterator[None]:
+        """A turn on the device. It is watched, and waiting for it is not: whoever has the device is watched too."""
+        turn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self._turns is not None:
+            turn = self._turns.alone() if is_alone else self._turns.together()
+        with turn, watched(self._checkpoint, self._hang_seconds):
+            yield
+
+    def _train_in_turns(self, rung: int) -> Any:
+        """As TrainingRun's `advance` and a save. What is trained alone has no checkpoint within."""
+        run, speed = self._run, None
+        seconds = self._slice_seconds
+        while (steps := self._steps_together(rung)) and seconds > 0:
+            with self._turn():
+                started = time.monotonic()
+                stop = min(rung, run.tokens + steps * run.config.tokens_per_step)
+                run.train(stop, max_seconds=min(seconds, TURN_SECONDS))
+                seconds -= time.monotonic() - started
+        if not steps and run.tokens < rung:
+            with self._turn(is_alone=True):
+                speed = run.train(rung)
+        with self._turn():
+            measurement = run.measure(speed) if run.tokens == rung else None
+            self._save()
+        return measurement
+
+    def _steps_together(self, rung: int) -> int:
+        """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""
+        run = self._run
+        size = run.config.tokens_per_step
+        left = -(-(rung - run.tokens) // size)
+        if not self._request["measures_alone"]:
+            return left
+        last_rung = max((passed for passed in self._rungs if passed <= run.tokens), default=0)
+        known = [run.tokens_per_second, *(m.tokens_per_second for m in run.measurements[-1:])]
+        return steps_together(
+            left=left,
+            all_steps=-(-(rung - last_rung) // size),
+            is_warm=run.is_warm,
+            steps_per_second=max(known) / size,
+            max_seconds=self._longest_slice,
+        )
+
+    @property
+    def _tokens_per_second(self) -> float:
+        """Of the run so far; once it was measured alone, that speed: what was trained beside others says less."""
+        if self._request["measures_alone"] and self._run.measurements:
+            return self._run.measurements[-1].tokens_per_second
+        return self._run.tokens_per_second
+
     def _reported(self, measurement: Any) -> dict[str, Any]:
         """A Measurement as the driver records it; the trainer cannot know who shares its device, the driver does."""
-        exclusive = measurement.exclusive and self._request["exclusive"]
+        exclusive = measurement.exclusive and (self._request["exclusive"] or self._request["measures_alone"])
         return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
@@ -161,6 +233,7 @@ def trial_request(
     checkpoint: Path,
     continues: Path | None = None,
     exclusive: bool = True,
+    measures_alone: bool = False,
     corpus_digests: Sequence[str] = (),
     hang_seconds: float | None = None,
     memory_share: float | None = None,
@@ -169,15 +242,19 @@ def trial_request(
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
     Where there is no `checkpoint` yet, the trial goes on from the one of the trial that it `continues`. Its text must
-    have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
-    waits for ever. Of a GPU that others use too it may have `memory_share` of the memory. `mark` is a file that the
-    driver has just written, for the worker to see that both have one disk.
+    have one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds`, without its waits for
+    turns, ends the worker; None waits for ever. `mark` is a file that the driver has just written, for the worker to
+    see that both have one disk.
+
+    A device that is not `exclusive` is used in turns with others. The trial may have `memory_share` of its memory, and
+    its speed cannot be compared unless it `measures_alone`: while the others pause.
     """
     return {
         "train": train,
         "checkpoint": str(checkpoint),
         "continues": str(continues) if continues else None,
         "exclusive": exclusive,
+        "measures_alone": measures_alone,
         "corpus_digests": list(corpus_digests),
         "hang_seconds": hang_seconds,
         "memory_share": memory_share,
@@ -230,7 +307,7 @@ def report_of(error: Exception) -> dict[str, Any]:
         return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
         return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-    if isinstance(error, (CorpusError, SaveError)):
+    if isinstance(error, (CorpusError, SaveError, TurnsError)):
         return {"obstacle": str(error)}
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}

@@ -31,7 +31,7 @@ ROWS = [
     {"search.archive"},
     {"search.database"},
     {"search.patience", "search.lease"},
-    {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog"},
+    {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
     {"search.surrogate", "search.success"},
