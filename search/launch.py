@@ -12,10 +12,9 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from search import hardware
+from search import hardware, turns
 from search.archive import archive_at
 from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, place_of
-from search.corpora import share_corpus
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
@@ -27,18 +26,13 @@ from search.object_store import ObjectStore, ObjectStoreError, check_url
 from search.parameter import shown
 from search.record import FINISHED
 from search.report import Overview, comparison_line, counts_line, side_lines
+from search.requests import Requests, measures_alone
 from search.settings import StudySettings
 from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
-from search.text import check_text, corpus_digests, corpus_of
-from search.trial import trial_request
-from search.watchdog import trace_file
-from search.winner import train_config
-from trainer.config import TrainConfig
-from trainer.data import open_corpus
+from search.text import check_text, corpus_of
 
-SPEED = "tokens_per_second"
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
 
@@ -150,8 +144,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
-        place = place_of(folder.checkpoints, folder.name, settings.storage_path)
-        store = _store(settings.storage_path, folder.name, is_new=existing is None)
+        _check_place(settings.storage_path, folder.name, is_new=existing is None)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             from search import cluster  # with Ray, which takes seconds
@@ -174,7 +167,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         )
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
-        requests = _Requests(study, folder, slots, hang_seconds, place, store)
+        requests = Requests(study, folder, slots, hang_seconds)
+        place = place_of(folder.checkpoints, folder.name, settings.storage_path)
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             from search import tune
 
@@ -238,8 +232,10 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
         run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
         shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
     slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
-    if not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}:
-        raise ValueError(f"{SPEED} cannot be compared between trials that share a GPU; give each of them one")
+    if measures_alone(slots, space, budget) and not turns.are_possible():
+        raise ValueError(
+            "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
+        )
     return slots
 
 
@@ -309,68 +305,20 @@ def summary(overview: Overview) -> list[str]:
     return [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
 
 
-def _store(url: str, name: str, *, is_new: bool) -> ObjectStore | None:
-    """Where the study keeps checkpoints and text if that is a URL. Raises ObjectStoreError, before anything is written.
+def _check_place(url: str, name: str, *, is_new: bool) -> None:
+    """Raises ObjectStoreError where a study cannot keep checkpoints and text at this URL; empty is its own folder.
 
     A new study must find none there: they would be taken for its own.
     """
     if not url:
-        return None
-    at_once = ObjectStore(url, patience_seconds=0)
-    if is_new and (others := at_once.sizes(f"{name}/checkpoints")):
+        return
+    store = ObjectStore(url, patience_seconds=0)
+    if is_new and (others := store.sizes(f"{name}/checkpoints")):
         raise ObjectStoreError(
             f"{url}/{name} holds {len(others)} checkpoint{'' if len(others) == 1 else 's'} of another study of that "
             "name; choose another --name or --storage-path, or delete them"
         )
-    at_once.check_writable(name)
-    return ObjectStore(url)
-
-
-class _Requests:
-    """What is sent to a worker for each trial."""
-
-    def __init__(
-        self,
-        study: Study,
-        folder: StudyFolder,
-        slots: hardware.Slots,
-        hang_seconds: float,
-        place: str,
-        store: ObjectStore | None,
-    ):
-        self._study, self._folder, self._slots = study, folder, slots
-        self._hang_seconds, self._place, self._store = hang_seconds, place, store
-        self._corpus_digests = corpus_digests(study.settings)
-        self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
-
-    def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
-        before = self._study.records[number].continues
-        name = checkpoint_name(number)
-        return trial_request(
-            train=config.to_dict(),
-            place=self._place,
-            checkpoint=name,
-            continues=None if before is None else checkpoint_name(before),
-            trace=trace_file(self._folder.checkpoints / name),
-            text=self._text(config),
-            exclusive=self._slots.is_exclusive,
-            corpus_digests=self._corpus_digests,
-            hang_seconds=self._hang_seconds,
-            memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
-            mark=self._folder.owner if self._store is None else None,
-        )
-
-    def _text(self, config: TrainConfig) -> dict[str, str] | None:
-        """Where a worker finds the text, which is written there when the first trial of its vocabulary starts."""
-        if self._store is None:
-            return None
-        size = config.model.vocab_size
-        if size not in self._shared:
-            corpus = open_corpus(config.data, vocab_size=size, token_dtype=config.token_dtype)
-            share_corpus(corpus, self._store)
-            self._shared[size] = corpus.digest
-        return {"url": str(self._store), "digest": self._shared[size]}
+    store.check_writable(name)
 
 
 class _Pruning:

@@ -7,6 +7,7 @@ an exception. This file knows neither Ray nor Optuna; tune.py wraps it in an act
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -14,7 +15,7 @@ import platform
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from search.corpora import fetch_corpus
 from search.faults import CHECKPOINT_DAMAGED, STORE_SILENT
 from search.object_store import PATIENCE_SECONDS, ObjectStore, ObjectStoreError
 from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.watchdog import trace_file, watched
+from trainer.corpus import Corpus
 
 SLICE_SECONDS = 10.0
 SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs
@@ -44,6 +47,7 @@ class TrialRun:
         self._hang_seconds = request["hang_seconds"]
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
+        self._turns: Turns | None = None  # where others use the device too
         self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
         self._fault = ""
@@ -57,8 +61,7 @@ class TrialRun:
         if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
-            with watched(self._trace, self._hang_seconds):
-                report = self._advance()
+            report = self._advance()
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if _breaks_process(error):
                 self._run = None  # `close` would call the GPU
@@ -117,13 +120,26 @@ class TrialRun:
 
     def _advance(self) -> dict[str, Any]:
         if self._run is None:
-            self._start()
+            self._turns = self._turns_of_device()
+            with watched(self._trace, self._hang_seconds):
+                corpus = self._fetched_text()
+            with self._turn():
+                self._start(corpus)
         if self._unreported:
             measurement = self._unreported.pop(0)
             return {"tokens": measurement["tokens"], "measurement": measurement}
         return self._train()
 
-    def _start(self) -> None:
+    def _fetched_text(self) -> Corpus | None:
+        """The text, where it is not read from where the configuration says. Raises CorpusError, ObjectStoreError."""
+        if (text := self._request["text"]) is None:
+            return None
+        from trainer.config import TrainConfig
+
+        train, store = TrainConfig.from_dict(self._request["train"]), ObjectStore(text["url"], **self._patience)
+        return fetch_corpus(text["digest"], store, vocab_size=train.model.vocab_size, cache_dir=train.cache_dir)
+
+    def _start(self, corpus: Corpus | None) -> None:
         """Begin, or go on from the checkpoint. Raises CorpusError where the text is not the search's."""
         from trainer.checkpoint import CheckpointError
         from trainer.config import TrainConfig
@@ -133,10 +149,6 @@ class TrialRun:
         config = TrainConfig.from_dict(self._request["train"])
         if self._request["memory_share"] is not None:
             limit_memory(self._request["memory_share"])
-        corpus = None
-        if (text := self._request["text"]) is not None:
-            store = ObjectStore(text["url"], **self._patience)
-            corpus = fetch_corpus(text["digest"], store, vocab_size=config.model.vocab_size, cache_dir=config.cache_dir)
         run = self._run = TrainingRun(config, corpus)
         expected = self._request["corpus_digests"]
         if expected and run.corpus.digest not in expected:
@@ -161,16 +173,84 @@ class TrialRun:
 
     def _train(self) -> dict[str, Any]:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
-        measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
-        self._save()
-        report = {"tokens": self._run.tokens, "tokens_per_second": self._run.tokens_per_second}
+        if self._turns is None:
+            with self._turn():
+                measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
+                self._save()
+        else:
+            measurement = self._train_in_turns(rung)
+        report = {"tokens": self._run.tokens, "tokens_per_second": self._tokens_per_second}
         if measurement is None:
             return {**report, "measurement": None}
         return {**report, "measurement": self._reported(measurement)}
 
+    def _turns_of_device(self) -> Turns | None:
+        """The turns on a device that others use too. Also one that need not measure alone lets others do so."""
+        if self._request["exclusive"]:
+            return None
+        with watched(self._trace, self._hang_seconds):
+            device = this_device()
+        try:
+            return Turns(device)
+        except TurnsError:
+            if self._request["measures_alone"]:
+                raise
+            return None
+
+    @contextlib.contextmanager
+    def _turn(self, *, is_alone: bool = False) -> Iterator[None]:
+        """A turn on the device. It is watched, and waiting for it is not: whoever has the device is watched too."""
+        turn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self._turns is not None:
+            turn = self._turns.alone() if is_alone else self._turns.together()
+        with turn, watched(self._trace, self._hang_seconds):
+            yield
+
+    def _train_in_turns(self, rung: int) -> Any:
+        """As TrainingRun's `advance` and a save. What is trained alone has no checkpoint within."""
+        run, speed = self._run, None
+        seconds = self._slice_seconds
+        while (steps := self._steps_together(rung)) and seconds > 0:
+            with self._turn():
+                started = time.monotonic()
+                stop = min(rung, run.tokens + steps * run.config.tokens_per_step)
+                run.train(stop, max_seconds=min(seconds, TURN_SECONDS))
+                seconds -= time.monotonic() - started
+        if not steps and run.tokens < rung:
+            with self._turn(is_alone=True):
+                speed = run.train(rung)
+        with self._turn():
+            measurement = run.measure(speed) if run.tokens == rung else None
+            self._save()
+        return measurement
+
+    def _steps_together(self, rung: int) -> int:
+        """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""
+        run = self._run
+        size = run.config.tokens_per_step
+        left = -(-(rung - run.tokens) // size)
+        if not self._request["measures_alone"]:
+            return left
+        last_rung = max((passed for passed in self._rungs if passed <= run.tokens), default=0)
+        known = [run.tokens_per_second, *(m.tokens_per_second for m in run.measurements[-1:])]
+        return steps_together(
+            left=left,
+            all_steps=-(-(rung - last_rung) // size),
+            is_warm=run.is_warm,
+            steps_per_second=max(known) / size,
+            max_seconds=self._longest_slice,
+        )
+
+    @property
+    def _tokens_per_second(self) -> float:
+        """Of the run so far; once it was measured alone, that speed: what was trained beside others says less."""
+        if self._request["measures_alone"] and self._run.measurements:
+            return self._run.measurements[-1].tokens_per_second
+        return self._run.tokens_per_second
+
     def _reported(self, measurement: Any) -> dict[str, Any]:
         """A Measurement as the driver records it; the trainer cannot know who shares its device, the driver does."""
-        exclusive = measurement.exclusive and self._request["exclusive"]
+        exclusive = measurement.exclusive and (self._request["exclusive"] or self._request["measures_alone"])
         return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
@@ -191,6 +271,7 @@ def trial_request(
     trace: Path | None = None,
     text: dict[str, str] | None = None,
     exclusive: bool = True,
+    measures_alone: bool = False,
     corpus_digests: Sequence[str] = (),
     hang_seconds: float | None = None,
     memory_share: float | None = None,
@@ -201,9 +282,12 @@ def trial_request(
     `checkpoint` is a name in a `place` of checkpoints; where it is not there yet, the trial goes on from the one of the
     trial that it `continues`. A worker that hangs leaves its `trace` there, beside the checkpoint if left out. The
     trial's `text` is fetched from a `url` by its `digest`, or read from where `train` says if left out. It must have
-    one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds` ends the worker; None
-    waits for ever. Of a GPU that others use too it may have `memory_share` of the memory. `mark` is a file that the
-    driver has just written, for the worker to see that both have one disk.
+    one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds`, without its waits for
+    turns, ends the worker; None waits for ever. `mark` is a file that the driver has just written, for the worker to
+    see that both have one disk.
+
+    A device that is not `exclusive` is used in turns with others. The trial may have `memory_share` of its memory, and
+    its speed cannot be compared unless it `measures_alone`: while the others pause.
     """
     return {
         "train": train,
@@ -213,6 +297,7 @@ def trial_request(
         "trace": str(trace or trace_file(Path(place, checkpoint))),
         "text": text,
         "exclusive": exclusive,
+        "measures_alone": measures_alone,
         "corpus_digests": list(corpus_digests),
         "hang_seconds": hang_seconds,
         "memory_share": memory_share,
@@ -265,7 +350,7 @@ def report_of(error: Exception) -> dict[str, Any]:
         return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
         return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-    if isinstance(error, (CorpusError, SaveError, ObjectStoreError)):
+    if isinstance(error, (CorpusError, SaveError, ObjectStoreError, TurnsError)):
         return {"obstacle": str(error)}
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}

@@ -7,11 +7,17 @@ import math
 from pathlib import Path
 
 import pytest
+from optuna.storages import InMemoryStorage
 
 from search import hardware, launch, report
+from search.archive import archive_at
 from search.feasibility import largest_peak
 from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
 from search.record import TrialRecord
+from search.requests import Requests
+from search.settings import StudySettings
+from search.storage import StudyFolder
+from search.study import Study
 
 
 @pytest.mark.parametrize(
@@ -161,12 +167,49 @@ def test_gpus_of_different_kinds_in_this_machine_are_to_be_chosen_from(monkeypat
     assert hardware.this_machine() == Node(hardware.num_cores(), 2)
 
 
-def test_speeds_of_trials_that_share_a_gpu_are_not_compared(monkeypatch):
+@pytest.mark.parametrize(
+    ("metrics", "limits", "matters"),
+    [
+        ((), "", False),
+        (("loss", "num_params"), "", False),
+        (("loss", "tokens_per_second"), "", True),
+        (("tokens_per_second",), "", True),
+        ((), "limits: {tokens_per_second: {min: 10}}", True),
+        ((), "limits: {peak_vram_bytes: {max: 1 GiB}}", False),
+    ],
+)
+def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
+    tmp_path, monkeypatch, metrics, limits, matters
+):
     monkeypatch.setattr(hardware, "this_machine", lambda: Node(8, 1))
-    for asked in ({"metrics": ("loss", "tokens_per_second")}, {"metrics": ("tokens_per_second",)}):
-        assert slots_of(**asked).is_exclusive
-        with pytest.raises(ValueError, match="tokens_per_second cannot be compared between trials that share a GPU"):
-            slots_of(trials_per_gpu="2", **asked)
+    (tmp_path / "smoke.yaml").write_text(f"{SMOKE.read_text()}\n{limits}\n")
+    for share, is_shared in (
+        ({"trials_per_gpu": "2"}, True),
+        ({"gpus_per_trial": 0.5}, True),
+        ({}, False),
+        ({"gpus_per_trial": 0}, False),
+    ):
+        options = launch.RunOptions(space=tmp_path / "smoke.yaml", metrics=metrics, **share)
+        space, budget, _ = launch.prepare_space(options)
+        slots = launch._slots(options, contextlib.ExitStack(), space, budget)
+        settings = StudySettings(space=space, budget=budget, corpus={"digest": "d", "about": "text", "paths": []})
+        study = Study.create(InMemoryStorage(), "smoke", settings)
+        folder = StudyFolder(tmp_path, "smoke", archive_at(None, tmp_path))
+        with folder.lock(settings.directions):
+            proposal = study.propose()
+            request = Requests(study, folder, slots, 100.0).request(proposal.number, proposal.values)
+        assert (request["exclusive"], request["measures_alone"]) == (not is_shared, is_shared and matters)
+
+
+def test_without_turns_no_speeds_of_trials_that_share_a_gpu_are_compared(monkeypatch):
+    monkeypatch.setattr(hardware, "this_machine", lambda: Node(8, 1))
+    monkeypatch.setattr("search.turns.fcntl", None)
+    assert not slots_of(trials_per_gpu="2").is_exclusive
+    assert slots_of(metrics=("tokens_per_second",)).is_exclusive
+    with pytest.raises(
+        ValueError, match="tokens_per_second cannot be compared between trials that share a GPU of this"
+    ):
+        slots_of(trials_per_gpu="2", metrics=("tokens_per_second",))
 
 
 def test_a_speed_that_was_measured_on_a_shared_gpu_is_marked():

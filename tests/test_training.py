@@ -19,6 +19,7 @@ from trainer.config import TrainConfig
 from trainer.corpus import Corpus
 from trainer.documents import CorpusError
 from trainer.loop import Diverged, TrainingRun, _LossWatch, train
+from trainer.measure import Stopwatch
 from trainer.optim import build_optimizer, lr_factor
 
 MODEL = {"vocab_size": 32, "d_model": 16, "d_state": 4, "n_layers": 2, "n_heads": 2, "attn_layer_idx": 1}
@@ -72,6 +73,31 @@ def test_a_measurement_says_everything():
     assert m.tokens_per_second > 0 and m.train_seconds > 0 and m.peak_vram_bytes > 0 and m.estimated and m.exclusive
     assert m.peak_rss_bytes is None or m.peak_rss_bytes > 0
     assert json.loads(json.dumps(m.to_dict())) == m.to_dict()
+
+
+def test_a_stretch_of_whole_steps_has_a_speed_of_its_own_and_leaves_no_trace(monkeypatch):
+    config = config_of(rungs=[320])  # ten steps of 32
+    expected = trained(config, 320)
+    now = 0.0
+    monkeypatch.setattr(Stopwatch, "_now", lambda self: now)
+    run = TrainingRun(config, corpus_of())
+    step, seconds = run.train_step, 100.0
+
+    def timed(num_tokens):
+        nonlocal now
+        now += seconds
+        return step(num_tokens)
+
+    run.train_step = timed
+    assert run.train(2 * 32) == 32 / 100 and not run.is_warm
+    assert run.train(3 * 32) == 32 / 100 and run.is_warm
+    seconds = 4.0
+    assert run.train(6 * 32) == 32 / 4 == run.tokens_per_second  # of which the first steps are no part
+    seconds = 1.0
+    assert (speed := run.train(320)) == 32 and run.tokens_per_second == 7 * 32 / 16
+    measured = run.measure(speed)
+    assert run.measurements == [measured] and (measured.tokens_per_second, measured.train_seconds) == (32, 316)
+    assert measured.loss == expected.measurements[0].loss and torch.equal(weights_of(run), weights_of(expected))
 
 
 def test_training_stops_when_the_report_says_so():

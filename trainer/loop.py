@@ -122,8 +122,17 @@ class TrainingRun:
         None where max_seconds of training ended first, so that a caller can save and report between rungs; called
         again, the run goes on as if it had not paused.
         """
+        self.train(tokens, max_seconds=max_seconds)
+        return self.measure() if self.tokens == tokens else None
+
+    def train(self, tokens: int, *, max_seconds: float = math.inf) -> float:
+        """As `advance`, without evaluating; returns the tokens per second of this stretch.
+
+        A stretch that ends between two rungs must end with a whole step, or the run is another one.
+        """
         assert tokens > self.tokens, (tokens, self.tokens)
         deadline = time.monotonic() + max_seconds
+        before = self._stopwatch.state()
         self.model.train()
         self._stopwatch.start()
         while self.tokens < tokens and time.monotonic() < deadline:
@@ -134,11 +143,18 @@ class TrainingRun:
             self._watch.add(loss, self.tokens)
         self._watch.check()
         self._stopwatch.stop()
-        if self.tokens < tokens:
-            return None
-        measurement = self._measure()
+        return self._stopwatch.speed_since(before)
+
+    def measure(self, tokens_per_second: float | None = None) -> Measurement:
+        """Evaluate and keep the measurement, with the run's speed unless another is given. Raises Diverged."""
+        measurement = self._measure(self.tokens_per_second if tokens_per_second is None else tokens_per_second)
         self.measurements.append(measurement)
         return measurement
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether this process has trained the first steps, which the speed leaves out."""
+        return self._stopwatch.is_warm
 
     @property
     def tokens_per_second(self) -> float:
@@ -276,7 +292,7 @@ class TrainingRun:
         dtype = AUTOCAST_DTYPES.get(self.config.precision)
         return torch.autocast(self.device.type, dtype) if dtype is not None else contextlib.nullcontext()
 
-    def _measure(self) -> Measurement:
+    def _measure(self, tokens_per_second: float) -> Measurement:
         loss, bits_per_byte, shares = self._evaluate()
         if not math.isfinite(loss):
             raise Diverged(self.tokens, f"the held-out loss is {loss}")
@@ -286,7 +302,7 @@ class TrainingRun:
             tokens=self.tokens,
             loss=loss,
             bits_per_byte=bits_per_byte,
-            tokens_per_second=self._stopwatch.tokens_per_second,
+            tokens_per_second=tokens_per_second,
             peak_vram_bytes=expected.peak_vram_bytes if vram_bytes is None else vram_bytes,
             num_params=sum(parameter.numel() for parameter in self.model.parameters()),
             train_seconds=self._stopwatch.seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +48,22 @@ class Stopwatch:
         self._since = self._warm_since = 0.0
 
     @property
+    def is_warm(self) -> bool:
+        return not self._steps_to_warm
+
+    @property
     def tokens_per_second(self) -> float:
-        if self._warm_tokens:
-            return self._warm_tokens / self._warm_seconds
-        return self._all_tokens / self.seconds if self.seconds else 0.0
+        return self.speed_since({})
+
+    def speed_since(self, before: Mapping[str, float]) -> float:
+        """Tokens per second since `state` was `before`; of warm steps where there were any, 0.0 without a step."""
+        now = self.state()
+        tokens, seconds, warm_tokens, warm_seconds = (
+            now[name] - before.get(name, 0) for name in ("all_tokens", "seconds", "warm_tokens", "warm_seconds")
+        )
+        if warm_tokens:
+            return warm_tokens / warm_seconds
+        return tokens / seconds if seconds else 0.0
 
     def start(self) -> None:
         self._since = self._warm_since = self._now()

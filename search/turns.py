@@ -1,0 +1,109 @@
+"""Turns on a GPU that several trials share: they train side by side, and the one that measures its speed trains alone.
+
+A lock between the processes of one machine: those who train hold it shared, and whoever measures, exclusively. Before
+it they pass a turnstile, which the one who measures keeps shut from when it begins to wait; so it waits for one turn of
+each at most, however many others train. Both are locks on files (flock), which end with the process that holds them.
+
+What takes a turn: building a model, restoring, training with what it compiles, evaluating, and saving. What does not:
+starting CUDA in a new process, and freeing the memory of a trial that has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+TURN_SECONDS = 1.0  # of training; as long, at most, whoever measures waits for it
+ALONE_SECONDS = 3.0  # of training that a speed is measured over, where that is no more than ...
+ALONE_SHARE = 0.25  # ... this share of the steps from rung to rung
+MIN_STEPS_ALONE = 5  # whatever the share, after the warm-up of a worker that goes on from the first of them
+
+
+class TurnsError(OSError):
+    """The files that the turns are locks on cannot be used; says what to do."""
+
+
+class Turns:
+    """The turns of this process on one device, which `device` names for all processes of this user and machine."""
+
+    def __init__(self, device: str):
+        """Raises TurnsError where there can be none."""
+        if not are_possible():
+            raise TurnsError("trials that share a GPU cannot take turns on this system; give each of them one")
+        folder = _own_folder()
+        self._turnstile, self._device = folder / f"{device}.turnstile", folder / f"{device}.device"
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Use the device beside others, and not while one has it alone; waits for a turn."""
+        with contextlib.ExitStack() as held:
+            with _locked(self._turnstile, is_exclusive=False):
+                held.enter_context(_locked(self._device, is_exclusive=False))
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have the device to oneself; waits for the turns under way to end, and no new one begins meanwhile."""
+        with _locked(self._turnstile, is_exclusive=True), _locked(self._device, is_exclusive=True):
+            yield
+
+
+def are_possible() -> bool:
+    """Whether this system has locks that end with their process."""
+    return fcntl is not None
+
+
+def this_device() -> str:
+    """What this process trains on, by a name that all processes of this machine have for it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)  # the index is each process's own
+
+
+def steps_together(*, left: int, all_steps: int, is_warm: bool, steps_per_second: float, max_seconds: float) -> int:
+    """How many of the `left` steps to a rung to train beside others, before the last ones, one at least, alone.
+
+    To be asked again after each turn, with the speed known by then; a process that is not warm first trains some steps
+    beside others. `all_steps` lead from one rung to the next. Those alone are to take `max_seconds` at most.
+    """
+    from trainer.measure import WARMUP_STEPS
+
+    min_alone = MIN_STEPS_ALONE + WARMUP_STEPS
+    if not is_warm:
+        return min_alone if left >= 2 * min_alone else min(WARMUP_STEPS, left - 1)
+    alone = max(min_alone, min(ALONE_SECONDS * steps_per_second, ALONE_SHARE * all_steps))
+    return max(0, left - max(1, int(min(alone, max_seconds * steps_per_second))))
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, is_exclusive: bool) -> Iterator[None]:
+    """Hold a lock on a file, which is opened anew each time: one that was deleted costs a single turn."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(file)
+
+
+def _own_folder() -> Path:
+    """This user's own: in a folder for all, anybody could hold a lock for ever."""
+    folder = Path(tempfile.gettempdir()) / f"tinysearch-turns-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        owner = folder.lstat().st_uid
+    except OSError as error:
+        raise TurnsError(f"{folder}: {error.strerror}, but trials that share a GPU take turns by it") from None
+    if owner != os.getuid():
+        raise TurnsError(f"{folder} belongs to another user; delete it, or set another TMPDIR")
+    return folder
