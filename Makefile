@@ -9,7 +9,7 @@ run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
 test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so three processes fill two cores
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
 	$(BIN)/python -m pytest -m long
