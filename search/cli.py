@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search import studies, submitting
-from search.command import (
+from search.command import make_console, print_json, reporting_errors, study_folder
+from search.garbage import collect_seldom
+from search.options import (
     Address,
     Assignments,
     Budget,
     CpusPerTrial,
-    Data,
     DataAsForRun,
     Goals,
     GpuKind,
@@ -27,28 +28,18 @@ from search.command import (
     HangMinutes,
     Json,
     MaxTokens,
-    Metrics,
-    MoreData,
-    Name,
     Parallel,
     Runs,
-    Seed,
     SpaceFile,
     Storage,
-    StoragePath,
     StudyName,
     TokenDtype,
     TokenWidth,
     Trials,
     TrialsPerGpu,
     Until,
-    make_console,
-    print_json,
-    reporting_errors,
-    run_options,
-    study_folder,
+    takes_search_options,
 )
-from search.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -62,59 +53,11 @@ app = typer.Typer(
 
 
 @app.command()
-def run(
-    space: SpaceFile,
-    more_data: MoreData = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
-    storage: Storage = None,
-    storage_path: StoragePath = None,
-    budget: Budget = None,
-    trials: Trials = None,
-    max_tokens: MaxTokens = None,
-    until: Until = None,
-    data: Data = None,
-    token_dtype: TokenWidth = TokenDtype.uint16,
-    goal: Goals = None,
-    assign: Assignments = None,
-    metrics: Metrics = None,
-    seed: Seed = 0,
-    gpus_per_trial: GpusPerTrial = None,
-    cpus_per_trial: CpusPerTrial = None,
-    trials_per_gpu: TrialsPerGpu = None,
-    gpu_kind: GpuKind = None,
-    parallel: Parallel = None,
-    address: Address = None,
-    hang_minutes: HangMinutes = 30.0,
-) -> None:
+@takes_search_options
+def run(space: SpaceFile, options: RunOptions, address: Address = None) -> None:
     """Search a space. Running again under the same name continues."""
     with reporting_errors():
-        options = run_options(
-            space=space,
-            name=name,
-            runs=runs,
-            storage=storage,
-            storage_path=storage_path,
-            budget=budget,
-            trials=trials,
-            max_tokens=max_tokens,
-            until=until,
-            seed=seed,
-            goals=goal,
-            assignments=assign,
-            metrics=metrics,
-            data=data,
-            more_data=more_data,
-            token_dtype=token_dtype,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            trials_per_gpu=trials_per_gpu,
-            gpu_kind=gpu_kind,
-            parallel=parallel,
-            address=address,
-            hang_minutes=hang_minutes,
-        )
-        code = _search(options)
+        code = _search(dataclasses.replace(options, space=space, address=address))
     if code:
         raise typer.Exit(code)
 

@@ -10,17 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from search.command import (
-    Json,
-    Runs,
-    Storage,
-    StudyName,
-    complain,
-    make_console,
-    print_json,
-    reporting_errors,
-    study_folder,
-)
+from search.command import complain, make_console, print_json, reporting_errors, study_folder
+from search.options import Json, Runs, Storage, StudyName
 
 
 class BestFormat(StrEnum):

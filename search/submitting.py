@@ -5,40 +5,20 @@ from __future__ import annotations
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.command import (
-    Assignments,
-    Budget,
-    CpusPerTrial,
-    Data,
-    Goals,
-    GpuKind,
-    GpusPerTrial,
-    HangMinutes,
+from search.command import make_console, print_json, reporting_errors
+from search.options import (
     Json,
-    MaxTokens,
-    Metrics,
-    MoreData,
-    Name,
-    Parallel,
     Runs,
-    Seed,
     SpaceFile,
-    Storage,
-    StoragePath,
-    TokenDtype,
-    TokenWidth,
-    Trials,
-    TrialsPerGpu,
-    Until,
-    make_console,
-    print_json,
-    reporting_errors,
-    run_options,
+    takes_search_options,
 )
+
+if TYPE_CHECKING:
+    from search.launch import RunOptions
 
 
 class Cluster(StrEnum):
@@ -53,33 +33,14 @@ OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Of this 
 JobId = Annotated[str | None, typer.Option("--job", metavar="ID", help="The latest one if left out; see `jobs`.")]
 
 
+@takes_search_options
 def submit(
     space: SpaceFile,
     to: Annotated[Cluster, typer.Option("--to", help="A running Ray cluster, Slurm, or Kubernetes with KubeRay.")],
-    more_data: MoreData = None,
+    options: RunOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the script, manifest or command; submit nothing.")
     ] = False,
-    name: Name = None,
-    runs: Runs = Path("runs"),
-    storage: Storage = None,
-    storage_path: StoragePath = None,
-    budget: Budget = None,
-    trials: Trials = None,
-    max_tokens: MaxTokens = None,
-    until: Until = None,
-    data: Data = None,
-    token_dtype: TokenWidth = TokenDtype.uint16,
-    goal: Goals = None,
-    assign: Assignments = None,
-    metrics: Metrics = None,
-    seed: Seed = 0,
-    gpus_per_trial: GpusPerTrial = None,
-    cpus_per_trial: CpusPerTrial = None,
-    trials_per_gpu: TrialsPerGpu = None,
-    gpu_kind: GpuKind = None,
-    parallel: Parallel = None,
-    hang_minutes: HangMinutes = 30.0,
     nodes: Annotated[int | None, typer.Option("--nodes", help="Machines, or pods; 1 if left out.")] = None,
     cpus: Annotated[int | None, typer.Option("--cpus-per-node", help="Cores of each; 4 if left out.")] = None,
     gpus: Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of each.")] = None,
@@ -118,30 +79,7 @@ def submit(
     with reporting_errors():
         from search.submission import prepare_job, submit_job, text_of
 
-        options = run_options(
-            space=space,
-            name=name,
-            runs=runs,
-            storage=storage,
-            storage_path=storage_path,
-            budget=budget,
-            trials=trials,
-            max_tokens=max_tokens,
-            until=until,
-            seed=seed,
-            goals=goal,
-            assignments=assign,
-            metrics=metrics,
-            data=data,
-            more_data=more_data,
-            token_dtype=token_dtype,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            trials_per_gpu=trials_per_gpu,
-            gpu_kind=gpu_kind,
-            parallel=parallel,
-            hang_minutes=hang_minutes,
-        )
+        options = dataclasses.replace(options, space=space)
         job = prepare_job(
             options,
             to.value,
@@ -163,8 +101,8 @@ def submit(
         if dry_run:
             print(text_of(job, to.value), end="")
             return
-        submission = submit_job(job, to.value, runs=runs, storage=storage)
-        where = "" if runs == Path("runs") else f" --runs {runs}"
+        submission = submit_job(job, to.value, runs=options.runs, storage=options.storage)
+        where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
         print(f"{job.study}: job {submission.id} submitted to {to.value}")
         print(f"tinysearch logs {job.study}{where} --follow; tinysearch stop {job.study}{where}")
 

@@ -61,7 +61,8 @@ class TrialRun:
         if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
-            report = self._advance()
+            with self._watched() if self._request["exclusive"] else contextlib.nullcontext():
+                report = self._advance()
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if _breaks_process(error):
                 self._run = None  # `close` would call the GPU
@@ -121,7 +122,7 @@ class TrialRun:
     def _advance(self) -> dict[str, Any]:
         if self._run is None:
             self._turns = self._turns_of_device()
-            with watched(self._trace, self._hang_seconds):
+            with self._watched_turn():
                 corpus = self._fetched_text()
             with self._turn():
                 self._start(corpus)
@@ -188,7 +189,7 @@ class TrialRun:
         """The turns on a device that others use too. Also one that need not measure alone lets others do so."""
         if self._request["exclusive"]:
             return None
-        with watched(self._trace, self._hang_seconds):
+        with self._watched_turn():
             device = this_device()
         try:
             return Turns(device)
@@ -203,8 +204,15 @@ class TrialRun:
         turn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._turns is not None:
             turn = self._turns.alone() if is_alone else self._turns.together()
-        with turn, watched(self._trace, self._hang_seconds):
+        with turn, self._watched_turn():
             yield
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        return watched(self._trace, self._hang_seconds)
+
+    def _watched_turn(self) -> contextlib.AbstractContextManager[None]:
+        """What is watched of a step that may have to wait for others; of any other step, all is."""
+        return contextlib.nullcontext() if self._request["exclusive"] else self._watched()
 
     def _train_in_turns(self, rung: int) -> Any:
         """As TrainingRun's `advance` and a save. What is trained alone has no checkpoint within."""

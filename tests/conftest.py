@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,12 @@ from benchmarks.postgres import Server, binaries, running_server
 
 
 def pytest_configure() -> None:
-    """Ctrl-C ends what tests start, also where these were started in the background, which ignores it."""
+    """Ctrl-C ends what tests start, also where these were started in the background, which ignores it.
+
+    And what runs in Ray gets its share of the cores beside other tests: Ray makes its workers give way to all else.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

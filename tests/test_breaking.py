@@ -28,7 +28,8 @@ from search.trial import TrialRun
 class BreakingTrial(TrialRun):
     def _advance(self):
         report = super()._advance()  # trained and saved, and not reported yet
-        number, mark = int(self._checkpoint.stem.removeprefix("trial-")), self._checkpoint.with_suffix(".broke")
+        checkpoint = Path(self._request["place"], self._checkpoint)
+        number, mark = int(checkpoint.stem.removeprefix("trial-")), checkpoint.with_suffix(".broke")
         if number == 4:
             os._exit(3)
         if number < 4 and not mark.exists():
@@ -38,7 +39,7 @@ class BreakingTrial(TrialRun):
             if number == 2:
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered")
             if number == 3:
-                self._checkpoint.write_bytes(self._checkpoint.read_bytes()[:-100])
+                checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
             os.kill(os.getpid(), signal.SIGKILL)
         return report
 """

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
     {"search.cli"},
     {"search.studies", "search.submitting"},
-    {"search.disk", "search.submission"},
+    {"search.disk", "search.submission", "search.options"},
     {"search.command", "search.confirm", "search.jobs"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation", "search.requests"},
