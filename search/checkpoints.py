@@ -6,6 +6,7 @@ A checkpoint is known by its name in its place. A place is written as text, for 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from search.object_store import PATIENCE_SECONDS, ObjectStore
+from search.object_store import PATIENCE_SECONDS, ObjectStore, ObjectStoreError
+
+OWNER = "study.json"  # says which of all studies of a name has its checkpoints at a URL
 
 
 def checkpoint_name(number: int) -> str:
@@ -42,6 +45,30 @@ class Checkpoints(Protocol):
 def place_of(folder: Path, name: str, storage_path: str) -> str:
     """Where a study of this name has its checkpoints: at a URL, or if that is empty, in its folder for them."""
     return f"{storage_path.rstrip('/')}/{name}/checkpoints" if storage_path else str(folder)
+
+
+def is_owner(store: ObjectStore, name: str, study_id: str) -> bool:
+    """Whether what is kept under a study's name is this study's own; False where nobody has it yet.
+
+    Raises ObjectStoreError where it is another's: each would take the other's checkpoints for its own.
+    """
+    if (content := store.read(f"{name}/{OWNER}")) is None:
+        return False
+    try:
+        owner = json.loads(content)["id"]
+    except (ValueError, LookupError, TypeError):
+        owner = None
+    if owner != study_id:
+        raise ObjectStoreError(
+            f"{store}/{name} is of another study of that name; choose another --name or --storage-path, or delete it"
+        )
+    return True
+
+
+def take_place(store: ObjectStore, name: str, study_id: str) -> None:
+    """Keep what is under a study's name for this study from now on. Raises ObjectStoreError as `is_owner` does."""
+    if not is_owner(store, name, study_id):
+        store.write(json.dumps({"id": study_id}).encode(), f"{name}/{OWNER}")
 
 
 def checkpoints_at(

@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from search.object_store import ObjectStore, ObjectStoreError
+from search.object_store import NO_SPACE, ObjectStore, ObjectStoreError
 from trainer.corpus import Corpus, cache_folder, keep_corpus, known_corpus
 from trainer.documents import CorpusError
 
 CORPORA = "corpora"
 LISTED = "corpus.json"
-CHUNK_BYTES = 16 * 2**20
 
 
 def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
-    """Write a corpus below a URL, unless it is there. Raises ObjectStoreError."""
+    """Write a corpus below a URL, unless it is there. Raises ObjectStoreError, and OSError for a full disk."""
     folder = f"{CORPORA}/{corpus.digest}"
     if store.exists(f"{folder}/{LISTED}"):
         return
     arrays = {"train": corpus.train, "validation": corpus.validation, "token_bytes": corpus.token_bytes}
     parts: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="tinysearch-") as scratch:
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="building-") as scratch:
         for name, array in arrays.items():
             if array is None:
                 continue
             file = Path(scratch, name)
-            array.tofile(file)
+            with open(file, "wb") as content:
+                content.write(array.data)
             store.put(file, f"{folder}/{name}.bin")
             parts[name] = {"dtype": array.dtype.name, "sha256": _checksum(file)}
             file.unlink()
@@ -46,26 +46,34 @@ def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
 def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir: str | Path | None = None) -> Corpus:
     """The corpus of that digest, copied into this machine's cache by the first of its processes that asks.
 
-    Raises ObjectStoreError, and CorpusError where it is not there or damaged.
+    Raises ObjectStoreError, CorpusError where it is not there or damaged or the cache cannot be written, and OSError
+    for a full disk.
     """
     if (corpus := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)) is not None:
         return corpus
     cache = cache_folder(cache_dir)
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{digest}.lock"):
-        if known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir) is None:
-            with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
-                _copy(digest, store, vocab_size, cache, Path(scratch))
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{digest}.lock"):
+            if known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir) is None:
+                with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
+                    _copy(digest, store, vocab_size, cache, Path(scratch))
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise CorpusError(
+            f"{cache}: the cache folder cannot be written: {error.strerror}; set TINYSEARCH_CACHE on this machine"
+        ) from None
     corpus = known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)
     if corpus is None:
-        raise CorpusError(f"{_place(store, digest)} is not a corpus of {vocab_size} tokens; delete it, then")
+        raise CorpusError(f"{_place(store, digest)} is not a corpus of {vocab_size} tokens; delete the folder")
     return corpus
 
 
 def _copy(digest: str, store: ObjectStore, vocab_size: int, cache: Path, scratch: Path) -> None:
     folder, place = f"{CORPORA}/{digest}", _place(store, digest)
     if (listed := store.read(f"{folder}/{LISTED}")) is None:
-        raise CorpusError(f"{place} is gone, and with it the search's text")
+        raise CorpusError(f"{place} is gone: the driver writes it again when it starts")
     try:
         about = json.loads(listed)
         files = {}

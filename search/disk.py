@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import optuna
 
-from search.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, place_of
+from search.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, is_owner, place_of
 from search.confirm import CONFIRMED
-from search.object_store import ObjectStoreError
+from search.object_store import ObjectStore, ObjectStoreError
 from search.record import FINISHED
 from search.report import Overview, bytes_text
 from search.settings import storage_path_of
@@ -43,13 +43,11 @@ class Unneeded:
 
 def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
     """`checkpoints: 14 files, 1.2 GiB`, and where those are that are not in the study's folder; empty without any."""
-    own, *others = _places(folder, stored)
-    lines = [_line(own.sizes(), "")]
-    for place in others:
-        try:
-            lines.append(_line(place.sizes(), f" in {place}"))
-        except ObjectStoreError as error:
-            lines.append(f"checkpoints: {error}")
+    lines = [_line(FolderCheckpoints(folder.checkpoints).sizes(), "")]
+    try:
+        lines += [_line(place.sizes(), f" in {place}") for place in _places(folder, stored)[1:]]
+    except ObjectStoreError as error:  # whoever looks at a study need not reach all that its workers do
+        lines.append(f"checkpoints: {error}")
     return "\n".join(filter(None, lines))
 
 
@@ -71,6 +69,8 @@ def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -
     with folder.lock():
         stored = folder.load()
         overview = Overview.stored(stored, is_run=False)
+        if url := storage_path_of(stored):
+            is_owner(ObjectStore(url, patience_seconds=0), folder.name, stored.user_attrs.get("storage_id", ""))
         confirmed = {key for key in stored.user_attrs if key.startswith(f"{CONFIRMED} ")}
         found = [
             Unneeded(place, name, size, why)

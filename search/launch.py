@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from search import hardware, turns
 from search.archive import archive_at
-from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, place_of
+from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
@@ -144,7 +145,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
-        _check_place(settings.storage_path, folder.name, is_new=existing is None)
+        store = _place_at(settings, folder.name)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             from search import cluster  # with Ray, which takes seconds
@@ -158,6 +159,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         else:
             Study.check_same(existing, settings)
             study = Study(existing, settings, trials=num_trials)
+        if store is not None:
+            take_place(store, folder.name, study.stored.user_attrs["storage_id"])
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
@@ -257,6 +260,7 @@ def _settings(
         run=run,
         corpus=corpus_of(space, [str(path.absolute()) for path in options.data], token_dtype=options.token_dtype),
         storage_path=(options.storage_path or "").rstrip("/"),
+        storage_id=uuid.uuid4().hex,
     )
 
 
@@ -305,20 +309,14 @@ def summary(overview: Overview) -> list[str]:
     return [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
 
 
-def _check_place(url: str, name: str, *, is_new: bool) -> None:
-    """Raises ObjectStoreError where a study cannot keep checkpoints and text at this URL; empty is its own folder.
-
-    A new study must find none there: they would be taken for its own.
-    """
-    if not url:
-        return
-    store = ObjectStore(url, patience_seconds=0)
-    if is_new and (others := store.sizes(f"{name}/checkpoints")):
-        raise ObjectStoreError(
-            f"{url}/{name} holds {len(others)} checkpoint{'' if len(others) == 1 else 's'} of another study of that "
-            "name; choose another --name or --storage-path, or delete them"
-        )
-    store.check_writable(name)
+def _place_at(settings: StudySettings, name: str) -> ObjectStore | None:
+    """Where a study keeps checkpoints and text, if that is a URL, and it may. Raises ObjectStoreError."""
+    if not settings.storage_path:
+        return None
+    store = ObjectStore(settings.storage_path, patience_seconds=0)
+    if not is_owner(store, name, settings.storage_id):
+        store.check_writable(name)
+    return store
 
 
 class _Pruning:

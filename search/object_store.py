@@ -7,7 +7,9 @@ object stores do by themselves; elsewhere, as over SFTP, a torn checkpoint is no
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 
 PATIENCE_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # on this machine's own disk: the place is not asked again for it
 EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, with what speaks to a URL's scheme
 # What the same call raises again; of those that have no class of their own, by name.
 LASTING = (PermissionError, ImportError, ValueError, TypeError, NotImplementedError, IsADirectoryError)
@@ -33,16 +36,19 @@ def check_url(url: str) -> None:
             f"--storage-path {url}: no URL; write one such as s3://bucket/folder (a folder that all machines share is "
             "given with --runs)"
         )
-    if re.search(r"://[^/]*:[^/]*@", url):
-        shown = re.sub(r"://.*@", "://***@", url)
+    if re.search(r"://.*:.*@", url) or "?" in url:  # a key may hold slashes, and a token follows a question mark
+        shown = re.sub(r"://.*@", "://***@", url).partition("?")[0]
         raise ObjectStoreError(
-            f"--storage-path {shown}: the study would keep the password in it; give it in the environment, or in the "
-            "files in which the scheme's own tools look for it"
+            f"--storage-path {shown}: the study would keep the password or token that was given with it; give that in "
+            "the environment, or in the files in which the scheme's own tools look for it"
         )
 
 
 class ObjectStore:
-    """Objects by name below a URL. Every method raises ObjectStoreError where the place does not answer in time."""
+    """Objects by name below a URL. Every method raises ObjectStoreError where the place does not answer in time.
+
+    A full disk of this machine is an OSError.
+    """
 
     def __init__(
         self, url: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
@@ -91,13 +97,10 @@ class ObjectStore:
 
     def write(self, content: bytes, name: str) -> None:
         """Write an object that is small."""
-
-        def write() -> None:
-            if self._is_local:
-                self._files.makedirs(self._files._parent(self._path(name)), exist_ok=True)
-            self._files.pipe_file(self._path(name), content)
-
-        self._patiently(write, is_writing=True)
+        with tempfile.NamedTemporaryFile(prefix="tinysearch-") as scratch:
+            scratch.write(content)
+            scratch.flush()
+            self.put(Path(scratch.name), name)
 
     def read(self, name: str) -> bytes | None:
         """An object that is small; None where there is none."""
@@ -149,6 +152,8 @@ class ObjectStore:
                     raise
                 raise ObjectStoreError(f"{self.url} is not there: {reason_of(error)}; make the bucket first") from error
             except Exception as error:  # each of fsspec's file systems has errors of its own
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    raise
                 if isinstance(error, LASTING) or type(error).__name__ in LASTING_NAMES:
                     raise ObjectStoreError(
                         f"{self.url} cannot be used: {reason_of(error)}; see that this machine may read and write it"

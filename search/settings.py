@@ -52,6 +52,7 @@ class StudySettings:
     corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
     earlier_ends: tuple[int, ...] = ()  # the last rungs before the study was extended to more tokens
     storage_path: str = ""  # the URL below which its checkpoints and its text are; empty for its own folder
+    storage_id: str = ""  # by which its place there is known for its own
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -81,7 +82,8 @@ class StudySettings:
             "seed": self.seed,
             "run": self.run,
             "corpus": self.corpus,
-            **({"storage_path": self.storage_path} if self.storage_path else {}),
+            "storage_path": self.storage_path,
+            "storage_id": self.storage_id,
             "format_version": FORMAT_VERSION,  # the last: a study that has it is whole
         }
 
@@ -132,6 +134,7 @@ class StudySettings:
             corpus=attrs["corpus"],
             earlier_ends=tuple(attrs.get("earlier_ends", ())),
             storage_path=storage_path_of(study),
+            storage_id=str(attrs.get("storage_id", "")),
         )
 
     def differences(self, other: StudySettings) -> list[str]:

@@ -36,6 +36,7 @@ from search.jobs import (
     slurm_script,
 )
 from search.launch import RunOptions, number_of_trials, prepare_space, seconds_to_hang
+from search.object_store import check_url
 from search.storage import StudyError, StudyFolder
 
 RECORD = "jobs.json"
@@ -73,6 +74,8 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
     number_of_trials(options.trials, None)
     seconds_to_hang(options.hang_minutes)
     hardware.check_shares(**options.shares)
+    if options.storage_path is not None:
+        check_url(options.storage_path)
     if options.until is not None:
         seconds_until(options.until, datetime.now())
     prepare_space(options)

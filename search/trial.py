@@ -50,7 +50,7 @@ class TrialRun:
         self._turns: Turns | None = None  # where others use the device too
         self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
-        self._fault = ""
+        self._faults: list[str] = []
 
     def step(self) -> dict[str, Any]:
         """Train to the next rung, or for a slice of time, and save; returns a report.
@@ -61,15 +61,16 @@ class TrialRun:
         if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
             return {"tokens": 0, "obstacle": obstacle}
         try:
+            corpus = self._fetched_text() if self._run is None else None  # not watched: it may be large
             with self._watched() if self._request["exclusive"] else contextlib.nullcontext():
-                report = self._advance()
+                report = self._advance(corpus)
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if _breaks_process(error):
                 self._run = None  # `close` would call the GPU
                 raise BrokenProcess(str(error).splitlines()[0]) from error
             report = {"tokens": self._tokens, **report_of(error)}
-        if self._fault:
-            report["fault"], self._fault = self._fault, ""
+        if self._faults:
+            report["fault"] = self._faults.pop(0)  # the driver counts one for each report
         return report
 
     def close(self) -> None:
@@ -100,12 +101,12 @@ class TrialRun:
                 )
         return ""
 
-    @property
+    @functools.cached_property
     def _trace(self) -> Path:
         """Where the driver looks for it; on another machine, which has no such folder, it is of no use to anyone."""
         trace = Path(self._request["trace"])
-        is_elsewhere = "://" in self._request["place"] and not trace.parent.is_dir()
-        return Path(tempfile.gettempdir(), trace.name) if is_elsewhere else trace
+        is_elsewhere = "://" in self._request["place"] and not trace.parent.parent.is_dir()
+        return Path(tempfile.mkdtemp(prefix="tinysearch-"), trace.name) if is_elsewhere else trace
 
     @functools.cached_property
     def _checkpoints(self) -> Checkpoints:
@@ -117,15 +118,12 @@ class TrialRun:
         return {"patience_seconds": min(PATIENCE_SECONDS, self._longest_slice), "on_wait": self._note_wait}
 
     def _note_wait(self, seconds: float) -> None:
-        self._fault = f"{STORE_SILENT}: no answer for {seconds:.0f} s"
+        self._faults.append(f"{STORE_SILENT}: no answer for {seconds:.0f} s")
 
-    def _advance(self) -> dict[str, Any]:
+    def _advance(self, corpus: Corpus | None) -> dict[str, Any]:
         if self._run is None:
             self._turns = self._turns_of_device()
-            with self._watched_turn():
-                corpus = self._fetched_text()
-            with self._turn():
-                self._start(corpus)
+            self._start(corpus)
         if self._unreported:
             measurement = self._unreported.pop(0)
             return {"tokens": measurement["tokens"], "measurement": measurement}
@@ -150,25 +148,31 @@ class TrialRun:
         config = TrainConfig.from_dict(self._request["train"])
         if self._request["memory_share"] is not None:
             limit_memory(self._request["memory_share"])
-        run = self._run = TrainingRun(config, corpus)
+        with self._turn():
+            run = self._run = TrainingRun(config, corpus)
         expected = self._request["corpus_digests"]
         if expected and run.corpus.digest not in expected:
             raise CorpusError(
                 f"the text has changed since the search began: {run.corpus.about}; bring back what it was"
             )
         for name in filter(None, (self._checkpoint, self._request["continues"])):
-            with self._checkpoints.to_read(name) as path:
+            with contextlib.ExitStack() as reading:
+                with self._watched_turn():  # the device is not waited for, nor kept from others, by what is fetched
+                    path = reading.enter_context(self._checkpoints.to_read(name))
                 if path is None:
                     continue
-                try:
-                    run.restore(path)
-                    break
-                except CheckpointError as error:
-                    self._checkpoints.delete(name)
-                    run.close()
-                    run = self._run = TrainingRun(config, run.corpus)
-                    reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
-                    self._fault = f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
+                with self._turn():
+                    try:
+                        run.restore(path)
+                        break
+                    except CheckpointError as error:
+                        self._checkpoints.delete(name)
+                        run.close()
+                        run = self._run = TrainingRun(config, run.corpus)
+                        reason = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+                        self._faults.append(
+                            f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
+                        )
         # The report of a rung may have been lost with the worker; the driver ignores those it has.
         self._unreported = [self._reported(m) for m in run.measurements]
 
@@ -177,9 +181,9 @@ class TrialRun:
         if self._turns is None:
             with self._turn():
                 measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
-                self._save()
         else:
             measurement = self._train_in_turns(rung)
+        self._save()
         report = {"tokens": self._run.tokens, "tokens_per_second": self._tokens_per_second}
         if measurement is None:
             return {**report, "measurement": None}
@@ -215,7 +219,7 @@ class TrialRun:
         return contextlib.nullcontext() if self._request["exclusive"] else self._watched()
 
     def _train_in_turns(self, rung: int) -> Any:
-        """As TrainingRun's `advance` and a save. What is trained alone has no checkpoint within."""
+        """As TrainingRun's `advance`. What is trained alone is not parted by a slice's end, so no save is within it."""
         run, speed = self._run, None
         seconds = self._slice_seconds
         while (steps := self._steps_together(rung)) and seconds > 0:
@@ -226,11 +230,19 @@ class TrialRun:
                 seconds -= time.monotonic() - started
         if not steps and run.tokens < rung:
             with self._turn(is_alone=True):
-                speed = run.train(rung)
+                speed = self._speed_to(rung)
+        if run.tokens < rung:
+            return None
         with self._turn():
-            measurement = run.measure(speed) if run.tokens == rung else None
-            self._save()
-        return measurement
+            return run.measure(speed)
+
+    def _speed_to(self, rung: int) -> float:
+        """Train to a rung; the speed is that of whole steps if there is one: one cut short takes as long for less."""
+        run, size = self._run, self._run.config.tokens_per_step
+        whole = run.tokens + (rung - run.tokens) // size * size
+        speed = run.train(whole) if whole > run.tokens else None
+        rest = run.train(rung) if rung > whole else None
+        return speed if speed is not None else rest
 
     def _steps_together(self, rung: int) -> int:
         """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""
@@ -264,8 +276,12 @@ class TrialRun:
     def _save(self) -> None:
         """Save, and make slices so long that saving stays a small share of them, and they stay far from a hang."""
         started = time.monotonic()
-        with self._checkpoints.to_write(self._checkpoint) as path:
-            self._run.save(path)
+        with contextlib.ExitStack() as writing:
+            path = writing.enter_context(self._checkpoints.to_write(self._checkpoint))
+            with self._turn():
+                self._run.save(path)
+            with self._watched_turn():
+                writing.close()  # what goes to another machine keeps the device from nobody
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
         self._slice_seconds = min(wanted, self._longest_slice)
 

@@ -38,8 +38,8 @@ class Turns:
         """Raises TurnsError where there can be none."""
         if not are_possible():
             raise TurnsError("trials that share a GPU cannot take turns on this system; give each of them one")
-        folder = _own_folder()
-        self._turnstile, self._device = folder / f"{device}.turnstile", folder / f"{device}.device"
+        self._turnstile, self._device = f"{device}.turnstile", f"{device}.device"
+        _own_folder()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -86,14 +86,26 @@ def steps_together(*, left: int, all_steps: int, is_warm: bool, steps_per_second
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, is_exclusive: bool) -> Iterator[None]:
+def _locked(name: str, *, is_exclusive: bool) -> Iterator[None]:
     """Hold a lock on a file, which is opened anew each time: one that was deleted costs a single turn."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    path = _own_folder() / name
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise _unusable(path, error) from None
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if is_exclusive else fcntl.LOCK_SH)
+        except OSError as error:
+            raise _unusable(path, error) from None
         yield
     finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open too
         os.close(file)
+
+
+def _unusable(path: Path, error: OSError) -> TurnsError:
+    return TurnsError(f"{path}: {error.strerror}, but trials that share a GPU take turns by it")
 
 
 def _own_folder() -> Path:
@@ -103,7 +115,7 @@ def _own_folder() -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         owner = folder.lstat().st_uid
     except OSError as error:
-        raise TurnsError(f"{folder}: {error.strerror}, but trials that share a GPU take turns by it") from None
+        raise _unusable(folder, error) from None
     if owner != os.getuid():
         raise TurnsError(f"{folder} belongs to another user; delete it, or set another TMPDIR")
     return folder

@@ -262,6 +262,7 @@ def test_a_faulty_space_is_refused_here_and_not_in_the_queue():
         (["--to", "slurm", "--trials", "+10"], "a job that starts again would add as many again"),
         (["--to", "slurm", "--trials", "x"], "--trials x"),
         (["--to", "slurm", "--until", "soon"], "--until soon"),
+        (["--to", "slurm", "--storage-path", "s3://key:pass@b/x"], "--storage-path s3://***@b/x: the study would keep"),
         (["--to", "slurm", "--name", "a/b"], "no name for a study"),
         (["--to", "slurm", "--set", "d_modle=1"], "d_modle"),
         (["--to", "slurm", "--image", "x", "--address", "y"], "--to slurm: --address, --image means nothing there"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import socket
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import search.object_store
-from search.checkpoints import checkpoints_at
+from search.checkpoints import checkpoints_at, is_owner, take_place
 from search.cli import app
 from search.corpora import fetch_corpus, share_corpus
 from search.object_store import ObjectStore, ObjectStoreError
@@ -130,6 +131,12 @@ def test_silence_that_lasts_ends_in_one_located_error(clock: list[float]):
     assert 80 < sum(clock) <= 100
 
 
+def test_a_full_disk_here_is_no_silence_there(clock: list[float]):
+    with pytest.raises(OSError, match="No space left"):
+        flaky(OSError(errno.ENOSPC, "No space left on device", "/tmp/x")).read("x")
+    assert not clock
+
+
 class NoCredentialsError(Exception):
     pass
 
@@ -147,7 +154,9 @@ def test_what_will_not_change_is_not_waited_for(error: Exception, clock: list[fl
     ("url", "said"),
     [
         ("runs/shared", "--storage-path runs/shared: no URL; write one such as s3://bucket/folder"),
-        ("sftp://me:pass@host/x", "--storage-path sftp://***@host/x: the study would keep the password in it"),
+        ("sftp://me:pass@host/x", "--storage-path sftp://***@host/x: the study would keep the password or token"),
+        ("s3://KEY:a/pass@bucket/x", "--storage-path s3://***@bucket/x: the study would keep the password or token"),
+        ("abfs://box@host/x?sig=pass@", "--storage-path abfs://***@: the study would keep the password or token"),
         ("nothing://x", "nothing://x cannot be used: ValueError: Protocol not known: nothing"),
         ("gs://bucket/x", "gs://bucket/x: what speaks to gs:// is not installed; Please install gcsfs"),
     ],
@@ -160,11 +169,12 @@ def test_a_url_that_cannot_be_is_refused_before_anything_is_written(url: str, sa
     assert sorted(p for p in Path().iterdir() if p.name != "cache") == before
 
 
-def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
-    def missing(url: str) -> None:
-        raise ImportError("Install s3fs to access S3")
+def _not_installed(url: str) -> None:
+    raise ImportError("Install s3fs to access S3")
 
-    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+
+def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fsspec, "url_to_fs", _not_installed)
     with pytest.raises(ObjectStoreError, match=r"s3:// is not installed; run pip install -e '\.\[s3\]' in tinysearch"):
         ObjectStore("s3://bucket")
 
@@ -244,10 +254,18 @@ def test_a_text_that_is_damaged_or_gone_is_not_trained_on(store: ObjectStore):
         store.write(broken, f"{folder}/corpus.json")
         assert refusal().startswith(f"{place} is damaged: ")
     store.delete(f"{folder}/corpus.json")
-    assert refusal() == f"{place} is gone, and with it the search's text"
+    assert refusal() == f"{place} is gone: the driver writes it again when it starts"
     assert not list(Path("elsewhere").glob("building-*"))
     store.write(listed, f"{folder}/corpus.json")
     assert fetch_corpus(here.digest, store, vocab_size=256, cache_dir="elsewhere").digest == here.digest
+
+
+def test_a_cache_that_cannot_be_written_is_told(store: ObjectStore):
+    here = open_corpus(["text"], vocab_size=256)
+    share_corpus(here, store)
+    Path("file").touch()
+    with pytest.raises(CorpusError, match="file/cache: the cache folder cannot be written: .*; set TINYSEARCH_CACHE"):
+        fetch_corpus(here.digest, store, vocab_size=256, cache_dir="file/cache")
 
 
 # A trial.
@@ -339,7 +357,28 @@ def test_a_place_that_is_silent_for_good_is_an_obstacle_and_one_that_comes_back_
     assert losses(trial(url, corpus.digest), 3)[2]
 
 
+def test_a_worker_on_the_drivers_machine_leaves_its_trace_where_the_driver_looks(small_text: Path):
+    trace = small_text / "runs" / "study" / "checkpoints" / "trial-0.hang"
+    elsewhere = trial("memory://place", "digest", trace=trace)._trace
+    assert elsewhere.name == trace.name and not elsewhere.is_relative_to(small_text)
+    assert elsewhere.parent != trial("memory://place", "digest", trace=trace)._trace.parent  # each has its own
+    trace.parent.parent.mkdir(parents=True)
+    assert trial("memory://place", "digest", trace=trace)._trace == trace
+
+
 # A study.
+
+
+def test_what_is_under_a_studys_name_is_one_studys(store: ObjectStore):
+    assert not is_owner(store, "hybrid", "mine")
+    take_place(store, "hybrid", "mine")
+    take_place(store, "hybrid", "mine")
+    assert is_owner(store, "hybrid", "mine") and not is_owner(store, "other", "mine")
+    for content in (None, b"{", b"[]", b'{"id": 5}'):
+        if content is not None:
+            store.write(content, "hybrid/study.json")
+        with pytest.raises(ObjectStoreError, match="/hybrid is of another study of that name; choose another --name"):
+            take_place(store, "hybrid", "theirs")
 
 
 def test_only_the_studys_own_checkpoints_are_cleaned_there(url: str, store: ObjectStore):
@@ -356,13 +395,13 @@ def test_only_the_studys_own_checkpoints_are_cleaned_there(url: str, store: Obje
 
 @pytest.mark.slow  # starts Ray
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
-def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectStore):
+def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
     space = Path(__file__).parent.parent / "spaces" / "smoke.yaml"
     run = ["run", str(space), "--data", "text", "--name", "away", "--storage-path", url, "--trials", "3"]
     ask = CliRunner().invoke
     result = ask(app, run)
     assert result.exit_code == 0, result.output
-    assert not Path("runs/away/checkpoints").exists()
+    assert not list(Path("runs/away").glob("checkpoints/*"))
     kept = store.sizes("away/checkpoints")
     finished = [t for t in json.loads(ask(app, ["trials", "away", "--json"]).output) if t["outcome"] == "finished"]
     assert list(kept) == [f"trial-{trial['trial']}.pt" for trial in sorted(finished, key=lambda t: t["trial"])]
@@ -377,8 +416,20 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     cleaned = json.loads(ask(app, ["clean", "away", "--all", "--json"]).output)
     assert cleaned["files"] and all(f["file"].startswith(f"{url}/away/checkpoints/trial-") for f in cleaned["files"])
     assert list(store.sizes("away/checkpoints")) == [f"trial-{best['trial']}.pt"]
+    # Whoever does not reach the place sees the study, and deletes nothing of it.
+    with monkeypatch.context() as away:
+        away.setattr(fsspec, "url_to_fs", _not_installed)
+        seen = ask(app, ["status", "away"])
+        assert seen.exit_code == 0 and "is not installed; run pip install" in seen.output
+    own = store.read("away/study.json")
+    assert own is not None
+    store.write(b'{"id": "theirs"}', "away/study.json")
+    for command in (["clean", "away"], ["resume", "away", "--trials", "+1"]):
+        refused = ask(app, command)
+        assert refused.exit_code == 2 and "away is of another study of that name" in refused.output
+    store.write(own, "away/study.json")
     # Another study of that name would take its checkpoints for its own.
     shutil.rmtree("runs")
     refused = ask(app, run)
-    assert refused.exit_code == 2 and "/away holds 1 checkpoint of another study of that name" in refused.output
+    assert refused.exit_code == 2 and f"{url}/away is of another study of that name; choose another" in refused.output
     assert not Path("runs").exists()

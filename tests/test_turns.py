@@ -291,6 +291,15 @@ def test_the_speed_is_that_of_the_steps_alone_and_the_time_that_of_all(monkeypat
 
 
 @pytest.mark.usefixtures("small_text")
+def test_a_step_cut_short_by_a_rung_does_not_slow_it(monkeypatch: pytest.MonkeyPatch):
+    """It takes as long as a whole one, for fewer tokens."""
+    witness = Witness(monkeypatch)
+    found, _ = trained(request("shared", [40 * STEP + STEP // 4], **SHARED, hang_seconds=1000.0))
+    assert witness.steps().count("alone") > 1 and witness.steps()[-1] == "alone"
+    assert [m["tokens_per_second"] for m in found] == [STEP / 1.0]
+
+
+@pytest.mark.usefixtures("small_text")
 def test_whatever_uses_the_device_has_a_turn_also_after_the_worker_was_lost(monkeypatch: pytest.MonkeyPatch):
     witness = Witness(monkeypatch)
     trained(request("shared", [12 * STEP, 32 * STEP], **SHARED, hang_seconds=1000.0), is_lost=True)
