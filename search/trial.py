@@ -14,7 +14,6 @@ import math
 import platform
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ import trainer
 from search.checkpoints import Checkpoints, checkpoints_at
 from search.corpora import fetch_corpus
 from search.faults import CHECKPOINT_DAMAGED, STORE_SILENT
-from search.object_store import PATIENCE_SECONDS, ObjectStore, ObjectStoreError
-from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.object_store import PATIENCE_SECONDS, ObjectStore
+from search.outcome import breaks_process, report_of
 from search.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.watchdog import trace_file, watched
 from trainer.corpus import Corpus
@@ -65,7 +64,7 @@ class TrialRun:
             with self._watched() if self._request["exclusive"] else contextlib.nullcontext():
                 report = self._advance(corpus)
         except Exception as error:  # every end of a trial is a result, whatever caused it
-            if _breaks_process(error):
+            if breaks_process(error):
                 self._run = None  # `close` would call the GPU
                 raise BrokenProcess(str(error).splitlines()[0]) from error
             report = {"tokens": self._tokens, **report_of(error)}
@@ -362,40 +361,3 @@ def limit_memory(share: float) -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
-
-
-def report_of(error: Exception) -> dict[str, Any]:
-    """What an exception in a trial means: an obstacle, or an outcome with a reason and the traceback of a bug."""
-    from trainer.checkpoint import NO_SPACE, SaveError
-    from trainer.documents import CorpusError
-    from trainer.loop import Diverged
-
-    if isinstance(error, Diverged):
-        return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
-    if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
-        return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-    if isinstance(error, (CorpusError, SaveError, ObjectStoreError, TurnsError)):
-        return {"obstacle": str(error)}
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return {"outcome": FAILED, "reason": reason, "traceback": "".join(traceback.format_exception(error))}
-
-
-def _breaks_process(error: Exception) -> bool:
-    """Whether CUDA refuses all further work of this process; a lack of memory it survives."""
-    import torch
-
-    if _is_cuda_out_of_memory(error):
-        return False
-    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
-
-
-def _is_cuda_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # cuBLAS and the CPU allocator report it as a plain RuntimeError
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -293,7 +293,7 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
         "launch.run_search(options, Console())\n"
     )
     (place / "faulty.py").write_text(
-        "from search.trial import report_of\n"
+        "from search.outcome import report_of\n"
         "class FaultyTrial:\n"
         "    def __init__(self, request):\n"
         "        self.number = int(request['checkpoint'].rsplit('-', 1)[1].removesuffix('.pt'))\n"

@@ -27,7 +27,7 @@ ROWS = [
     {"search.study"},
     {"search.settings", "search.alone", "search.ledger"},
     {"search.trial"},
-    {"search.faults", "search.checkpoints", "search.corpora"},
+    {"search.faults", "search.checkpoints", "search.corpora", "search.outcome"},
     {"search.object_store"},
     {"search.archive"},
     {"search.database"},
