@@ -9,7 +9,8 @@ is training, is what a driver as fast as this machine's core would reach; what R
 
 A cell begins in the midst of a search: all workers are busy, and twice as many trials have been started. That was
 reached by decisions at random, in no time; then the real strategy decides for `--seconds` of processor time. `feeds` is
-how many workers would keep the driver busy all the time.
+how many workers would keep the driver busy all the time, and `driver_ms_per_trial` what it takes while one worker could
+train one configuration to its end.
 """
 
 from __future__ import annotations
@@ -83,7 +84,11 @@ class Simulation:
             "trials": num_trials,
             "propose_ms": 1000 * statistics.fmean(self._proposals or [0.0]),
             "report_ms": 1000 * statistics.fmean(self._reports or [0.0]),
-            "driver_ms_per_trial": 1000 * self._driver_seconds / max(num_trials, 1),
+            "driver_ms_per_trial": 1000
+            * self._driver_seconds
+            * self._trial_seconds
+            / (end - began)
+            / self._num_workers,
             "utilisation": trained / (end - began) / self._num_workers,
             "driver_load": self._driver_seconds / (end - began),
             "feeds": self._num_workers * (end - began) / self._driver_seconds,
