@@ -7,10 +7,10 @@ report comes every ten seconds as from real ones. The driver's answers take the 
 one after another, and a worker waits for its answer in a queue. So the utilisation, the share of the workers' time that
 is training, is what a driver as fast as this machine's core would reach; what Ray and the network take is not in it.
 
-A cell begins in the midst of a search: all workers are busy, and twice as many trials have been started. That was
-reached by decisions at random, in no time; then the real strategy decides for `--seconds` of processor time. `feeds` is
-how many workers would keep the driver busy all the time, and `driver_ms_per_trial` what it takes while one worker could
-train one configuration to its end.
+A cell begins in the midst of a search: all workers are busy, each somewhere between two rungs, and twice as many trials
+have been started. That was reached by decisions at random, in no time; then the real strategy decides for `--seconds`
+of processor time. `feeds` is how many workers a second of the driver lets train for a second, and `driver_ms_per_trial`
+what it takes for as much training as one configuration to its end.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import heapq
 import itertools
 import json
+import random
 import statistics
 import tempfile
 import time
@@ -69,7 +70,17 @@ class Simulation:
             self._start(0.0)
         while len(self._study.records) < max(MIN_TRIALS, 2 * self._num_workers):
             self._step()
+        self._scatter()
         self._is_free = False
+
+    def _scatter(self) -> None:
+        """Each worker is somewhere on its way to a rung: those that began at once would all report at once."""
+        rng, ends = random.Random(0), {number: at for at, _, number, rung in self._waiting if rung is not None}
+        ahead = {number: rng.random() * (at - self._now) for number, at in ends.items()}
+        moved = [(at - ahead[number], order, number, rung) for at, order, number, rung in self._waiting]
+        self._waiting = [event for event in moved if event[0] >= self._now]
+        heapq.heapify(self._waiting)
+        self._spans = [(self._now, at - ahead[number]) for number, at in ends.items()]
 
     def run(self, seconds: float) -> dict[str, float]:
         """Go on until the driver has taken so much processor time; what that was like."""
@@ -84,14 +95,10 @@ class Simulation:
             "trials": num_trials,
             "propose_ms": 1000 * statistics.fmean(self._proposals or [0.0]),
             "report_ms": 1000 * statistics.fmean(self._reports or [0.0]),
-            "driver_ms_per_trial": 1000
-            * self._driver_seconds
-            * self._trial_seconds
-            / (end - began)
-            / self._num_workers,
+            "driver_ms_per_trial": 1000 * self._driver_seconds * self._trial_seconds / trained,
             "utilisation": trained / (end - began) / self._num_workers,
             "driver_load": self._driver_seconds / (end - began),
-            "feeds": self._num_workers * (end - began) / self._driver_seconds,
+            "feeds": trained / self._driver_seconds,
         }
 
     def _step(self) -> None:
