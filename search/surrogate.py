@@ -177,7 +177,9 @@ class Posterior:
 
 def _matern_parts(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squared distances, sqrt(5) times the distances, and exp(-those), of points scaled by their length scales."""
-    square = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * (x @ y.T)
+    with np.errstate(invalid="ignore"):  # BLAS computes lanes that it drops, of whatever is in memory behind a vector
+        product = x @ y.T
+    square = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
     np.maximum(square, 0, out=square)
     distance = np.sqrt(square) * x.dtype.type(SQRT_5)
     return square, distance, np.exp(-distance)

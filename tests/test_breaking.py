@@ -26,8 +26,8 @@ import torch
 from search.trial import TrialRun
 
 class BreakingTrial(TrialRun):
-    def _advance(self):
-        report = super()._advance()  # trained and saved, and not reported yet
+    def _advance(self, corpus):
+        report = super()._advance(corpus)  # trained and saved, and not reported yet
         checkpoint = Path(self._request["place"], self._checkpoint)
         number, mark = int(checkpoint.stem.removeprefix("trial-")), checkpoint.with_suffix(".broke")
         if number == 4:
