@@ -57,6 +57,7 @@ class Simulation:
         self._now = self._driver_free = 0.0
         self._waiting: list[tuple[float, int, int, int | None]] = []  # time, order, trial, rung; None: between rungs
         self._order = itertools.count()
+        self._legs: dict[int, float] = {}  # seconds from each trial's last rung to its next
         self._is_free = False  # whether answers take no time
         self._spans: list[tuple[float, float]] = []  # in which a worker trains
         self._driver_seconds = 0.0
@@ -76,7 +77,7 @@ class Simulation:
     def _scatter(self) -> None:
         """Each worker is somewhere on its way to a rung: those that began at once would all report at once."""
         rng, ends = random.Random(0), {number: at for at, _, number, rung in self._waiting if rung is not None}
-        ahead = {number: rng.random() * (at - self._now) for number, at in ends.items()}
+        ahead = {number: at - self._now - rng.random() * self._legs[number] for number, at in ends.items()}
         moved = [(at - ahead[number], order, number, rung) for at, order, number, rung in self._waiting]
         self._waiting = [event for event in moved if event[0] >= self._now]
         heapq.heapify(self._waiting)
@@ -125,7 +126,7 @@ class Simulation:
         """Train from one rung to the next, with a report every ten seconds on the way."""
         before = self._study.records[number].rung
         rung = next(rung for rung in self._study.rungs if rung > before)
-        seconds = self._trial_seconds * (rung - before) / self._study.rungs[-1]
+        seconds = self._legs[number] = self._trial_seconds * (rung - before) / self._study.rungs[-1]
         self._spans.append((at, at + seconds))
         for i in range(1, int(seconds / SLICE_SECONDS)):
             heapq.heappush(self._waiting, (at + i * SLICE_SECONDS, next(self._order), number, None))
