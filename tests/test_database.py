@@ -229,7 +229,7 @@ def test_of_many_drivers_at_once_one_gets_the_study(url: str, tmp_path: Path):
     storage = Database(url).open("study")
     study_id = storage.get_study_id_from_name("study")
     refusals: list[str] = []
-    contenders = [Lease(storage.engine, study_id, "study") for _ in range(8)]
+    contenders = [Lease(storage.engine, study_id, "study") for _ in range(4)]
     gate = threading.Barrier(len(contenders))
 
     def contend(contender: Lease) -> None:
@@ -549,7 +549,7 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
 def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):
     """Optuna's tables are made by each that finds none; whoever comes second at one of them looks again."""
     opened: list[Any] = []
-    gate = threading.Barrier(8)
+    gate = threading.Barrier(4)
 
     def open_one(number: int) -> None:
         gate.wait()
@@ -558,9 +558,9 @@ def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path
         except StudyError as error:
             opened.append(error)
 
-    threads = [threading.Thread(target=open_one, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=open_one, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [type(storage) for storage in opened] == [PatientStorage] * 8
+    assert [type(storage) for storage in opened] == [PatientStorage] * 4
