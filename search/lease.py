@@ -26,6 +26,7 @@ from search.storage import StudyError, taken
 DRIVER = "driver"  # the study attribute: who drives it; after that, only its turn
 BEAT_SECONDS = 2.0
 WATCH_SECONDS = 20.0  # without a beat, after which a driver elsewhere counts as dead
+LEAVE_SECONDS = 10.0  # for the last beat to end, whose connection is left open otherwise
 
 
 class Lease:
@@ -66,7 +67,7 @@ class Lease:
     def release(self) -> None:
         """Leave the study to others; where the storage does not answer, they find that this process has ended."""
         self._is_over.set()
-        self._thread.join(timeout=BEAT_SECONDS)
+        self._thread.join(timeout=LEAVE_SECONDS)
         with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
             self._swap(self._text, json.dumps({"turn": _content(self._text)["turn"]}))
 

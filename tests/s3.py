@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import fsspec
+
 SERVER = """
 import threading
 from moto.server import ThreadedMotoServer
@@ -38,5 +40,6 @@ def s3_server() -> Iterator[dict[str, str]]:
         subprocess.run([sys.executable, "-c", MAKE, BUCKET], env={**os.environ, **environment}, check=True)
         yield environment
     finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # it would be asked again in a later server's place
         server.kill()
         server.communicate()

@@ -229,7 +229,7 @@ def test_of_many_drivers_at_once_one_gets_the_study(url: str, tmp_path: Path):
     storage = Database(url).open("study")
     study_id = storage.get_study_id_from_name("study")
     refusals: list[str] = []
-    contenders = [Lease(storage.engine, study_id, "study") for _ in range(4)]
+    contenders = [Lease(storage.engine, study_id, "study") for _ in range(8)]
     gate = threading.Barrier(len(contenders))
 
     def contend(contender: Lease) -> None:
@@ -248,6 +248,29 @@ def test_of_many_drivers_at_once_one_gets_the_study(url: str, tmp_path: Path):
     assert (len(holders), len(refusals)) == (1, 7)
     holders[0].check()
     holders[0].release()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_the_end_of_a_driver_waits_for_a_beat_under_way(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else the connection of that beat outlives the storage, and nobody closes it."""
+    in_beat, gate, swap = threading.Event(), threading.Event(), Lease._swap
+
+    def slow(self: Lease, before: str | None, after: str) -> bool:
+        with self._engine.connect():
+            if threading.current_thread() is self._thread:
+                in_beat.set()
+                gate.wait()
+            return swap(self, before, after)
+
+    monkeypatch.setattr(Lease, "_swap", slow)
+    folder = folder_at(postgres.new_database(), tmp_path)
+    with folder.lock(["minimize"]):
+        engine = folder.open_storage().engine
+        assert in_beat.wait(60)
+        threading.Timer(0.5, gate.set).start()
+    assert engine.pool.checkedout() == 0
 
 
 @pytest.mark.usefixtures("hurried")
