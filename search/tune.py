@@ -167,6 +167,14 @@ class BrainScheduler(FIFOScheduler):
         super().__init__()
         self._bridge = bridge
 
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """No trial before others: each that is new gets the worker that is free, or else one of its own.
+
+        Ray's FIFO gives a free worker to a trial whose own is about to start, and ends that one. Where some worker is
+        free every few seconds, no new one would ever begin: machines that join a large cluster would not be used.
+        """
+        return None
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         return self.CONTINUE if self._bridge.on_report(trial.trial_id, result["report"][0]) else self.STOP
 

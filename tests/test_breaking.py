@@ -43,18 +43,40 @@ class BreakingTrial(TrialRun):
             os.kill(os.getpid(), signal.SIGKILL)
         return report
 """
+LATE_WORKER = """
+import os, time
+from pathlib import Path
+from search.trial import TrialRun
+
+HERE = Path(__file__).parent
+BEGUN, REPORTED = HERE / "begun", HERE / "reported"  # a file for each process, a line for each report
+BEGUN.mkdir(exist_ok=True)
+(BEGUN / str(os.getpid())).touch()
+try:
+    os.close(os.open(HERE / "first", os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    while not REPORTED.exists() or len(REPORTED.read_text().split()) < 3:
+        time.sleep(0.1)
+
+class LateTrial(TrialRun):
+    def _advance(self, corpus):
+        report = super()._advance(corpus)
+        with REPORTED.open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+        return report
+"""
 DRIVER = f"""
-import ray
+import ray, sys
 from pathlib import Path
 from rich.console import Console
 import search.launch as launch, search.tune as tune
 original = tune.run_trials
 def with_breaking_workers(*arguments, **options):
     print("asks for a token:", ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
-    return original(*arguments, **options, worker="breaking:BreakingTrial")
+    return original(*arguments, **options, worker=sys.argv[1])
 tune.run_trials = with_breaking_workers
 space = Path({str(ROOT / "spaces" / "smoke.yaml")!r})
-options = launch.RunOptions(space=space, data=(Path("text"),), parallel=2, hang_minutes=0.5)
+options = launch.RunOptions(space=space, name=sys.argv[2], data=(Path("text"),), parallel=2, hang_minutes=0.5)
 launch.run_search(options, Console(width=250))
 """
 
@@ -66,6 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(10):
         (folder / "text" / f"{i}.txt").write_text(" ".join(f"{(i + 3) * j % 97} and {j % 13}" for j in range(400)))
     (folder / "breaking.py").write_text(WORKER)
+    (folder / "late.py").write_text(LATE_WORKER)
     return folder
 
 
@@ -110,7 +133,7 @@ def test_a_worker_that_rays_memory_monitor_ends_is_lost_like_any_other():
 
 
 def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_told(place: Path):
-    output = python(place, "-c", DRIVER)
+    output = python(place, "-c", DRIVER, "breaking:BreakingTrial", "smoke")
     assert "asks for a token: True" in output
     assert "raylet" not in output, "Ray speaks up"
     assert not (place / ".ray").exists(), "Ray wrote a token to the disk"
@@ -140,3 +163,9 @@ def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_
     )
     assert line in python(place, "-m", "search.cli", "status", "smoke").splitlines()
     assert not list(place.glob("runs/smoke/checkpoints/*.hang"))
+
+
+def test_a_worker_that_starts_late_is_waited_for_while_others_are_free_again_and_again(place: Path):
+    python(place, "-c", DRIVER, "late:LateTrial", "late")
+    begun = {path.name for path in (place / "begun").iterdir()}
+    assert begun == set((place / "reported").read_text().split()) and len(begun) == 2
