@@ -28,12 +28,12 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is
 
 from ray import tune
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.tune import CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig
 from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from search.bridge import MAX_WORKER_LOSSES, Bridge, Listener
+from search.bridge import Bridge, Listener
 from search.cluster import Seat, is_here, nodes
 from search.hardware import Slots
 from search.storage import StudyError
@@ -86,7 +86,6 @@ def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tu
         run_config=RunConfig(
             name="trials",
             storage_path=scratch,
-            failure_config=FailureConfig(max_failures=MAX_WORKER_LOSSES),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
             stop=watch,
             verbose=0,
