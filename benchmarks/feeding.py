@@ -30,8 +30,9 @@ from typing import Any
 import optuna
 
 from benchmarks.large import RandomStrategy, make_study, measurement
+from search.curves import Curve
 from search.garbage import collect_seldom
-from search.strategy import Continue, Curve, Start
+from search.strategy import Continue, Start
 from search.study import Study
 from search.trial import SLICE_SECONDS
 

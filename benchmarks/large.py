@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 import optuna
 
+from search.curves import Curve
 from search.garbage import collect_seldom
 from search.loading import load_space
 from search.settings import StudySettings
 from search.storage import StudyFolder
-from search.strategy import Continue, Curve, Start, Strategy
+from search.strategy import Continue, Start, Strategy
 from search.study import Proposal, Study
 
 ROOT = Path(__file__).resolve().parent.parent

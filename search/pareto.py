@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.strategy import Curve
+from search.curves import Curve
 
 Vectors = Mapping[int, Mapping[int, tuple[float, ...]]]
 """Number of a trial -> index of a rung -> a value for each metric."""

@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
 
+from search.curves import Curve, Curves
 from search.parameter import Values
 from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations, Posterior
@@ -38,27 +39,6 @@ REFIT_GROWTH = 1.15  # observations since the last fit that make another one wor
 NUM_LEADERS = 6
 MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
-
-
-@dataclass
-class Curve:
-    """A trial as the strategy sees it: its point in the unit cube and its values; lower is better, NaN a failure."""
-
-    number: int
-    point: np.ndarray
-    values: dict[int, float] = field(default_factory=dict)  # index of the rung -> value
-    is_running: bool = False
-    is_paused: bool = False
-
-    @property
-    def rung(self) -> int:
-        """Index of the deepest rung with a value; -1 before the first."""
-        return max(self.values, default=-1)
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it diverged or could not be had."""
-        return any(not math.isfinite(value) for value in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -112,76 +92,67 @@ class Strategy:
 
     def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
         """What a free worker should do; None where nothing may start and no paused trial is worth its training."""
-        rng = np.random.default_rng([self._seed, len(curves), sum(len(c.values) for c in curves)])
-        has_seen = any(math.isfinite(value) for curve in curves for value in curve.values.values())
-        paused = [curve for curve in curves if curve.is_paused]
-        if can_start and (len(curves) < NUM_FIRST or not has_seen):
+        seen = Curves.of(curves)
+        rng = np.random.default_rng([self._seed, len(seen), len(seen.values)])
+        has_seen = np.isfinite(seen.values).any()
+        if can_start and (len(seen) < NUM_FIRST or not has_seen):
             return Start(self._candidates.random(rng))
         if not has_seen:
             return None
-        posterior, best = self._posterior(curves, rng)
+        posterior, best = self._posterior(seen, rng)
+        mean, sd = posterior.at_last_rung(seen.points, seen.numbers)
+        paused = np.flatnonzero(seen.is_paused)
         if not can_start:
-            promises, chances = self._of_paused(paused, posterior, best)
-            return Continue(paused[int(np.argmax(promises))].number) if (chances >= MIN_CHANCE).any() else None
-        to_beat = self._to_beat(curves, posterior, best)
-        promises, _ = self._of_paused(paused, posterior, to_beat)
-        values, promise = self._new(curves, posterior, to_beat, rng)
-        top = int(np.argmax(promises)) if paused else -1
-        if paused and promises[top] >= PREFERENCE * promise:
-            return Continue(paused[top].number)
+            promises, chances = self._of_paused(seen, paused, mean, sd, best)
+            is_worth_it = (chances >= MIN_CHANCE).any()
+            return Continue(int(seen.numbers[paused[np.argmax(promises)]])) if is_worth_it else None
+        to_beat = self._to_beat(seen, mean, best)
+        promises, _ = self._of_paused(seen, paused, mean, sd, to_beat)
+        values, promise = self._new(seen, posterior, mean, to_beat, rng)
+        if len(paused) and promises.max() >= PREFERENCE * promise:
+            return Continue(int(seen.numbers[paused[np.argmax(promises)]]))
         return Start(values)
 
-    def _to_beat(self, curves: Sequence[Curve], posterior: Posterior, best: float) -> float:
+    def _to_beat(self, curves: Curves, mean: np.ndarray, best: float) -> float:
         """The best finished value, or what the best trial under way is expected to end at, if that is lower."""
-        running = [curve for curve in curves if curve.is_running and curve.values]
-        if not running:
-            return best
-        mean, _ = posterior.at_last_rung(
-            np.array([curve.point for curve in running]), np.array([curve.number for curve in running])
-        )
-        return min(best, float(mean.min()))
+        shows = curves.is_running & (curves.deepest >= 0)
+        return min(best, float(mean[shows].min())) if shows.any() else best
 
-    def _success(self, curves: Sequence[Curve]) -> SuccessModel:
+    def _success(self, curves: Curves) -> SuccessModel:
         """The chances of success after all that was seen; of those not failed, the share of rungs passed counts."""
-        tried = [curve for curve in curves if curve.values]
-        has_failed = np.array([curve.has_failed for curve in tried])
-        passed = np.array([(curve.rung + 1) / (self._last + 1) for curve in tried])
-        return SuccessModel(np.array([curve.point for curve in tried]), has_failed, np.where(has_failed, 1.0, passed))
+        tried, has_failed = curves.deepest >= 0, curves.has_failed
+        passed = np.where(has_failed, 1.0, (curves.deepest + 1) / (self._last + 1))
+        return SuccessModel(curves.points[tried], has_failed[tried], passed[tried])
 
-    def _posterior(self, curves: Sequence[Curve], rng: np.random.Generator) -> tuple[Posterior, float]:
+    def _posterior(self, curves: Curves, rng: np.random.Generator) -> tuple[Posterior, float]:
         """The model after all that was seen, and the best value of a finished trial."""
         seen = self._observations(curves, rng)
-        num_values = sum(math.isfinite(value) for curve in curves for value in curve.values.values())
+        num_values = int(np.isfinite(curves.values).sum())
         if num_values >= self._num_fitted * REFIT_GROWTH + 1:
             self.model.fit(seen)
             self._num_fitted = num_values
         finished = seen.values[seen.rungs == self._last]
         return self.model.given(seen), float(finished.min()) if len(finished) else CEILING
 
-    def _of_paused(self, paused: list[Curve], posterior: Posterior, best: float) -> tuple[np.ndarray, np.ndarray]:
+    def _of_paused(
+        self, curves: Curves, paused: np.ndarray, mean: np.ndarray, sd: np.ndarray, best: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """For each paused trial the improvement expected of it per training left, and its chance to be the best."""
-        if not paused:
-            return np.zeros(0), np.zeros(0)
-        points = np.array([curve.point for curve in paused])
-        mean, sd = posterior.at_last_rung(points, np.array([curve.number for curve in paused]))
-        left = 1 - self._share_done[[curve.rung + 1 for curve in paused]]
+        mean, sd = mean[paused], sd[paused]
+        left = 1 - self._share_done[curves.deepest[paused] + 1]
         return expected_improvement(mean, sd, best) / left, _normal_cdf((best - mean) / sd)
 
     def _new(
-        self, curves: Sequence[Curve], posterior: Posterior, best: float, rng: np.random.Generator
+        self, curves: Curves, posterior: Posterior, mean: np.ndarray, best: float, rng: np.random.Generator
     ) -> tuple[dict[str, Any], float]:
         """The most promising configuration that may be launched, and its promise."""
-        running = [curve for curve in curves if curve.is_running]
-        everywhere = np.array([curve.point for curve in curves])
-        mean, _ = posterior.at_last_rung(everywhere, np.array([curve.number for curve in curves]))
-        mean = np.where([curve.has_failed for curve in curves], np.inf, mean)
-        leaders = everywhere[np.argsort(mean, kind="stable")[:NUM_LEADERS]]
-        if running:  # as if they had ended as expected, so that others are sought elsewhere
-            numbers = np.array([curve.number for curve in running])
-            points = np.array([curve.point for curve in running])
-            expected, _ = posterior.at_last_rung(points, numbers)
-            kept = np.sort(np.argsort(expected, kind="stable")[:MAX_UNDER_WAY])
-            ends = Observations(points[kept], np.full(len(kept), self._last), numbers[kept], expected[kept])
+        rank = np.argsort(np.where(curves.has_failed, np.inf, mean), kind="stable")
+        leaders = curves.points[rank[:NUM_LEADERS]]
+        running = np.flatnonzero(curves.is_running)
+        if len(running):  # as if they had ended as expected, so that others are sought elsewhere
+            running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_UNDER_WAY])]
+            at_end = np.full(len(running), self._last)
+            ends = Observations(curves.points[running], at_end, curves.numbers[running], mean[running])
             posterior = self.model.given(posterior.seen.and_also(ends))
         found, points = self._candidates.spread(leaders, rng)
         mean, sd = posterior.at_last_rung(points)
@@ -194,35 +165,26 @@ class Strategy:
             points = self._candidates.point(values)[None]
             mean, sd = posterior.at_last_rung(points)
             return values, float(expected_improvement(mean, sd, best)[0] * success.chances(points)[0])
-        known = {curve.point.tobytes() for curve in curves}
         for i in np.argsort(-promise, kind="stable"):
-            if points[i].tobytes() not in known and self._candidates.may_launch(found[i]):
+            is_known = (curves.points == points[i]).all(axis=1).any()
+            if not is_known and self._candidates.may_launch(found[i]):
                 return dict(found[i]), float(promise[i])
         return self._candidates.random(rng), 0.0
 
-    def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
+    def _observations(self, curves: Curves, rng: np.random.Generator) -> Observations:
         """What was seen but for failures, standardised.
 
         Of more than MAX_OBSERVATIONS the ends, the deepest rungs and the best.
         """
-        seen = [(curve, rung, value) for curve in curves for rung, value in curve.values.items()]
-        rows = [(curve, rung, value) for curve, rung, value in seen if math.isfinite(value)]
-        rungs = np.array([rung for _, rung, _ in rows])
-        values = standardised(np.array([value for _, _, value in rows], dtype=float))
-        if len(rows) > MAX_OBSERVATIONS:
-            behind = np.array([curve.rung - rung for curve, rung, _ in rows])  # rungs that the trial has come since
+        is_value = np.isfinite(curves.values)
+        owners, rungs, values = curves.owners[is_value], curves.rungs[is_value], standardised(curves.values[is_value])
+        if len(values) > MAX_OBSERVATIONS:
+            behind = curves.deepest[owners] - rungs  # rungs that the trial has come since
             worth = 1.0 * (behind == 0) + 0.3 * (behind == 1) + 2.0 * (rungs == self._last) - 0.5 * values
-            worth += 0.5 * rng.random(len(rows))
+            worth += 0.5 * rng.random(len(values))
             kept = np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])
-        else:
-            kept = np.arange(len(rows))
-        values = values[kept]
-        return Observations(
-            np.array([rows[i][0].point for i in kept]),
-            rungs[kept],
-            np.array([rows[i][0].number for i in kept]),
-            values - values.mean(),
-        )
+            owners, rungs, values = owners[kept], rungs[kept], values[kept]
+        return Observations(curves.points[owners], rungs, curves.numbers[owners], values - values.mean())
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
@@ -235,7 +197,7 @@ def standardised(values: np.ndarray) -> np.ndarray:
     ordered = np.sort(values)
     middle = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     share = np.clip(middle / 2 / len(values), 0.3 / len(values), 1 - 0.3 / len(values))
-    scores = np.array([NormalDist().inv_cdf(s) for s in share])
+    scores = np.array([*map(NormalDist().inv_cdf, share.tolist())])
     return np.where(scores > CEILING, CEILING + SOFTNESS * np.tanh((scores - CEILING) / SOFTNESS), scores)
 
 
@@ -246,4 +208,4 @@ def expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.nd
 
 
 def _normal_cdf(z: np.ndarray) -> np.ndarray:
-    return np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
+    return np.array([0.5 * math.erfc(value) for value in (-z / math.sqrt(2)).tolist()])

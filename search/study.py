@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.curves import Curve
 from search.feasibility import Feasibility, beyond, overrun
 from search.ledger import Ledger, one_step
 from search.pareto import favourable_views, random_view
@@ -37,7 +38,7 @@ from search.sampling import Candidates, distributions
 from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of
 from search.space import next_rung
 from search.storage import StudyError
-from search.strategy import Continue, Curve, Start, Strategy
+from search.strategy import Continue, Start, Strategy
 
 MAX_FAILURES_IN_A_ROW = 3
 STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
@@ -112,6 +113,7 @@ class Study:
         self._choice_is_valid = False  # until anything is learned or started
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
+        self._num_started = 0  # configurations; a trial that continues another is none of its own
         with one_step(study._storage):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
@@ -172,8 +174,10 @@ class Study:
         if self._can_start and self._presets:
             preset, values = self._presets.popleft()
             return self._start(values, preset)
-        if reference := next(
-            (r for r in self.records.values() if self._may_continue(r) and self._is_reference(r)), None
+        if self.settings.earlier_ends and (
+            reference := next(
+                (r for r in self.records.values() if self._may_continue(r) and self._is_reference(r)), None
+            )
         ):
             return self._resume(reference.number)
         match self._choose():
@@ -299,11 +303,6 @@ class Study:
     # Details.
 
     @property
-    def _num_started(self) -> int:
-        """Configurations that have been started; a trial that continues another is none of its own."""
-        return sum(record.continues is None for record in self.records.values())
-
-    @property
     def _can_start(self) -> bool:
         return self._num_started < self.num_trials
 
@@ -318,6 +317,7 @@ class Study:
         """A new trial."""
         record = self._ledger.start(values, preset=preset)
         self.records[record.number] = record
+        self._num_started += 1
         self._learn(record)
         return Proposal(record.number, record.values)
 
@@ -431,7 +431,9 @@ class Study:
                     self._ledger.abandon(frozen)
                 continue
             self.records[frozen.number] = record
-            if record.continues is not None:
+            if record.continues is None:
+                self._num_started += 1
+            else:
                 self._continued.add(record.continues)
             if not frozen.state.is_finished():
                 unfinished[frozen.number] = frozen

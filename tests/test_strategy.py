@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from search.strategy import NUM_FIRST, Continue, Curve, Start, Strategy, expected_improvement, standardised
+from search.curves import Curve, Curves
+from search.strategy import NUM_FIRST, Continue, Start, Strategy, expected_improvement, standardised
 from search.success import SuccessModel
 from search.surrogate import CurveModel, Observations
 
@@ -217,9 +218,11 @@ def test_the_first_configurations_are_random():
 def test_what_is_under_way_is_to_be_beaten():
     strategy, found = new_strategy(), curves(8, 30, 1.0)
     leading = Curve(30, np.array([0.3, 0.3]), {0: 0.0, 1: 0.0}, is_running=True)
-    posterior, best = strategy._posterior([*found, leading], np.random.default_rng(0))
-    assert strategy._to_beat([*found, leading], posterior, best) < best
-    assert strategy._to_beat(found, posterior, best) == best
+    seen = Curves.of([*found, leading])
+    posterior, best = strategy._posterior(seen, np.random.default_rng(0))
+    mean, _ = posterior.at_last_rung(seen.points, seen.numbers)
+    assert strategy._to_beat(seen, mean, best) < best
+    assert strategy._to_beat(Curves.of(found), mean[:-1], best) == best
 
 
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():

@@ -35,7 +35,7 @@ ROWS = [
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
-    {"search.surrogate", "search.success"},
+    {"search.surrogate", "search.success", "search.curves"},
     {"search.drawing", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},

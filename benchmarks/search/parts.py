@@ -6,27 +6,30 @@ tried with one that is right, recommending a configuration from around the best 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.search.brain import Tinysearch
-from search.strategy import Curve, Strategy
+from search.curves import Curves
+from search.strategy import Strategy
 from search.success import SuccessModel
 from search.surrogate import Observations, Posterior
 
 
 class _OnlyFinishedToBeat(Strategy):
-    def _to_beat(self, curves: Sequence[Curve], posterior: Posterior, best: float) -> float:
+    def _to_beat(self, curves: Curves, mean: np.ndarray, best: float) -> float:
         return best
 
 
 class _EveryValueAFinalOne(Strategy):
     """Each trial counts with its latest value, as if it were that of its end: what Ray tells its searcher."""
 
-    def _observations(self, curves: Sequence[Curve], rng: np.random.Generator) -> Observations:
-        latest = [Curve(c.number, c.point, {self._last: c.values[c.rung]}) for c in curves if c.values]
+    def _observations(self, curves: Curves, rng: np.random.Generator) -> Observations:
+        is_latest = curves.rungs == curves.deepest[curves.owners]
+        ends = np.full(is_latest.sum(), self._last)
+        latest = replace(curves, owners=curves.owners[is_latest], rungs=ends, values=curves.values[is_latest])
         return super()._observations(latest, rng)
 
 
@@ -34,14 +37,14 @@ class _NoModelOfNew(Strategy):
     """New configurations are random and promise what the middle one of the candidates does."""
 
     def _new(
-        self, curves: Sequence[Curve], posterior: Posterior, best: float, rng: np.random.Generator
+        self, curves: Curves, posterior: Posterior, mean: np.ndarray, best: float, rng: np.random.Generator
     ) -> tuple[dict[str, Any], float]:
-        _, promise = super()._new(curves, posterior, best, rng)
+        _, promise = super()._new(curves, posterior, mean, best, rng)
         return self._candidates.random(rng), promise
 
 
 class _FailuresTeachNothing(Strategy):
-    def _success(self, curves: Sequence[Curve]) -> SuccessModel:
+    def _success(self, curves: Curves) -> SuccessModel:
         return SuccessModel(np.zeros((0, 0)), np.zeros(0, dtype=bool), np.zeros(0))
 
 

@@ -1,0 +1,71 @@
+"""Trials as those see them who decide what is trained next: a point and a learning curve each, alone or as arrays."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass
+class Curve:
+    """A trial: its point in the unit cube and its values; lower is better, NaN a failure."""
+
+    number: int
+    point: np.ndarray
+    values: dict[int, float] = field(default_factory=dict)  # index of the rung -> value
+    is_running: bool = False
+    is_paused: bool = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it diverged or could not be had."""
+        return any(not math.isfinite(value) for value in self.values.values())
+
+
+@dataclass(frozen=True)
+class Curves:
+    """n trials with m values in all, as arrays: a decision among thousands of trials looks at each several times."""
+
+    numbers: np.ndarray  # (n,)
+    points: np.ndarray  # (n, d)
+    is_running: np.ndarray  # (n,)
+    is_paused: np.ndarray  # (n,)
+    owners: np.ndarray  # (m,), which of the n
+    rungs: np.ndarray  # (m,), their indices
+    values: np.ndarray  # (m,), NaN a failure
+
+    @classmethod
+    def of(cls, curves: Sequence[Curve]) -> Curves:
+        counts = [len(curve.values) for curve in curves]
+        points = np.concatenate([curve.point for curve in curves]) if curves else np.zeros(0)
+        return cls(
+            numbers=np.array([curve.number for curve in curves], dtype=int),
+            points=points.reshape(len(curves), -1 if curves else 0),
+            is_running=np.array([curve.is_running for curve in curves], dtype=bool),
+            is_paused=np.array([curve.is_paused for curve in curves], dtype=bool),
+            owners=np.repeat(np.arange(len(curves)), counts),
+            rungs=np.fromiter(itertools.chain.from_iterable(c.values for c in curves), int, sum(counts)),
+            values=np.fromiter(itertools.chain.from_iterable(c.values.values() for c in curves), float, sum(counts)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def deepest(self) -> np.ndarray:
+        """Index of each trial's deepest rung with a value, (n,); -1 before the first."""
+        deepest = np.full(len(self), -1)
+        np.maximum.at(deepest, self.owners, self.rungs)
+        return deepest
+
+    @cached_property
+    def has_failed(self) -> np.ndarray:
+        """Which trials diverged or could not be had, (n,)."""
+        failed = np.zeros(len(self), dtype=bool)
+        failed[self.owners[~np.isfinite(self.values)]] = True
+        return failed
