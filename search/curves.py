@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -41,16 +41,17 @@ class Curves:
 
     @classmethod
     def of(cls, curves: Sequence[Curve]) -> Curves:
-        counts = [len(curve.values) for curve in curves]
         points = np.concatenate([curve.point for curve in curves]) if curves else np.zeros(0)
+        shown = [curve.values for curve in curves]
+        counts = [*map(len, shown)]
         return cls(
             numbers=np.array([curve.number for curve in curves], dtype=int),
             points=points.reshape(len(curves), -1 if curves else 0),
             is_running=np.array([curve.is_running for curve in curves], dtype=bool),
             is_paused=np.array([curve.is_paused for curve in curves], dtype=bool),
             owners=np.repeat(np.arange(len(curves)), counts),
-            rungs=np.fromiter(itertools.chain.from_iterable(c.values for c in curves), int, sum(counts)),
-            values=np.fromiter(itertools.chain.from_iterable(c.values.values() for c in curves), float, sum(counts)),
+            rungs=np.array([*chain.from_iterable(shown)], dtype=int),
+            values=np.array([*chain.from_iterable(map(dict.values, shown))], dtype=float),
         )
 
     def __len__(self) -> int:

@@ -84,7 +84,7 @@ HangMinutes = Annotated[
 ]
 Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
 Name = Annotated[str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")]
-MoreData = Annotated[list[Path] | None, typer.Argument(hidden=True)]
+MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hidden=True)]
 Data = Annotated[
     list[Path] | None,
     typer.Option(
