@@ -41,12 +41,13 @@ class Curves:
 
     @classmethod
     def of(cls, curves: Sequence[Curve]) -> Curves:
+        num_dims = len(curves[0].point) if curves else 0
         points = np.concatenate([curve.point for curve in curves]) if curves else np.zeros(0)
         shown = [curve.values for curve in curves]
         counts = [*map(len, shown)]
         return cls(
             numbers=np.array([curve.number for curve in curves], dtype=int),
-            points=points.reshape(len(curves), -1 if curves else 0),
+            points=points.reshape(len(curves), num_dims),
             is_running=np.array([curve.is_running for curve in curves], dtype=bool),
             is_paused=np.array([curve.is_paused for curve in curves], dtype=bool),
             owners=np.repeat(np.arange(len(curves)), counts),

@@ -215,6 +215,17 @@ def test_the_first_configurations_are_random():
     assert strategy.state == new_strategy().state  # no model was asked
 
 
+def test_curves_as_arrays_say_what_each_says_alone():
+    point = np.array([0.1, 0.2])
+    seen = Curves.of([Curve(3, point), Curve(5, point + 0.5, {1: 7.0, 0: math.nan}, is_paused=True), Curve(9, point)])
+    assert seen.numbers.tolist() == [3, 5, 9] and seen.points.tolist() == [[0.1, 0.2], [0.6, 0.7], [0.1, 0.2]]
+    assert (seen.owners.tolist(), seen.rungs.tolist(), seen.values[0]) == ([1, 1], [1, 0], 7.0)
+    assert seen.deepest.tolist() == [-1, 1, -1] and seen.has_failed.tolist() == seen.is_paused.tolist()
+    assert seen.has_failed.tolist() == [False, True, False]
+    nothing_searched = Curves.of([Curve(0, np.zeros(0), {0: 1.0}), Curve(1, np.zeros(0))])
+    assert nothing_searched.points.shape == (2, 0) and len(Curves.of([])) == 0
+
+
 def test_what_is_under_way_is_to_be_beaten():
     strategy, found = new_strategy(), curves(8, 30, 1.0)
     leading = Curve(30, np.array([0.3, 0.3]), {0: 0.0, 1: 0.0}, is_running=True)
