@@ -3,7 +3,7 @@
 #
 #   deploy/rehearse.sh FOLDER [OPTION OF buildah build]...
 #
-# As root, on Debian with buildah, podman, runc and debootstrap; FOLDER takes everything, about 10 GB, and stays.
+# As root, on Debian with buildah, podman, catatonit, runc and debootstrap; FOLDER takes everything, about 10 GB, and stays.
 # Debian 12 with the Python that it ships stands in for the base image, which is Debian 12 with one built for it.
 # Options are for what this machine needs, such as --volume /etc/pip.conf:/etc/pip.conf:ro or --build-arg TORCH=cuda.
 set -euo pipefail
