@@ -81,7 +81,7 @@ def wait_for(what) -> None:
 
 def test_a_job_is_stopped_at_a_checkpoint_and_the_next_one_ends_its_study(machine: Machine):
     shared, text = Path("shared").absolute(), Path("text").absolute()
-    asked = ("submit", str(ROOT / "spaces" / "smoke.yaml"), "--to", "ray", "--address", ADDRESS, "--trials", "6")
+    asked = ("submit", str(ROOT / "spaces" / "smoke.yaml"), "--to", "ray", "--address", ADDRESS, "--trials", "24")
     asked = (*asked, "--cluster-runs", str(shared), "--data", str(text), "--set", "d_model=32")
     machine.tinysearch(*asked)
     wait_for(lambda: "finished at" in machine.tinysearch("logs"))
@@ -94,7 +94,7 @@ def test_a_job_is_stopped_at_a_checkpoint_and_the_next_one_ends_its_study(machin
     wait_for(lambda: machine.state() not in ("PENDING", "RUNNING"))
     assert machine.state() == "SUCCEEDED", machine.tinysearch("logs")
     overview = stored(shared)
-    assert overview.is_complete and len(overview.records) == 6
+    assert overview.is_complete and len(overview.records) == 24
     assert not any(record.faults for record in overview.records)
 
 
