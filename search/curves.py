@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,11 +19,6 @@ class Curve:
     values: dict[int, float] = field(default_factory=dict)  # index of the rung -> value
     is_running: bool = False
     is_paused: bool = False
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it diverged or could not be had."""
-        return any(not math.isfinite(value) for value in self.values.values())
 
 
 @dataclass(frozen=True)

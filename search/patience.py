@@ -43,8 +43,6 @@ class OnceStorage(RDBStorage):
         try:
             super().__init__(*arguments, **options)
         except Exception:
-            if hasattr(self, "scoped_session"):
-                self.scoped_session.remove()
             if hasattr(self, "engine"):
                 self.engine.dispose()  # else its connections are closed whenever Python comes to it
             raise

@@ -572,7 +572,7 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
 def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):
     """Optuna's tables are made by each that finds none; whoever comes second at one of them looks again."""
     opened: list[Any] = []
-    gate = threading.Barrier(4)
+    gate = threading.Barrier(8)
 
     def open_one(number: int) -> None:
         gate.wait()
@@ -581,9 +581,9 @@ def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path
         except StudyError as error:
             opened.append(error)
 
-    threads = [threading.Thread(target=open_one, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=open_one, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [type(storage) for storage in opened] == [PatientStorage] * 4
+    assert [type(storage) for storage in opened] == [PatientStorage] * 8

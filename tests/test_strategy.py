@@ -197,9 +197,9 @@ def test_the_best_next_to_what_cannot_be_had_is_still_sought_and_little_is_waste
         end = float(1 - point[0] + (point[1] - 0.5) ** 2)
         values = {0: math.nan} if point[0] > 0.35 else dict.fromkeys(range(LAST + 1), end)
         found.append(Curve(len(found), point, values))
-    late = found[25:]
-    assert sum(curve.has_failed for curve in late) <= 8  # 13 at random
-    assert max(curve.point[0] for curve in late if not curve.has_failed) > 0.33
+    late = Curves.of(found[25:])
+    assert late.has_failed.sum() <= 8  # 13 at random
+    assert late.points[~late.has_failed, 0].max() > 0.33
 
 
 def test_where_all_have_failed_so_far_the_search_goes_on_at_random():
