@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from search.object_store import NO_SPACE, ObjectStore, ObjectStoreError
 from trainer.corpus import Corpus, cache_folder, keep_corpus, known_corpus
-from trainer.documents import CorpusError
+from trainer.text.errors import CorpusError
 
 CORPORA = "corpora"
 LISTED = "corpus.json"

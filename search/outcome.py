@@ -13,8 +13,8 @@ from search.turns import TurnsError
 def report_of(error: Exception) -> dict[str, Any]:
     """What an exception in a trial means: an obstacle, or an outcome with a reason and the traceback of a bug."""
     from trainer.checkpoint import SaveError
-    from trainer.documents import CorpusError
     from trainer.loop import Diverged
+    from trainer.text.errors import CorpusError
 
     if isinstance(error, Diverged):
         return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}

@@ -141,8 +141,8 @@ class TrialRun:
         """Begin, or go on from the checkpoint. Raises CorpusError where the text is not the search's."""
         from trainer.checkpoint import CheckpointError
         from trainer.config import TrainConfig
-        from trainer.documents import CorpusError
         from trainer.loop import TrainingRun
+        from trainer.text.errors import CorpusError
 
         config = TrainConfig.from_dict(self._request["train"])
         if self._request["memory_share"] is not None:

@@ -23,7 +23,7 @@ from search.trial import TrialRun, trial_request
 from tests.s3 import BUCKET, s3_server
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
-from trainer.documents import CorpusError
+from trainer.text.errors import CorpusError
 
 CONFIG = {"rungs": [512, 1024, 2048], "seq_len": 16, "batch_size": 4, "d_model": 16, "n_layers": 2, "eval_tokens": 256}
 NAME = "trial-0.pt"

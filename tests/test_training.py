@@ -17,10 +17,10 @@ from trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.corpus import Corpus
-from trainer.documents import CorpusError
 from trainer.loop import Diverged, TrainingRun, _LossWatch, train
 from trainer.measure import Stopwatch
 from trainer.optim import build_optimizer, lr_factor
+from trainer.text.errors import CorpusError
 
 MODEL = {"vocab_size": 32, "d_model": 16, "d_state": 4, "n_layers": 2, "n_heads": 2, "attn_layer_idx": 1}
 RUN = {"seq_len": 8, "batch_size": 4, "rungs": [64, 200], "learning_rate": 1e-2, "num_threads": 1, "device": "cpu"}

@@ -71,7 +71,7 @@ def _line(m: Measurement) -> str:
 
 def _is_users(error: ValueError) -> bool:
     from trainer.checkpoint import CheckpointError
-    from trainer.documents import CorpusError
+    from trainer.text.errors import CorpusError
 
     return isinstance(error, (ConfigError, CorpusError, CheckpointError))
 

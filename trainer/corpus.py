@@ -9,17 +9,17 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer.documents import CorpusError
+from trainer.text.errors import CorpusError
 
 META = "meta.json"
 NUM_STRETCHES = 8  # of held-out text: enough to see most kinds of it, few enough to be long
-DTYPES = ("uint8", "uint16", "uint32", "int32")  # of a cached part
+DTYPES = ("uint8", "uint16", "uint32", "int32", "int64")  # of a cached part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,15 @@ class Corpus:
     token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None where tokens came without a tokenizer
     digest: str  # of the text, the split and the tokenizer
     about: str
+    test: np.ndarray | None = None  # held out from the search too; None where the text names no such part
+    marks: np.ndarray | None = None  # (M,), int64: where stretches of `validation` may start and end
+    read: Mapping[str, Any] = field(default_factory=dict)  # what was read, and how it was split; see data.py
+
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Of the training text; None where tokens came without a tokenizer."""
+        num_bytes = self.read.get("train_bytes")
+        return num_bytes / len(self.train) if num_bytes and self.token_bytes is not None else None
 
     def require(self, seq_len: int) -> None:
         """Raises CorpusError where either part has no window of seq_len tokens and their next ones."""
@@ -66,6 +75,28 @@ class Corpus:
             self._check(stretches[-1])
         return stretches
 
+    def held_out_text(self, num_bytes: int) -> list[np.ndarray]:
+        """As `held_out_stretches`, of about that many bytes of text: the same bytes in every vocabulary.
+
+        Where the text has too few marks to choose from, all that lies between the first and the last. Raises
+        CorpusError where it has none.
+        """
+        assert self.token_bytes is not None and self.marks is not None
+        marks = self.marks[self.marks > 0]
+        if len(marks) < 2:
+            raise CorpusError(f"{self.about}: the held-out part is too short to be compared between vocabularies")
+        per_mark = self.read["validation_bytes"] / len(marks)  # they are about evenly spaced
+        span = max(1, round(num_bytes / NUM_STRETCHES / per_mark))
+        count = min(NUM_STRETCHES, (len(marks) - 1) // span)
+        if count < 2:
+            span, count = len(marks) - 1, 1
+        spare, stretches = len(marks) - 1 - span * count, []
+        for i in range(count):
+            first = i * span + i * spare // max(count - 1, 1)
+            stretches.append(self.validation[marks[first] - 1 : marks[first + span]])
+            self._check(stretches[-1])
+        return stretches
+
     def _check(self, tokens: np.ndarray) -> None:
         """Raises CorpusError for tokens that the corpus did not have when it was opened: a model has none for them."""
         if len(tokens) and tokens.max() >= self.vocab_size:
@@ -98,6 +129,7 @@ def keep_corpus(
     digest: str,
     vocab_size: int,
     about: str,
+    read: Mapping[str, Any] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Move a corpus's parts, each a file and its dtype, into the cache; returns what `map_corpus` needs.
@@ -106,7 +138,7 @@ def keep_corpus(
     """
     cache = cache_folder(cache_dir)
     parts = {name: described(file, dtype, f"{digest}/{name}.bin") for name, (file, dtype) in files.items()}
-    meta = {"vocab_size": vocab_size, "digest": digest, "about": about, "parts": parts}
+    meta = {"vocab_size": vocab_size, "digest": digest, "about": about, "read": dict(read or {}), "parts": parts}
     (cache / digest).mkdir(parents=True, exist_ok=True)
     for name, (file, _) in files.items():
         os.replace(file, cache / parts[name]["path"])
@@ -130,7 +162,8 @@ def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
             first, last, dtype = part["first"], part["last"], np.dtype(part["dtype"])
             if not 0 <= first <= last <= part["bytes"] // dtype.itemsize:
                 return None
-            parts[name] = np.asarray(np.memmap(path, dtype=dtype, mode="r"))[first:last]
+            whole = np.memmap(path, dtype=dtype, mode="r") if part["bytes"] else np.empty(0, dtype)
+            parts[name] = np.asarray(whole)[first:last]
         corpus = Corpus(
             train=parts["train"],
             validation=parts["validation"],
@@ -138,12 +171,23 @@ def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
             token_bytes=parts.get("token_bytes"),
             digest=meta["digest"],
             about=meta["about"],
+            test=parts.get("test"),
+            marks=parts.get("marks"),
+            read=_checked_read(meta.get("read", {})),
         )
     except (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     sizes = corpus.token_bytes
     is_sound = corpus.vocab_size == vocab_size and isinstance(corpus.digest, str) and isinstance(corpus.about, str)
     return corpus if is_sound and (sizes is None or len(sizes) == vocab_size and sizes.min() >= 0) else None
+
+
+def _checked_read(read: Any) -> Mapping[str, Any]:
+    """What a cache says that was read. Raises TypeError for what it cannot have said."""
+    counts = ("train_bytes", "validation_bytes", "test_bytes", "documents")
+    if not isinstance(read, dict) or not all(type(read.get(name, 0)) is int for name in counts):
+        raise TypeError(read)
+    return read
 
 
 def described(path: Path, dtype: str, stored_as: str | None = None) -> dict[str, Any]:

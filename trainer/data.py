@@ -1,18 +1,20 @@
-"""From text to a corpus: split, tokenised and kept in the cache.
+"""From text to a corpus: found, split, tokenised and kept in the cache.
 
-The cache is keyed by content. A second, smaller index leads from what the file system says about the sources
-(size, times) to that key, so that opening a known corpus reads no text.
+Text is kept as bytes first, whatever the vocabulary, and a BPE is learned and its tokens are made from that. The cache
+is keyed by content. A second, smaller index leads from what the file system says about the sources (size, times) to
+that key, so that opening a known corpus reads no text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,29 @@ import numpy as np
 
 from trainer.config import TOKEN_DTYPES
 from trainer.configs.model import BYTE_VOCAB_SIZE
-from trainer.corpus import META, Corpus, cache_folder, described, keep_corpus, map_corpus, read_json, write_json
-from trainer.documents import CorpusError, Sources, find_sources, read_documents, unreadable
-from trainer.tokenizer import BpeTokenizer, ByteTokenizer, train_bpe
+from trainer.corpus import (
+    Corpus,
+    cache_folder,
+    described,
+    keep_corpus,
+    known_corpus,
+    map_corpus,
+    read_json,
+    write_json,
+)
+from trainer.text.collection import collect
+from trainer.text.errors import CorpusError, counted, shown
+from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
+from trainer.text.parts import marks_of, write_parts
+from trainer.text.sources import LeftOut, Sources, find_sources
+from trainer.text.split import split_documents, told
+from trainer.text.tokens import Stretch, collect_tokens, stretches_of
+from trainer.tokenizer import BpeTokenizer, train_bpe
 
-FORMAT = "tinysearch-corpus-1"  # part of every key: change it with anything that changes tokens
-HELD_OUT = 0.1  # of the documents, or of the text where there is only one
+FORMAT = "tinysearch-corpus-2"  # part of every key: change it with anything that changes tokens
 UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again within the clock's grain, unseen
-CHUNK_BYTES = 16 * 2**20
+
+Progress = Callable[[str], None]
 
 
 def open_corpus(
@@ -36,173 +53,191 @@ def open_corpus(
     vocab_size: int,
     cache_dir: str | os.PathLike[str] | None = None,
     token_dtype: str = "uint16",
+    text_key: str = "text",
+    skip_bad: bool = False,
+    on_progress: Progress | None = None,
 ) -> Corpus:
     """The corpus of these files and folders, or of Python's standard library where there are none.
 
-    Raises CorpusError for whatever the user can mend: a path, a file's content, the cache folder.
+    Records are read by their field `text_key`; those without are refused, or left out with `skip_bad`. What takes long
+    is told to `on_progress` in a line now and then. Raises CorpusError for whatever the user can mend: a path, a file's
+    content, the cache folder.
     """
     assert token_dtype in TOKEN_DTYPES, token_dtype
-    sources = find_sources(tuple(os.fspath(path) for path in paths))
+    sources = find_sources(os.fspath(path) for path in paths)
     if not sources.are_tokens and vocab_size < BYTE_VOCAB_SIZE:
         raise CorpusError(f"vocab_size {vocab_size} cannot hold text: {BYTE_VOCAB_SIZE} reads bytes, more learn a BPE")
     cache = cache_folder(cache_dir)
+    about = [vocab_size, token_dtype] if sources.are_tokens else ["text", text_key, skip_bad]
     stats = sources.stats()
-    key = _digest([FORMAT, vocab_size, token_dtype if sources.are_tokens else "text", sources.about, stats])
-    index = cache / "index" / f"{key}.json"
+    index = cache / "index" / f"{_digest([FORMAT, about, sources.may_split_by_name, stats])}.json"
+    size = vocab_size if sources.are_tokens else BYTE_VOCAB_SIZE
     meta = read_json(index)
-    if meta is None or (corpus := map_corpus(meta, cache, vocab_size)) is None:
-        meta = _prepare(sources, vocab_size, token_dtype, cache)
-        corpus = map_corpus(meta, cache, vocab_size)
+    if meta is None or (corpus := map_corpus(meta, cache, size)) is None:
+        with _building(cache) as scratch:
+            if sources.are_tokens:
+                meta = _prepare_tokens(sources, vocab_size, np.dtype(token_dtype), cache, scratch)
+            else:
+                meta = _prepare_text(sources, text_key, skip_bad, cache, scratch, on_progress)
+        corpus = map_corpus(meta, cache, size)
         assert corpus is not None, meta
         newest = max(max(mtime, ctime) for *_, mtime, ctime in stats)
         if time.time_ns() - newest > UNSETTLED_NS and sources.stats() == stats:
             write_json(index, meta)
-    return dataclasses.replace(corpus, about=f"{_describe(sources)}, {corpus.about}")
+    read = {**corpus.read, "files": len(sources.files), "left_out": _left_out(sources, corpus)}
+    if vocab_size != size:
+        corpus = _in_tokens(corpus, vocab_size, cache, on_progress)
+    about_sources = f"{sources.about}: {counted(len(sources.files), 'file')}"
+    return dataclasses.replace(corpus, read={**corpus.read, **read}, about=f"{about_sources}, {corpus.about}")
 
 
-def _describe(sources: Sources) -> str:
-    skipped = f", {sources.num_skipped:,} hidden or binary files skipped" if sources.num_skipped else ""
-    num_files = len(sources.files)
-    return f"{sources.about}: {num_files:,} file{'' if num_files == 1 else 's'}{skipped}"
-
-
-def _prepare(sources: Sources, vocab_size: int, token_dtype: str, cache: Path) -> dict[str, Any]:
-    """Read the sources, write what of them belongs into the cache, and return what `map_corpus` needs."""
+@contextlib.contextmanager
+def _building(cache: Path) -> Iterator[Path]:
+    """A folder beside the cache's corpora to build one in. Raises CorpusError if the cache cannot be written."""
     try:
         (cache / "index").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
-            if sources.are_tokens:
-                return _prepare_tokens(sources, vocab_size, np.dtype(token_dtype), cache, Path(scratch))
-            return _prepare_text(sources, vocab_size, cache, Path(scratch))
+            yield Path(scratch)
     except OSError as error:
         raise CorpusError(
-            f"{cache}: the cache folder cannot be written: {error.strerror}; set cache_dir or TINYSEARCH_CACHE"
+            f"{shown(cache)}: the cache folder cannot be written: {error.strerror}; set cache_dir or TINYSEARCH_CACHE"
         ) from None
 
 
-def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path) -> dict[str, Any]:
-    content = _split_text(sources, scratch)
-    digest = _digest([FORMAT, vocab_size, content])
-    files = {"train": scratch / "train.bytes", "validation": scratch / "validation.bytes"}
-    dtype = "uint8"
-    if vocab_size == BYTE_VOCAB_SIZE:
-        tokenizer: ByteTokenizer | BpeTokenizer = ByteTokenizer()
-    else:
-        known = read_json(cache / digest / META)
-        if known is not None and map_corpus(known, cache, vocab_size) is not None:
-            return known
-        train_bpe(np.memmap(files["train"], dtype=np.uint8, mode="r"), vocab_size, scratch / "tokenizer.json")
-        tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
-        for part in files:
-            encoded = tokenizer.encode(files[part].read_bytes())
-            dtype = encoded.dtype.name
-            files[part] = scratch / f"{part}.tokens"
-            encoded.tofile(files[part])
-    num_bytes = sum((scratch / f"{part}.bytes").stat().st_size for part in ("train", "validation"))
-    files["token_bytes"] = scratch / "token_bytes.bin"
-    tokenizer.token_bytes.astype(np.int32).tofile(files["token_bytes"])
-    width = np.dtype(dtype).itemsize
-    unit = "bytes" if vocab_size == BYTE_VOCAB_SIZE else f"BPE of {vocab_size:,}"
-    counts = _counts(*(files[part].stat().st_size // width for part in ("train", "validation")))
-    if vocab_size != BYTE_VOCAB_SIZE:
-        (cache / digest).mkdir(exist_ok=True)
-        os.replace(scratch / "tokenizer.json", cache / digest / "tokenizer.json")
+def _left_out(sources: Sources, corpus: Corpus) -> dict[str, Any]:
+    """What is not among the text: of the folders as they are now, and of the files as they were read."""
+    both = LeftOut()
+    both.update(sources.left_out)
+    if "records_left_out" in corpus.read:
+        both.update(LeftOut.from_dict(corpus.read["records_left_out"]))
+    return both.to_dict()
+
+
+def _prepare_text(
+    sources: Sources, text_key: str, skip_bad: bool, cache: Path, scratch: Path, on_progress: Progress | None
+) -> dict[str, Any]:
+    """Read and split the text, keep its parts as bytes, and return what `map_corpus` needs."""
+    everything = scratch / "all.bytes"
+    documents = collect(sources, everything, text_key=text_key, skip_bad=skip_bad, on_progress=on_progress)
+    split = split_documents(documents)
+    files = {part: scratch / f"{part}.bytes" for part in PARTS}
+    content = write_parts(everything, documents, split, files)
+    everything.unlink()
+    sizes = {part: files[part].stat().st_size for part in PARTS}
+    if not sizes[TEST]:
+        del files[TEST]
+    read = {
+        "documents": len(documents.sizes),
+        "split": told(split, documents),
+        "records_left_out": documents.left_out.to_dict(),
+        **{f"{part}_bytes": sizes[part] for part in PARTS},
+    }
+    marks_of(files[VALIDATION]).tofile(scratch / "marks.bin")
+    np.ones(BYTE_VOCAB_SIZE, np.int32).tofile(scratch / "token_bytes.bin")
     return keep_corpus(
-        {part: (path, "int32" if part == "token_bytes" else dtype) for part, path in files.items()},
-        digest=digest,
-        vocab_size=vocab_size,
-        about=f"{num_bytes:,} bytes, {counts} ({unit})",
+        {part: (path, "uint8") for part, path in files.items()}
+        | {"marks": (scratch / "marks.bin", "int64"), "token_bytes": (scratch / "token_bytes.bin", "int32")},
+        digest=_digest([FORMAT, BYTE_VOCAB_SIZE, content]),
+        vocab_size=BYTE_VOCAB_SIZE,
+        about=f"{sum(sizes.values()):,} bytes, {_counts(sizes[TRAIN], sizes[VALIDATION])} (bytes)",
+        read=read,
         cache_dir=cache,
     )
 
 
-def _split_text(sources: Sources, scratch: Path) -> str:
-    """Write train.bytes and validation.bytes; return a digest of both.
+def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: Progress | None) -> Corpus:
+    """The corpus of bytes in the tokens of a BPE of that size, which its training part teaches."""
+    digest = _digest([FORMAT, vocab_size, text.digest])
+    if (known := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache)) is not None:
+        return known
+    with _building(cache) as scratch:
+        train_bpe(text.train, vocab_size, scratch / "tokenizer.json")
+        tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
+        files: dict[str, tuple[Path, str]] = {}
+        parts = {TRAIN: text.train, VALIDATION: text.validation, TEST: text.test}
+        for part, content in parts.items():
+            if content is not None:
+                encoded = tokenizer.encode(content.tobytes())
+                encoded.tofile(scratch / f"{part}.tokens")
+                files[part] = scratch / f"{part}.tokens", encoded.dtype.name
+        tokenizer.token_bytes.astype(np.int32).tofile(scratch / "token_bytes.bin")
+        files["token_bytes"] = scratch / "token_bytes.bin", "int32"
+        assert text.marks is not None
+        held_out = (
+            np.memmap(files[VALIDATION][0], files[VALIDATION][1], "r") if len(text.validation) else np.empty(0, int)
+        )
+        _token_marks(held_out, tokenizer.token_bytes, text.marks).tofile(scratch / "marks.bin")
+        files["marks"] = scratch / "marks.bin", "int64"
+        num_tokens = [
+            files[part][0].stat().st_size // np.dtype(files[part][1]).itemsize for part in (TRAIN, VALIDATION)
+        ]
+        read = {f"{part}_bytes": text.read[f"{part}_bytes"] for part in PARTS}
+        (cache / digest).mkdir(exist_ok=True)
+        os.replace(scratch / "tokenizer.json", cache / digest / "tokenizer.json")
+        meta = keep_corpus(
+            files,
+            digest=digest,
+            vocab_size=vocab_size,
+            about=f"{sum(read.values()):,} bytes, {_counts(*num_tokens)} (BPE of {vocab_size:,})",
+            read=read,
+            cache_dir=cache,
+        )
+    corpus = map_corpus(meta, cache, vocab_size)
+    assert corpus is not None, meta
+    return corpus
 
-    A document is held out by a hash of its key, so that adding one moves no other; at least one and never all.
-    A single document is cut, its last tenth held out.
-    """
-    documents, position, digest = [], 0, hashlib.sha256()
-    with open(scratch / "all.bytes", "wb") as file:
-        for key, text in read_documents(sources.files):
-            text = text if text.endswith(b"\n") else text + b"\n"  # what keeps two documents apart
-            place = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()[:8]
-            documents.append((int.from_bytes(place) / 2**64, position, position + len(text)))
-            position += len(text)
-            file.write(text)
-    if not documents:
-        raise CorpusError(f"{sources.about}: the text is empty; give a file with something to learn from")
-    everything = np.memmap(scratch / "all.bytes", dtype=np.uint8, mode="r")
-    places = sorted({place for place, _, _ in documents})
-    if len(places) == 1:
-        cut = _character_start(everything, int(position * (1 - HELD_OUT)))
-        held_out = [(False, 0, cut), (True, cut, position)]
-    else:
-        border = min(max(HELD_OUT, places[0]), (places[-2] + places[-1]) / 2)
-        held_out = [(place <= border, start, end) for place, start, end in documents]
-    with open(scratch / "train.bytes", "wb") as train, open(scratch / "validation.bytes", "wb") as validation:
-        for is_held_out, start, end in held_out:
-            digest.update(f"{is_held_out} {end - start} ".encode())
-            digest.update(everything[start:end])
-            (validation if is_held_out else train).write(everything[start:end])
-    return digest.hexdigest()
 
-
-def _character_start(text: np.ndarray, position: int) -> int:
-    while position > 0 and text[position] & 0xC0 == 0x80:  # 10xxxxxx continues a UTF-8 character
-        position -= 1
-    return position
+def _token_marks(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The marks of a text, byte offsets, as numbers of its tokens, (M,), int64."""
+    found, position, chunk = [], 0, 2**22
+    for start in range(0, len(tokens), chunk):
+        ends = position + np.cumsum(token_bytes[tokens[start : start + chunk]], dtype=np.int64)
+        here = marks[(marks > position) & (marks <= ends[-1])]
+        found.append(start + np.searchsorted(ends, here) + 1)
+        position = int(ends[-1])
+    return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
 
 
 def _prepare_tokens(
     sources: Sources, vocab_size: int, dtype: np.dtype[Any], cache: Path, scratch: Path
 ) -> dict[str, Any]:
     """Tokens need no copy: the parts are the user's own files, except where several have to become one."""
-    digest = hashlib.sha256(f"{FORMAT} {vocab_size} {dtype}".encode())
-    for file in sources.files:
-        digest.update(f" {file.name} {file.path.stat().st_size} ".encode())
-        _check_tokens(file.path, vocab_size, dtype, digest)
-    by_name = {file.path.name: file.path for file in sources.files}
-    if set(by_name) == {"train.bin", "val.bin"}:
-        own = {"train": by_name["train.bin"], "validation": by_name["val.bin"]}
-        parts = {part: described(path, dtype.name) for part, path in own.items()}
-    else:
-        path, stored_as = sources.files[0].path, None
-        if len(sources.files) > 1:
-            path, stored_as = scratch / "joined.bin", f"{digest.hexdigest()}/joined.bin"
-            with open(path, "wb") as joined:
-                for file in sources.files:
-                    joined.write(np.memmap(file.path, dtype=np.uint8, mode="r"))
-        part = described(path, dtype.name, stored_as)
-        cut = part["last"] - max(1, int(part["last"] * HELD_OUT))
-        parts = {"train": {**part, "last": cut}, "validation": {**part, "first": cut}}
-        if stored_as:
-            (cache / stored_as).parent.mkdir(exist_ok=True)
-            os.replace(path, cache / stored_as)
-    about = _counts(*(parts[part]["last"] - parts[part]["first"] for part in ("train", "validation")))
-    return {"vocab_size": vocab_size, "digest": digest.hexdigest(), "about": about, "parts": parts}
+    documents = collect_tokens(sources, vocab_size, dtype)
+    split = split_documents(documents)
+    stretches = {
+        part: found for part, found in stretches_of(sources, documents, split, dtype.itemsize).items() if found
+    }
+    identity = [FORMAT, vocab_size, dtype.name, documents.digests.tolist(), split.part.tolist(), split.cuts.tolist()]
+    digest = _digest(identity)
+    parts = {}
+    for part, found in stretches.items():
+        if len(found) == 1:
+            parts[part] = {**described(found[0].path, dtype.name), "first": found[0].first, "last": found[0].last}
+        else:
+            stored_as = f"{digest}/{part}.bin"
+            _join(found, dtype, scratch / f"{part}.bin")
+            parts[part] = described(scratch / f"{part}.bin", dtype.name, stored_as)
+            (cache / digest).mkdir(exist_ok=True)
+            os.replace(scratch / f"{part}.bin", cache / stored_as)
+    for part in (TRAIN, VALIDATION):
+        if part not in parts:
+            raise CorpusError(f"{sources.about}: too few tokens to train on some and hold out others")
+    counts = {part: parts[part]["last"] - parts[part]["first"] for part in parts}
+    read = {"documents": len(documents.sizes), "split": told(split, documents)}
+    read |= {f"{part}_bytes": counts.get(part, 0) * dtype.itemsize for part in PARTS}
+    about = _counts(counts[TRAIN], counts[VALIDATION])
+    return {"vocab_size": vocab_size, "digest": digest, "about": about, "read": read, "parts": parts}
 
 
-def _check_tokens(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any) -> None:
-    """Add a file of tokens to the digest. Raises CorpusError unless all of them are in the vocabulary."""
-    try:
-        with open(path, "rb") as file:
-            empty = True
-            while chunk := file.read(CHUNK_BYTES):
-                empty = False
-                if len(chunk) % dtype.itemsize:
-                    raise CorpusError(f"{path}: not a whole number of {dtype} tokens; set token_dtype to what it holds")
-                digest.update(chunk)
-                highest = int(np.frombuffer(chunk, dtype).max())
-                if highest >= vocab_size:
-                    raise CorpusError(
-                        f"{path}: token {highest} is outside vocab_size {vocab_size}; raise vocab_size above it, or "
-                        f"set token_dtype if the tokens are not {dtype}"
-                    )
-    except OSError as error:
-        raise unreadable(path, error) from None
-    if empty:
-        raise CorpusError(f"{path}: the file is empty")
+def _join(stretches: list[Stretch], dtype: np.dtype[Any], target: Path) -> None:
+    with open(target, "wb") as joined:
+        for stretch in stretches:
+            with open(stretch.path, "rb") as file:
+                file.seek(stretch.first * dtype.itemsize)
+                left = (stretch.last - stretch.first) * dtype.itemsize
+                while left and (chunk := file.read(min(left, 2**24))):
+                    joined.write(chunk)
+                    left -= len(chunk)
 
 
 def _counts(train: int, validation: int) -> str:

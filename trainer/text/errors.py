@@ -1,0 +1,33 @@
+"""What is said of text that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class CorpusError(ValueError):
+    """Text that cannot be trained on; the message says which file, why, and what to do."""
+
+
+def unreadable(path: Path, error: OSError) -> CorpusError:
+    return CorpusError(f"{shown(path)}: cannot be read: {error.strerror or error}")
+
+
+def shown(path: str | Path) -> str:
+    """A path for a message: what is not UTF-8 in it, and what would move the cursor, as escapes."""
+    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def some_of(names: Iterable[str], total: int | None = None, most: int = 3) -> str:
+    """The first few names, and how many more there are: `a, b, c and 7 more`."""
+    listed = list(names)
+    total = len(listed) if total is None else total
+    text = ", ".join(listed[:most])
+    return text if total <= most else f"{text} and {total - most:,} more"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 file`, `2 files`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
