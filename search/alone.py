@@ -66,7 +66,7 @@ def _is_last(report: dict[str, Any], request: dict[str, Any]) -> bool:
     return (
         "outcome" in report
         or "obstacle" in report
-        or (measurement is not None and measurement["tokens"] >= request["train"]["rungs"][-1])
+        or (measurement is not None and measurement["tokens"] >= request["rungs"][-1])
     )
 
 

@@ -30,9 +30,11 @@ from search.options import (
     MaxTokens,
     Parallel,
     Runs,
+    SkipBad,
     SpaceFile,
     Storage,
     StudyName,
+    TextKey,
     TokenDtype,
     TokenWidth,
     Trials,
@@ -133,6 +135,11 @@ def _search(options: RunOptions) -> int:
     return 0
 
 
+def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str, object]:
+    """How text is read, as fields of a training run."""
+    return {"token_dtype": token_dtype.value, "text_key": text_key, "skip_bad": skip_bad}
+
+
 @app.command()
 def validate(
     space: SpaceFile, budget: Budget = None, goal: Goals = None, assign: Assignments = None, as_json: Json = False
@@ -191,6 +198,8 @@ def advise(
     space: SpaceFile,
     data: DataAsForRun = None,
     token_dtype: TokenWidth = TokenDtype.uint16,
+    text_key: TextKey = "text",
+    skip_bad: SkipBad = False,
     assign: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -204,7 +213,7 @@ def advise(
         from search.parameter import shown
 
         loaded = narrow(load_space(space), assignments=assign or ())
-        context = known_context(loaded, tuple(data or ()), token_dtype=token_dtype.value)
+        context = known_context(loaded, tuple(data or ()), reading=_reading(token_dtype, text_key, skip_bad))
         found, unknown = advise(loaded, context), unknown_to(loaded, context)
         known = {name: context[name] for name in CONTEXT if name in context}
         if as_json:
@@ -241,6 +250,8 @@ def train(
     assign: Assignments = None,
     data: DataAsForRun = None,
     token_dtype: TokenWidth = TokenDtype.uint16,
+    text_key: TextKey = "text",
+    skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
     as_json: Json = False,
@@ -255,7 +266,7 @@ def train(
             budget_name=budget,
             assignments=tuple(assign or ()),
             data=tuple(data or ()),
-            token_dtype=token_dtype.value,
+            reading=_reading(token_dtype, text_key, skip_bad),
             seed=seed,
         )
         code = run_alone(config, checkpoint=checkpoint, as_json=as_json)

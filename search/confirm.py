@@ -94,6 +94,7 @@ class _Confirming:
         checkpoint = self._folder.checkpoints / f"confirm-{record.number}-seed-{seed}.pt"
         request = trial_request(
             train=dataclasses.replace(config, seed=seed).to_dict(),
+            rungs=self._settings.rungs,
             place=str(checkpoint.parent),
             checkpoint=checkpoint.name,
         )
@@ -103,7 +104,7 @@ class _Confirming:
 
             def on_report(report: dict[str, Any]) -> None:
                 status.update(
-                    f"{name}: {tokens_text(report['tokens'])} of {tokens_text(config.budget_tokens)} tokens  "
+                    f"{name}: {tokens_text(report['tokens'])} of {tokens_text(self._settings.rungs[-1])} tokens  "
                     rf"\{progress}"
                 )
 

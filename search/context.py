@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from trainer.estimate import estimate
 CHUNK_TOKENS = 2**22  # a corpus may be larger than memory
 
 
-def known_context(space: Space, data: tuple[Path, ...] = (), *, token_dtype: str = "uint16") -> dict[str, Value]:
+def known_context(
+    space: Space, data: tuple[Path, ...] = (), *, reading: Mapping[str, Any] | None = None
+) -> dict[str, Value]:
     """Of grammar.CONTEXT what is known, and the parameters of the space's defaults, as `--set` left them.
 
     Raises CorpusError for text that cannot be used.
@@ -26,7 +29,7 @@ def known_context(space: Space, data: tuple[Path, ...] = (), *, token_dtype: str
     values = space.complete({})
     config = space.train_config(values, rungs=(1,))
     paths = tuple(str(path.absolute()) for path in data)
-    corpus = open_corpus(paths, vocab_size=config.model.vocab_size, token_dtype=token_dtype)
+    corpus = open_corpus(paths, vocab_size=config.model.vocab_size, **(reading or {}))
     context: dict[str, Any] = {
         "tokens": len(corpus.train),
         "num_params": estimate(config).num_params,
@@ -35,7 +38,7 @@ def known_context(space: Space, data: tuple[Path, ...] = (), *, token_dtype: str
         **values,
     }
     if corpus.token_bytes is not None:  # the tokens are of a text, whose bytes can be read too
-        context |= text_facts(open_corpus(paths, vocab_size=BYTE_VOCAB_SIZE))
+        context |= text_facts(open_corpus(paths, vocab_size=BYTE_VOCAB_SIZE, **(reading or {})))
     if (memory := hardware.smallest_gpu_bytes()) is not None:
         context["vram_gib"] = context["memory_gib"] = memory / 2**30
     return context

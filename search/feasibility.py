@@ -21,6 +21,7 @@ from search.expression import ExpressionError
 from search.grammar import BudgetSpec, LimitSpec
 from search.parameter import Values, shown
 from search.space import Space, rungs_of
+from search.text_units import TextUnits
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.estimate import estimate
@@ -43,11 +44,18 @@ class Feasibility:
     limits: Mapping[str, LimitSpec]
     min_steps: int = 1
     run: Mapping[str, Any] = field(default_factory=dict)
+    units: TextUnits | None = None  # of a study with several vocabularies
     peaks: list[tuple[int, int]] = field(default_factory=list)  # estimated and measured, of trials: see `learn`
 
     @classmethod
-    def of(cls, space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None = None) -> Feasibility:
-        return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps, run or {})
+    def of(
+        cls,
+        space: Space,
+        budget: BudgetSpec,
+        run: Mapping[str, Any] | None = None,
+        units: TextUnits | None = None,
+    ) -> Feasibility:
+        return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps, run or {}, units)
 
     def learn(self, values: Values, measurement: Mapping[str, Any]) -> None:
         """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself."""
@@ -79,7 +87,8 @@ class Feasibility:
         return [r for name in ESTIMATED if (r := beyond(name, estimates[name], self.limits.get(name)))]
 
     def _train_config(self, values: Values) -> TrainConfig:
-        return self.space.train_config(values, rungs=self.rungs, **self.run)
+        rungs = self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
+        return self.space.train_config(values, rungs=rungs, **self.run)
 
 
 def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | None:

@@ -112,10 +112,11 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
         "address": address,
     }
     defaults = {field.name: field.default for field in fields(options)}
-    for name in ("token_dtype", "seed", "hang_minutes"):
+    for name in ("token_dtype", "text_key", "seed", "hang_minutes"):
         if (value := getattr(options, name)) != defaults[name]:
             once[name.replace("_", "-")] = value
     words += [f"--{name}={value}" for name, value in once.items() if value is not None]
+    words += ["--skip-bad"] if options.skip_bad else []
     words += [f"--goal={goal}" for goal in options.goals]
     words += [f"--set={assignment}" for assignment in options.assignments]
     words += [f"--data={path}" for path in options.data]

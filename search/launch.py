@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 from rich.console import Console
+from rich.text import Text
 
 from search import hardware, turns
 from search.archive import archive_at
@@ -32,7 +34,10 @@ from search.settings import StudySettings
 from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
-from search.text import check_text, corpus_of
+from search.text import StudyText, check_text, read_text
+from search.text_units import TextUnits
+from trainer.reading import size_text
+from trainer.text.errors import shown as shown_path
 
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
@@ -57,6 +62,8 @@ class RunOptions:
     metrics: tuple[str, ...] = ()  # in place of the space's
     data: tuple[Path, ...] = ()
     token_dtype: str = "uint16"
+    text_key: str = "text"  # the field of a record that has its text
+    skip_bad: bool = False  # leave out records without text
     gpus_per_trial: float | None = None
     cpus_per_trial: float | None = None
     trials_per_gpu: str | None = None  # "4", or "auto": as many as the largest configuration lets
@@ -72,6 +79,12 @@ class RunOptions:
             return self.name
         assert self.space is not None
         return "-".join(filter(None, [self.space.stem, self.budget]))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the text is read, as fields of a training run; what earlier studies do not have only if it is asked."""
+        asked = {"text_key": self.text_key} if self.text_key != "text" else {}
+        return {"token_dtype": self.token_dtype, **asked, **({"skip_bad": True} if self.skip_bad else {})}
 
     @property
     def shares(self) -> dict[str, Any]:
@@ -126,14 +139,14 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if prepared is not None:
             space, budget, assessment = prepared
             slots = _slots(options, stack, space, budget)
-            settings = _settings(options, space, budget, slots, console)
+            settings = _settings(options, space, budget, slots, _read(options, space, console))
             if existing is not None:
                 Study.check_same(existing, settings)
         else:
             assert before is not None
             settings, assessment = before, assess(before.space, before.budget)
             slots = _slots(options, stack, before.space, before.budget)
-            check_text(before)
+            _print_text(console, check_text(before, on_progress=_progress(console)))
         so_far = None
         num_trials: float | None = number_of_trials(options.trials, None)
         if existing is not None and before is not None:
@@ -168,6 +181,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"
         )
+        if (units := settings.units) is not None:
+            console.print(equal_text_line(units, study.rungs[-1]), style="dim")
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
         requests = Requests(study, folder, slots, hang_seconds)
@@ -243,13 +258,14 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
 
 
 def _settings(
-    options: RunOptions, space: Space, budget: BudgetSpec, slots: hardware.Slots, console: Console
+    options: RunOptions, space: Space, budget: BudgetSpec, slots: hardware.Slots, text: StudyText
 ) -> StudySettings:
-    run: dict[str, Any] = {"token_dtype": options.token_dtype, "eval_tokens": budget.eval_tokens}
+    run: dict[str, Any] = {**options.reading, "eval_tokens": budget.eval_tokens}
     if "precision" not in space.parameters:
         run["precision"] = hardware.precision(slots.gpus_per_trial)
-    text = ", ".join(map(str, options.data)) or "the standard library of this Python"
-    console.print(f"reading the text: {text}", style="dim")
+    corpus = text.to_settings()
+    if units := TextUnits.of(corpus):
+        run["eval_bytes"] = units.bytes_in(budget.eval_tokens)
     return StudySettings(
         space=space,
         budget=budget,
@@ -258,9 +274,36 @@ def _settings(
         goals=options.goals,
         assignments=options.assignments,
         run=run,
-        corpus=corpus_of(space, [str(path.absolute()) for path in options.data], token_dtype=options.token_dtype),
+        corpus=corpus,
         storage_path=(options.storage_path or "").rstrip("/"),
         storage_id=uuid.uuid4().hex,
+    )
+
+
+def _read(options: RunOptions, space: Space, console: Console) -> StudyText:
+    text = ", ".join(map(shown_path, options.data)) or "the standard library of this Python"
+    console.print(Text(f"reading the text: {text}", style="dim"), soft_wrap=True)
+    paths = [str(path.absolute()) for path in options.data]
+    read = read_text(space, paths, options.reading, on_progress=_progress(console))
+    _print_text(console, read)
+    return read
+
+
+def _progress(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _print_text(console: Console, text: StudyText) -> None:
+    for line in text.lines():
+        console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def equal_text_line(units: TextUnits, tokens: int) -> str:
+    """That trials of different vocabularies get the same text."""
+    text = size_text(units.bytes_in(tokens))
+    return (
+        f"tokens are counted in the vocabulary of {units.reference:,}: {tokens:,} hold {text} of text, and trials with "
+        "other vocabularies are given as much text"
     )
 
 

@@ -22,7 +22,10 @@ from search.space import Rule, Space, circle_in, in_order
 from trainer.checks import unknown_name
 from trainer.config import MODEL_CONFIGS, parameter_types
 
-RESERVED = {"data", "cache_dir", "eval_tokens", "seed", "device", "num_threads", "token_dtype"}
+RESERVED = {
+    *("data", "token_dtype", "text_key", "skip_bad", "cache_dir"),
+    *("eval_tokens", "eval_bytes", "seed", "device", "num_threads"),
+}
 """Fields of a training run that the command line or the budget sets, never a space."""
 
 

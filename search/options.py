@@ -88,11 +88,18 @@ MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hi
 Data = Annotated[
     list[Path] | None,
     typer.Option(
-        "--data", help="Text files, folders, .jsonl or token .bin files; the standard library's sources if left out."
+        "--data",
+        help="Text, JSON, JSON lines, Parquet, these compressed, token .bin files, or folders of them; the standard "
+        "library's sources if left out.",
     ),
 ]
 DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")]
 TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")]
+TextKey = Annotated[
+    str,
+    typer.Option("--text-key", metavar="NAME", help="The field of records, or the column, that has the text."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records without text, and unreadable files.")]
 Metrics = Annotated[
     str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
 ]
@@ -138,6 +145,8 @@ def search_options(
     until: Until = None,
     data: Data = None,
     token_dtype: TokenWidth = TokenDtype.uint16,
+    text_key: TextKey = "text",
+    skip_bad: SkipBad = False,
     goal: Goals = None,
     assign: Assignments = None,
     metrics: Metrics = None,
@@ -170,6 +179,8 @@ def search_options(
         metrics=tuple(word.strip() for word in metrics.split(",")) if metrics is not None else (),
         data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
         token_dtype=token_dtype.value,
+        text_key=text_key,
+        skip_bad=skip_bad,
         gpus_per_trial=gpus_per_trial,
         cpus_per_trial=cpus_per_trial,
         trials_per_gpu=trials_per_gpu,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from search import hardware
 from search.loading import load_space
@@ -21,7 +23,7 @@ def preset_config(
     budget_name: str | None = None,
     assignments: tuple[str, ...] = (),
     data: tuple[Path, ...] = (),
-    token_dtype: str = "uint16",
+    reading: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TrainConfig:
     """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
@@ -42,7 +44,7 @@ def preset_config(
         rungs=rungs_of(budget),
         eval_tokens=budget.eval_tokens,
         data=tuple(str(path.absolute()) for path in data),
-        token_dtype=token_dtype,
+        **(reading or {}),
         seed=seed,
         **precision,
     )

@@ -17,7 +17,7 @@ from search.trial import trial_request
 from search.watchdog import trace_file
 from search.winner import train_config
 from trainer.config import TrainConfig
-from trainer.data import open_corpus
+from trainer.data import corpus_for
 
 SPEED = "tokens_per_second"
 
@@ -40,6 +40,7 @@ class Requests:
         name = checkpoint_name(number)
         return trial_request(
             train=config.to_dict(),
+            rungs=self._study.rungs,
             place=self._place,
             checkpoint=name,
             continues=None if before is None else checkpoint_name(before),
@@ -59,7 +60,7 @@ class Requests:
             return None
         size = config.model.vocab_size
         if size not in self._shared:
-            corpus = open_corpus(config.data, vocab_size=size, token_dtype=config.token_dtype)
+            corpus = corpus_for(config)
             share_corpus(corpus, self._store)
             self._shared[size] = corpus.digest
         return {"url": str(self._store), "digest": self._shared[size]}

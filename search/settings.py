@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from search.narrowing import narrow
 from search.parameter import checked_value
 from search.space import Space, rungs_of
 from search.storage import FORMAT_VERSION, StudyError
+from search.text_units import TextUnits
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
 SETTLED = "settled"  # and the one that holds the last rung up to which an extended study has decided on every trial
@@ -59,6 +61,15 @@ class StudySettings:
         """The token counts at which trials are compared: the budget's, and where it ended before it was extended."""
         return tuple(sorted({*rungs_of(self.budget), *self.earlier_ends}))
 
+    @property
+    def units(self) -> TextUnits | None:
+        """How trials of different vocabularies are given the same text; None where there is one vocabulary."""
+        return TextUnits.of(self.corpus)
+
+    def own_rungs(self, values: Mapping[str, Any]) -> tuple[int, ...]:
+        """The rungs in a trial's own tokens, which hold as much text as the study's."""
+        return self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
+
     def extended(self, max_tokens: int) -> StudySettings:
         """The same study with a later last rung; where it ends now stays a rung."""
         assert max_tokens > self.budget.max_tokens, (max_tokens, self.budget.max_tokens)
@@ -103,6 +114,10 @@ class StudySettings:
                 raise _damaged(study, name, "is not a list of words")
         if not isinstance(paths := attrs["corpus"].get("paths"), list) or not all(isinstance(p, str) for p in paths):
             raise _damaged(study, "corpus", "has no list of paths")
+        try:
+            TextUnits.of(attrs["corpus"])
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+            raise _damaged(study, "corpus", f"has bytes per token that are none: {error}") from None
         if not all(type(end) is int and end > 0 for end in attrs.get("earlier_ends", ())):
             raise _damaged(study, "earlier_ends", "is not a list of token counts")
         if attrs["seed"] < 0:
@@ -155,8 +170,21 @@ class StudySettings:
             before, now = self.storage_path or "none", other.storage_path or "none"
             found.append(f"storage path: {before} before, {now} now")
         if self.corpus.get("digest") != other.corpus.get("digest"):
-            found.append(f"the text: {self.corpus.get('about')} before, {other.corpus.get('about')} now")
+            found.append(text_changed(self.corpus, other.corpus))
         return found
+
+
+def text_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What to say where a study's text is not the one that it was begun with."""
+    if before.get("format") != now.get("format"):
+        return (
+            "an earlier version of tinysearch began this study and split its text in another way, so new trials could "
+            "not be compared with those it has; give the search another --name"
+        )
+    return (
+        f"the text has changed since the search: {before['about']} then, {now['about']} now; "
+        "its trials go on with the same text only"
+    )
 
 
 def _differences_of_spaces(before: Space, now: Space) -> list[str]:

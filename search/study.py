@@ -88,7 +88,7 @@ class Study:
         """
         self.settings = settings
         self.space = settings.space
-        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run)
+        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run, settings.units)
         self.rungs = settings.rungs
         self.metrics = self.space.spec.objectives
         self.num_trials = trials or num_trials_of(study, settings)

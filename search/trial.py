@@ -24,6 +24,7 @@ from search.corpora import fetch_corpus
 from search.faults import CHECKPOINT_DAMAGED, STORE_SILENT
 from search.object_store import PATIENCE_SECONDS, ObjectStore
 from search.outcome import breaks_process, report_of
+from search.text_units import study_tokens
 from search.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.watchdog import trace_file, watched
 from trainer.corpus import Corpus
@@ -68,6 +69,7 @@ class TrialRun:
                 self._run = None  # `close` would call the GPU
                 raise BrokenProcess(str(error).splitlines()[0]) from error
             report = {"tokens": self._tokens, **report_of(error)}
+        self._count_as_the_study(report)
         if self._faults:
             report["fault"] = self._faults.pop(0)  # the driver counts one for each report
         return report
@@ -77,6 +79,14 @@ class TrialRun:
         if self._run is not None:
             self._run.close()
             self._run = None
+
+    def _count_as_the_study(self, report: dict[str, Any]) -> None:
+        """Give the tokens of a report as the study counts them: it may count those of another vocabulary."""
+        own, shared = tuple(self._request["train"]["rungs"]), tuple(self._request["rungs"])
+        if own == shared:
+            return
+        for counted in filter(None, (report, report.get("measurement"))):
+            counted["tokens"] = study_tokens(counted["tokens"], own, shared)
 
     @property
     def _tokens(self) -> int:
@@ -288,6 +298,7 @@ class TrialRun:
 def trial_request(
     *,
     train: dict[str, Any],
+    rungs: Sequence[int] = (),
     place: str,
     checkpoint: str,
     continues: str | None = None,
@@ -302,6 +313,8 @@ def trial_request(
 ) -> dict[str, Any]:
     """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
 
+    `rungs` are those of `train` as the study counts them, if it counts tokens of another vocabulary.
+
     `checkpoint` is a name in a `place` of checkpoints; where it is not there yet, the trial goes on from the one of the
     trial that it `continues`. A worker that hangs leaves its `trace` there, beside the checkpoint if left out. The
     trial's `text` is fetched from a `url` by its `digest`, or read from where `train` says if left out. It must have
@@ -314,6 +327,7 @@ def trial_request(
     """
     return {
         "train": train,
+        "rungs": list(rungs or train["rungs"]),
         "place": place,
         "checkpoint": checkpoint,
         "continues": continues,

@@ -49,7 +49,7 @@ def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads
     """What the trainer takes for a configuration of this study."""
     return settings.space.train_config(
         values,
-        rungs=settings.rungs,
+        rungs=settings.own_rungs(values),
         data=tuple(settings.corpus["paths"]),
         seed=settings.seed,
         num_threads=num_threads,

@@ -26,7 +26,7 @@ from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
-from search.text import corpus_of
+from search.text import read_text
 from search.trial import TrialRun, trial_request
 from search.winner import train_config
 
@@ -197,7 +197,7 @@ def new_study(*, trials: int = 4, text: str = "") -> Study:
         space=space,
         budget=space.budget(),
         run={"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"},
-        corpus=corpus_of(space, data, token_dtype="uint16"),
+        corpus=read_text(space, data, {}).to_settings(),
     )
     folder = StudyFolder(Path("runs").absolute(), "mine")
     folder.path.mkdir(parents=True)

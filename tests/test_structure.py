@@ -42,7 +42,7 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise", "search.deadline"},
+    {"search.document", "search.expression", "search.noise", "search.deadline", "search.text_units"},
     {"search.replay", "search.snapshot", "search.garbage"},
 ]
 FOREIGN_TO = {

@@ -392,8 +392,9 @@ def config_file(tmp_path, monkeypatch):
 
 def test_the_command_prints_a_line_for_each_rung(config_file, capsys):
     assert main([str(config_file)]) == 0
-    text, first, second = capsys.readouterr().out.splitlines()
-    assert "1 file, 1,080 bytes" in text and "64 tokens  loss" in first and "200 tokens  loss" in second
+    text, split, first, second = capsys.readouterr().out.splitlines()
+    assert "1 file, 1 document, 1.08 KB" in text and "held out: the end of 1 document" in split
+    assert "64 tokens  loss" in first and "200 tokens  loss" in second
     assert main([str(config_file), "--json"]) == 0
     assert [json.loads(line)["tokens"] for line in capsys.readouterr().out.splitlines()] == [64, 200]
 

@@ -43,14 +43,13 @@ def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None 
     """
     # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from trainer.data import open_corpus
+    from trainer.data import corpus_for
     from trainer.loop import Diverged, train  # torch takes a second: a faulty configuration is told at once
+    from trainer.reading import reading_lines
 
-    corpus = open_corpus(
-        config.data, vocab_size=config.model.vocab_size, cache_dir=config.cache_dir, token_dtype=config.token_dtype
-    )
+    corpus = corpus_for(config, on_progress=None if as_json else lambda line: print(line, flush=True))
     if not as_json:
-        print(corpus.about, flush=True)
+        print(*reading_lines(corpus), sep="\n", flush=True)
 
     def report(measurement: Measurement) -> None:
         print(json.dumps(measurement.to_dict()) if as_json else _line(measurement), flush=True)

@@ -22,7 +22,8 @@ HEADER_BYTES = len(MAGIC) + 65
 
 # What may differ when a run goes on: its horizon, where and on how many threads it runs, and where its text lies
 # (the corpus digest is compared instead).
-FREE_TO_DIFFER = ("rungs", "num_threads", "device", "cache_dir", "data", "token_dtype")
+FREE_TO_DIFFER = ("rungs", "num_threads", "device", "cache_dir", "data", "token_dtype", "text_key", "skip_bad")
+ABSENT_IF_NONE = ("eval_bytes",)  # fields that runs of earlier versions did not have
 
 
 class CheckpointError(ValueError):
@@ -84,7 +85,8 @@ def identity(config: TrainConfig, corpus_digest: str) -> dict[str, Any]:
     """What two runs must share for one to go on from the other's checkpoint, as plain values by name."""
     run = config.to_dict()
     model = run.pop("model")
-    kept = {name: value for name, value in run.items() if name not in FREE_TO_DIFFER}
+    left_out = {*FREE_TO_DIFFER, *(name for name in ABSENT_IF_NONE if run[name] is None)}
+    kept = {name: value for name, value in run.items() if name not in left_out}
     return {**kept, **model, "corpus": corpus_digest}
 
 

@@ -48,7 +48,10 @@ class TrainConfig:
     data: tuple[str, ...] = ()
     token_dtype: str = "uint16"  # of .bin files, whose tokens have no header
     cache_dir: str | None = None  # None: the user's cache folder
+    text_key: str = "text"  # the field of a record, or the column, that has its text
+    skip_bad: bool = False  # leave out records without text, and files that cannot be read, in place of refusing them
     eval_tokens: int = 131_072  # predicted held-out tokens at each rung, at most
+    eval_bytes: int | None = None  # in place of eval_tokens: about so much held-out text, the same for every vocabulary
 
     seq_len: int = 128
     batch_size: int = 32
@@ -88,6 +91,8 @@ class TrainConfig:
         return [
             *self.model.faults(),
             *at_least(self, 1, "seq_len", "batch_size", "accumulate_grad_batches", "eval_tokens"),
+            *require(self.eval_bytes is None or self.eval_bytes >= 1, f"eval_bytes {self.eval_bytes} is not positive"),
+            *require(bool(self.text_key), "text_key is empty"),
             *require(
                 bool(rungs) and rungs[0] > 0 and all(a < b for a, b in zip(rungs, rungs[1:], strict=False)),
                 f"rungs {list(rungs)} must be ascending positive token counts",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.config import TOKEN_DTYPES
+from trainer.config import TOKEN_DTYPES, TrainConfig
 from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import (
     Corpus,
@@ -89,6 +89,19 @@ def open_corpus(
         corpus = _in_tokens(corpus, vocab_size, cache, on_progress)
     about_sources = f"{sources.about}: {counted(len(sources.files), 'file')}"
     return dataclasses.replace(corpus, read={**corpus.read, **read}, about=f"{about_sources}, {corpus.about}")
+
+
+def corpus_for(config: TrainConfig, *, on_progress: Progress | None = None) -> Corpus:
+    """The corpus that a run trains on; see `open_corpus`."""
+    return open_corpus(
+        config.data,
+        vocab_size=config.model.vocab_size,
+        cache_dir=config.cache_dir,
+        token_dtype=config.token_dtype,
+        text_key=config.text_key,
+        skip_bad=config.skip_bad,
+        on_progress=on_progress,
+    )
 
 
 @contextlib.contextmanager

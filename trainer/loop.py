@@ -20,7 +20,7 @@ from trainer.checkpoint import CheckpointError, identity, load_checkpoint, requi
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.corpus import Corpus
-from trainer.data import open_corpus
+from trainer.data import corpus_for
 from trainer.estimate import estimate
 from trainer.loss import IGNORED, loss_sums
 from trainer.measure import Measurement, Stopwatch
@@ -92,12 +92,7 @@ class TrainingRun:
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         if corpus is None:
-            corpus = open_corpus(
-                config.data,
-                vocab_size=config.model.vocab_size,
-                cache_dir=config.cache_dir,
-                token_dtype=config.token_dtype,
-            )
+            corpus = corpus_for(config)
         corpus.require(config.seq_len)
         assert corpus.vocab_size == config.model.vocab_size, (corpus.vocab_size, config.model.vocab_size)
         self.corpus = corpus
@@ -336,10 +331,16 @@ class TrainingRun:
 
 
 class _HeldOut:
-    """The text to evaluate on: the same tokens for every seq_len and batch_size, each predicted once."""
+    """The text to evaluate on: the same tokens for every seq_len and batch_size, each predicted once.
+
+    With `eval_bytes`, the same bytes for every vocabulary too.
+    """
 
     def __init__(self, corpus: Corpus, config: TrainConfig) -> None:
-        self.stretches = corpus.held_out_stretches(config.eval_tokens)
+        if config.eval_bytes is None or corpus.marks is None:
+            self.stretches = corpus.held_out_stretches(config.eval_tokens)
+        else:
+            self.stretches = corpus.held_out_text(config.eval_bytes)
         self.seq_len, self.rows = config.seq_len, config.batch_size  # a training batch's memory, at most
         self.num_tokens = sum(len(stretch) - 1 for stretch in self.stretches)
         self.num_bytes = None

@@ -14,7 +14,6 @@ import numpy as np
 
 from trainer.text.documents import read_documents
 from trainer.text.errors import CorpusError
-from trainer.text.formats import Format
 from trainer.text.names import PARTS, parts_by_name
 from trainer.text.sources import LeftOut, Sources
 
@@ -57,13 +56,16 @@ def collect(
     with open(target, "wb") as collector.file:
         for file, part in zip(sources.files, asked, strict=True):
             collector.part = part
-            for chunks in read_documents(file, text_key=text_key, skip_bad=skip_bad, left_out=collector.left_out):
-                try:
+            try:
+                for chunks in read_documents(file, text_key=text_key, skip_bad=skip_bad, left_out=collector.left_out):
                     collector.add(chunks)
-                except CorpusError:
-                    if not skip_bad or file.format is not Format.TEXT:
-                        raise
+            except CorpusError as error:
+                if skip_bad:
                     collector.left_out.add("files that cannot be read (--skip-bad)", "/".join(file.components))
+                elif file.is_named or "--skip-bad" in str(error):
+                    raise
+                else:
+                    raise CorpusError(f"{error}; --skip-bad leaves out what cannot be read") from None
     documents = collector.documents()
     if not len(documents.sizes):
         left_out = "; ".join(documents.left_out.lines())

@@ -19,9 +19,8 @@ def read_documents(file: SourceFile, *, text_key: str, skip_bad: bool, left_out:
     """Each document as its chunks of text, each chunk ending with a whole character; to be used up one after another.
 
     Records without text are counted, and the error that ends the file names the first of them; with `skip_bad` they
-    are left out instead, and so are files that cannot be read as text. Raises CorpusError.
+    are left out instead. Raises CorpusError.
     """
-    name = "/".join(file.components)
     try:
         if file.format is Format.TEXT:
             yield _text(file.path)
@@ -30,11 +29,7 @@ def read_documents(file: SourceFile, *, text_key: str, skip_bad: bool, left_out:
     except NoRecords:
         if file.is_named and not skip_bad:
             raise
-        left_out.add("JSON files that are no data set", name)
-    except CorpusError:
-        if not skip_bad:
-            raise
-        left_out.add("files that cannot be read (--skip-bad)", name)
+        left_out.add("JSON files that are no data set", "/".join(file.components))
 
 
 def _text(path: Path) -> Iterator[bytes]:
