@@ -22,7 +22,7 @@ from trainer.config import TOKEN_DTYPES
 from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import META, Corpus, cache_folder, described, keep_corpus, map_corpus, read_json, write_json
 from trainer.documents import CorpusError, Sources, find_sources, read_documents, unreadable
-from trainer.tokenizer import BpeTokenizer, ByteTokenizer, train_bpe
+from trainer.tokenizer import BpeTokenizer, ByteTokenizer, OnProgress, train_bpe
 
 FORMAT = "tinysearch-corpus-1"  # part of every key: change it with anything that changes tokens
 HELD_OUT = 0.1  # of the documents, or of the text where there is only one
@@ -36,8 +36,11 @@ def open_corpus(
     vocab_size: int,
     cache_dir: str | os.PathLike[str] | None = None,
     token_dtype: str = "uint16",
+    on_progress: OnProgress | None = None,
 ) -> Corpus:
     """The corpus of these files and folders, or of Python's standard library where there are none.
+
+    A preparation that takes long tells `on_progress` how far it is, a line every few seconds.
 
     Raises CorpusError for whatever the user can mend: a path, a file's content, the cache folder.
     """
@@ -51,7 +54,7 @@ def open_corpus(
     index = cache / "index" / f"{key}.json"
     meta = read_json(index)
     if meta is None or (corpus := map_corpus(meta, cache, vocab_size)) is None:
-        meta = _prepare(sources, vocab_size, token_dtype, cache)
+        meta = _prepare(sources, vocab_size, token_dtype, cache, on_progress)
         corpus = map_corpus(meta, cache, vocab_size)
         assert corpus is not None, meta
         newest = max(max(mtime, ctime) for *_, mtime, ctime in stats)
@@ -66,21 +69,25 @@ def _describe(sources: Sources) -> str:
     return f"{sources.about}: {num_files:,} file{'' if num_files == 1 else 's'}{skipped}"
 
 
-def _prepare(sources: Sources, vocab_size: int, token_dtype: str, cache: Path) -> dict[str, Any]:
+def _prepare(
+    sources: Sources, vocab_size: int, token_dtype: str, cache: Path, on_progress: OnProgress | None
+) -> dict[str, Any]:
     """Read the sources, write what of them belongs into the cache, and return what `map_corpus` needs."""
     try:
         (cache / "index").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
             if sources.are_tokens:
                 return _prepare_tokens(sources, vocab_size, np.dtype(token_dtype), cache, Path(scratch))
-            return _prepare_text(sources, vocab_size, cache, Path(scratch))
+            return _prepare_text(sources, vocab_size, cache, Path(scratch), on_progress)
     except OSError as error:
         raise CorpusError(
             f"{cache}: the cache folder cannot be written: {error.strerror}; set cache_dir or TINYSEARCH_CACHE"
         ) from None
 
 
-def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path) -> dict[str, Any]:
+def _prepare_text(
+    sources: Sources, vocab_size: int, cache: Path, scratch: Path, on_progress: OnProgress | None
+) -> dict[str, Any]:
     content = _split_text(sources, scratch)
     digest = _digest([FORMAT, vocab_size, content])
     files = {"train": scratch / "train.bytes", "validation": scratch / "validation.bytes"}
@@ -91,13 +98,11 @@ def _prepare_text(sources: Sources, vocab_size: int, cache: Path, scratch: Path)
         known = read_json(cache / digest / META)
         if known is not None and map_corpus(known, cache, vocab_size) is not None:
             return known
-        train_bpe(np.memmap(files["train"], dtype=np.uint8, mode="r"), vocab_size, scratch / "tokenizer.json")
+        train_bpe(files["train"], vocab_size, scratch / "tokenizer.json", on_progress)
         tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
-        for part in files:
-            encoded = tokenizer.encode(files[part].read_bytes())
-            dtype = encoded.dtype.name
+        for part, text in files.items():
             files[part] = scratch / f"{part}.tokens"
-            encoded.tofile(files[part])
+            dtype = tokenizer.encode_file(text, files[part], on_progress).name
     num_bytes = sum((scratch / f"{part}.bytes").stat().st_size for part in ("train", "validation"))
     files["token_bytes"] = scratch / "token_bytes.bin"
     tokenizer.token_bytes.astype(np.int32).tofile(files["token_bytes"])
