@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,10 @@ from trainer.text.parts import marks_of, write_parts
 from trainer.text.sources import LeftOut, Sources, find_sources
 from trainer.text.split import split_documents, told
 from trainer.text.tokens import Stretch, collect_tokens, stretches_of
-from trainer.tokenizer import BpeTokenizer, train_bpe
+from trainer.tokenizer import BpeTokenizer, OnProgress, train_bpe
 
 FORMAT = "tinysearch-corpus-2"  # part of every key: change it with anything that changes tokens
 UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again within the clock's grain, unseen
-
-Progress = Callable[[str], None]
 
 
 def open_corpus(
@@ -55,7 +53,7 @@ def open_corpus(
     token_dtype: str = "uint16",
     text_key: str = "text",
     skip_bad: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Corpus:
     """The corpus of these files and folders, or of Python's standard library where there are none.
 
@@ -91,7 +89,7 @@ def open_corpus(
     return dataclasses.replace(corpus, read={**corpus.read, **read}, about=f"{about_sources}, {corpus.about}")
 
 
-def corpus_for(config: TrainConfig, *, on_progress: Progress | None = None) -> Corpus:
+def corpus_for(config: TrainConfig, *, on_progress: OnProgress | None = None) -> Corpus:
     """The corpus that a run trains on; see `open_corpus`."""
     return open_corpus(
         config.data,
@@ -127,7 +125,7 @@ def _left_out(sources: Sources, corpus: Corpus) -> dict[str, Any]:
 
 
 def _prepare_text(
-    sources: Sources, text_key: str, skip_bad: bool, cache: Path, scratch: Path, on_progress: Progress | None
+    sources: Sources, text_key: str, skip_bad: bool, cache: Path, scratch: Path, on_progress: OnProgress | None
 ) -> dict[str, Any]:
     """Read and split the text, keep its parts as bytes, and return what `map_corpus` needs."""
     everything = scratch / "all.bytes"
@@ -158,27 +156,23 @@ def _prepare_text(
     )
 
 
-def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: Progress | None) -> Corpus:
+def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgress | None) -> Corpus:
     """The corpus of bytes in the tokens of a BPE of that size, which its training part teaches."""
     digest = _digest([FORMAT, vocab_size, text.digest])
     if (known := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache)) is not None:
         return known
     with _building(cache) as scratch:
-        train_bpe(text.train, vocab_size, scratch / "tokenizer.json")
+        own = {part: cache / text.digest / f"{part}.bin" for part in PARTS if text.read[f"{part}_bytes"]}
+        train_bpe(own[TRAIN], vocab_size, scratch / "tokenizer.json", on_progress)
         tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
         files: dict[str, tuple[Path, str]] = {}
-        parts = {TRAIN: text.train, VALIDATION: text.validation, TEST: text.test}
-        for part, content in parts.items():
-            if content is not None:
-                encoded = tokenizer.encode(content.tobytes())
-                encoded.tofile(scratch / f"{part}.tokens")
-                files[part] = scratch / f"{part}.tokens", encoded.dtype.name
+        for part, content in own.items():
+            dtype = tokenizer.encode_file(content, scratch / f"{part}.tokens", on_progress)
+            files[part] = scratch / f"{part}.tokens", dtype.name
         tokenizer.token_bytes.astype(np.int32).tofile(scratch / "token_bytes.bin")
         files["token_bytes"] = scratch / "token_bytes.bin", "int32"
         assert text.marks is not None
-        held_out = (
-            np.memmap(files[VALIDATION][0], files[VALIDATION][1], "r") if len(text.validation) else np.empty(0, int)
-        )
+        held_out = np.memmap(*files[VALIDATION], "r")
         _token_marks(held_out, tokenizer.token_bytes, text.marks).tofile(scratch / "marks.bin")
         files["marks"] = scratch / "marks.bin", "int64"
         num_tokens = [
@@ -202,7 +196,7 @@ def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: Progress
 
 def _token_marks(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarray) -> np.ndarray:
     """The marks of a text, byte offsets, as numbers of its tokens, (M,), int64."""
-    found, position, chunk = [], 0, 2**22
+    found, position, chunk = [], 0, 2**20
     for start in range(0, len(tokens), chunk):
         ends = position + np.cumsum(token_bytes[tokens[start : start + chunk]], dtype=np.int64)
         here = marks[(marks > position) & (marks <= ends[-1])]

@@ -1,18 +1,32 @@
-"""Text to tokens: bytes at a vocabulary of 256, else a byte-level BPE with the GPT-2 pattern, which llama.cpp reads."""
+"""Text to tokens: bytes at a vocabulary of 256, else a byte-level BPE with the GPT-2 pattern, which llama.cpp reads.
+
+Learning and encoding take bounded memory, whatever the text's length and the number of cores: see trainer/pieces.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.configs.model import BYTE_VOCAB_SIZE
+from trainer.pieces import WORD, pieces, read_characters
 
 # Merges of the sizes searched here settle long before this much text, and training time grows with it.
 MAX_TRAINING_BYTES = 16 * 2**20
 NUM_TRAINING_STRETCHES = 64
+MIN_STRETCH_BYTES = 2**16
+LONG_BYTES = 2**21  # to learn from: seconds
+# Training holds each different word once, at about 100 bytes of memory a byte.
+MAX_DIFFERENT_BYTES = 3 * 2**19
+BATCH = 2**18  # characters encoded at once, at 100 to 200 bytes of memory each
+PROGRESS_SECONDS = 5.0  # between two lines, and before the first
+
+OnProgress = Callable[[str], None]
 
 
 class ByteTokenizer:
@@ -41,10 +55,24 @@ class BpeTokenizer:
         for token, i in self._tokenizer.get_vocab().items():
             self.token_bytes[i] = len(token)  # the byte alphabet has one character for each byte
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
     def encode(self, text: bytes) -> np.ndarray:
-        pieces = self._tokenizer.encode_batch([piece.decode("utf-8") for piece in _pieces(text)])
-        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        return np.concatenate([np.array(piece.ids, dtype=dtype) for piece in pieces] or [np.empty(0, dtype)])
+        return np.concatenate([np.empty(0, self.dtype), *self._encoded([text.decode("utf-8")])])
+
+    def encode_file(self, source: Path, target: Path, on_progress: OnProgress | None = None) -> np.dtype[Any]:
+        """Write the tokens of a file of UTF-8 text into another; returns their dtype."""
+        size, done, said = source.stat().st_size, 0, time.monotonic()
+        with open(target, "wb") as file:
+            for tokens in self._encoded(read_characters(source)):
+                file.write(tokens.tobytes())
+                done += int(self.token_bytes[tokens].sum())
+                if on_progress is not None and time.monotonic() - said >= PROGRESS_SECONDS:
+                    said = time.monotonic()
+                    on_progress(f"turning text into tokens: {done / size:.0%} of {_mib(size)}")
+        return self.dtype
 
     def decode(self, tokens: Iterable[int]) -> bytes:
         """The bytes that the tokens stand for, which need not end where a character does."""
@@ -52,9 +80,26 @@ class BpeTokenizer:
         words = (self._tokenizer.id_to_token(int(token)) or "" for token in tokens)
         return bytes(to_byte[character] for word in words for character in word)
 
+    def _encoded(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
+        """The text's tokens, a batch at a time: the batch bounds the memory, however many cores encode it."""
+        batch: list[str] = []
+        num_characters = 0
+        for piece in pieces(chunks):
+            batch.append(piece)
+            num_characters += len(piece)
+            if num_characters >= BATCH:
+                yield self._tokens(batch)
+                batch, num_characters = [], 0
+        if batch:
+            yield self._tokens(batch)
 
-def train_bpe(text: np.ndarray, vocab_size: int, path: Path) -> None:
-    """Write to `path` the tokenizer that the text (bytes, as a 1-D array) teaches; the same text, the same file."""
+    def _tokens(self, batch: list[str]) -> np.ndarray:
+        encodings = self._tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+        return np.concatenate([np.array(encoding.ids, dtype=self.dtype) for encoding in encodings])
+
+
+def train_bpe(source: Path, vocab_size: int, path: Path, on_progress: OnProgress | None = None) -> None:
+    """Write to `path` the tokenizer that a file of UTF-8 text teaches; the same text, the same tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -65,26 +110,35 @@ def train_bpe(text: np.ndarray, vocab_size: int, path: Path) -> None:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_texts(text), trainer)
+    size = source.stat().st_size
+    if on_progress is not None and size >= LONG_BYTES:
+        on_progress(f"learning a BPE of {vocab_size:,} from {_mib(min(size, MAX_TRAINING_BYTES))} of the text")
+    tokenizer.train_from_iterator(_training_texts(source), trainer)
     tokenizer.save(str(path))
 
 
-def _training_texts(text: np.ndarray) -> Iterator[str]:
-    """Evenly spaced stretches of the text, MAX_TRAINING_BYTES at most."""
-    stretch = max(1, min(len(text), MAX_TRAINING_BYTES) // NUM_TRAINING_STRETCHES)
-    step = max(stretch, len(text) // NUM_TRAINING_STRETCHES)
-    for start in range(0, len(text), step):
-        # A stretch may begin or end inside a character: those few bytes are dropped.
-        yield bytes(text[start : start + stretch]).decode("utf-8", errors="ignore")
+def _training_texts(source: Path) -> Iterator[str]:
+    """Pieces of evenly spaced stretches of the text, in turn, until MAX_DIFFERENT_BYTES of different words are in."""
+    size = source.stat().st_size
+    count = min(max(1, size // MIN_STRETCH_BYTES), NUM_TRAINING_STRETCHES)
+    length = min(size, MAX_TRAINING_BYTES) // count
+    starts = [i * size // count for i in range(count)]
+    # A stretch may begin or end inside a character: those few bytes are dropped.
+    stretches = [pieces(read_characters(source, start, start + length, errors="ignore")) for start in starts]
+    seen: set[str] = set()
+    num_bytes = 0
+    for turn in itertools.zip_longest(*stretches, fillvalue=""):
+        for piece in filter(None, turn):
+            new = set(WORD.findall(piece)) - seen
+            seen |= new
+            num_bytes += sum(len(word.encode()) for word in new)
+            yield piece
+            if num_bytes > MAX_DIFFERENT_BYTES:
+                return
 
 
-def _pieces(text: bytes, size: int = 2**18) -> Iterator[bytes]:
-    """The text cut after line ends into pieces of about `size` bytes, so that encoding can use every core."""
-    start = 0
-    while start < len(text):
-        end = text.find(b"\n", start + size) + 1 or len(text)
-        yield text[start:end]
-        start = end
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def _byte_of_character() -> dict[str, int]:
