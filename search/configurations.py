@@ -41,9 +41,7 @@ class Listing:
     is_whole: bool
 
     @classmethod
-    def of(
-        cls, space: Space, reasons_against: Callable[[Values], list[str]], *, at_most: float = math.inf
-    ) -> Listing:
+    def of(cls, space: Space, reasons_against: Callable[[Values], list[str]], *, at_most: float = math.inf) -> Listing:
         """Those of a space. Not the whole where there is a continuous parameter, or too much to try, or more than
         `at_most`.
         """

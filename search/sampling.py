@@ -18,6 +18,7 @@ from search.space import Space, extremes
 
 MAX_RANDOM_DRAWS = 20_000
 MAX_KNOWN_DRAWS = 32  # that may be launched but were started before, until the space is listed
+MAX_DRAWS_UNLISTED = 2000  # likewise, of any
 POOL_SIZE = 256  # configurations drawn once, to look everywhere
 NUM_NEAR = 20  # configurations near each leader
 STEP_SIZES = (0.05, 0.12, 0.25)  # of a change, in units of an axis
@@ -88,13 +89,16 @@ class Candidates:
     def random(self, rng: np.random.Generator) -> dict[str, Value]:
         """A random configuration that is new and may be launched. Raises NothingFeasible, or NothingNew.
 
-        Where draws give what was started before, few may be left: then the space is listed, if it is small enough.
+        Where draws give what was started before, or nothing, few may be left: then the space is listed, if it is small
+        enough. Where it is not, and draws without number give nothing new, none is taken to be left.
         """
         if self.nothing_new is not None:
             raise self.nothing_new
         against: list[str] = []
         num_known = 0
-        for _ in range(MAX_RANDOM_DRAWS):
+        for i in range(MAX_RANDOM_DRAWS):
+            if (num_known >= MAX_KNOWN_DRAWS or i >= MAX_DRAWS_UNLISTED) and self._listed().is_whole:
+                break
             try:
                 values = random_values(self._space, rng)
             except ExpressionError as error:
@@ -105,14 +109,12 @@ class Candidates:
                     return values
             self.rejections.update(against)
             num_known += not against
-            if num_known == MAX_KNOWN_DRAWS and not against and self._listed().is_whole:
-                break
         if left := self._left():
             return left[rng.integers(len(left))]
         if not self.started:
+            where = "of the space" if self._listed().is_whole else f"in {MAX_RANDOM_DRAWS:,} draws"
             raise NothingFeasible(
-                f"no configuration that may be launched in {MAX_RANDOM_DRAWS:,} draws; "
-                f"the last broke: {'; '.join(against)}"
+                f"no configuration {where} may be launched; the last that was drawn broke: {'; '.join(against)}"
             )
         self.nothing_new = NothingNew(is_exact=self._listed().is_whole)
         raise self.nothing_new

@@ -170,9 +170,9 @@ class Study:
         """The next trial to run, or None when all have been handed out.
 
         Interrupted trials come first, under their own numbers; then the guide's presets; then whatever promises most, a
-        new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the search
-        goes on as after the last of its trials. With None, the trials that are still paused have been stopped. Raises
-        NothingFeasible where no configuration may be launched at all.
+        new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
+        search goes on as after the last of its trials. With None, the trials that are still paused have been stopped.
+        Raises NothingFeasible where no configuration may be launched at all.
         """
         if self._interrupted:
             return self._resume(self._interrupted.popleft())

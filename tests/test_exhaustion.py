@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +15,11 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 
 from search.configurations import Listing, identity, same_presets
+from search.curves import Curve
 from search.expression import ExpressionError
 from search.feasibility import Feasibility
 from search.launch import few_line
@@ -23,11 +27,13 @@ from search.loading import parse_space
 from search.narrowing import narrow
 from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
 from search.report import Overview, counts_line, exhausted_line
-from search.sampling import Candidates, NothingFeasible, NothingNew
+from search.sampling import Candidates, NothingFeasible, distributions
 from search.settings import Exhausted, StudySettings
 from search.space import Space
 from search.storage import StudyError
+from search.strategy import Continue, Start, Strategy
 from search.study import Study
+from trainer.estimate import estimate
 
 SPACE = """
 family: hybrid
@@ -150,7 +156,7 @@ def test_a_study_opened_again_at_any_moment_reaches_the_same_end():
     whole = InMemoryStorage()
     run_all(new_study(SPACE + PRESETS, storage=whole))
     expected = [(r.values, r.outcome, r.rung) for r in reopened(whole).records.values()]
-    for num_steps in range(1, 12):
+    for num_steps in (2, 5, 8):
         storage = InMemoryStorage()
         study = new_study(SPACE + PRESETS, storage=storage)
         for _ in range(num_steps):
@@ -214,29 +220,33 @@ def test_a_study_extended_to_more_tokens_trains_what_only_then_may_be_launched()
     assert longer.exhausted == Exhausted(8, is_exact=True) and Overview.of(longer).is_complete
 
 
-MEMORY = SPACE.replace("parameters:", "limits: {peak_vram_bytes: {max: 11 MiB}}\nparameters:").replace(
-    "[1, 2]", "[1, 2, 3, 4, 6, 8]"
+MEMORY = SPACE.replace("parameters:", "limits: {peak_vram_bytes: {max: LIMIT}}\nparameters:").replace(
+    "[1, 2]", "[1, 2, 4]"
 )
 
 
-def test_limits_that_measurements_correct_end_a_search_earlier_or_let_it_go_on():
-    """A search whose estimates turn out too high by half can launch more than when it seemed to be at its end."""
-
-    def num_trained(ratio: float) -> int:
-        study = new_study(MEMORY, trials=50)
-        while study.propose() is not None:
-            pass  # all are under way at once
-        first = len(study.records)
-        for number, record in list(study.records.items()):
-            while not record.has_ended:
-                rung = next(rung for rung in study.rungs if rung > record.rung)
-                peak = round(ratio * study.feasibility.largest(record.values))
-                if not study.report(number, {**measurement(record.values, rung), "peak_vram_bytes": peak, "estimated": False}):
-                    break
-        assert study.has_more == (ratio < 1)
-        return len(study.records) - first
-
-    assert num_trained(0.5) == 0
+@pytest.mark.parametrize(("ratio", "num_more"), [(0.3, 2), (1.0, 0), (1.05, 0)])
+def test_what_measurements_let_be_launched_is_still_started(ratio: float, num_more: int):
+    """The limit is just below what the deepest configurations are estimated to take."""
+    space = parse_space(MEMORY.replace("LIMIT", "1 GiB"))
+    feasibility = Feasibility.of(space, space.budget())
+    deepest = space.complete({"n_layers": 4})
+    peak = estimate(feasibility._train_config(deepest)).peak_vram_bytes
+    study = new_study(MEMORY.replace("LIMIT", str(int(peak * 0.99))))
+    while study.propose() is not None:
+        pass  # all are under way at once
+    assert len(study.records) == 4 and study.exhausted == Exhausted(4, is_exact=True)
+    for number, record in list(study.records.items()):
+        while not record.has_ended:
+            rung = next(rung for rung in study.rungs if rung > record.rung)
+            peak = estimate(feasibility._train_config(record.values)).peak_vram_bytes
+            measured = {**measurement(record.values, rung), "peak_vram_bytes": round(ratio * peak), "estimated": False}
+            if not study.report(number, measured) and not record.has_ended:
+                break
+    assert study.has_more == (num_more > 0)
+    run_all(study)
+    assert len(set(configurations(study))) == len(study.records) == 4 + num_more
+    assert study.exhausted == Exhausted(4 + num_more, is_exact=True) and Overview.of(study).is_complete
 
 
 def test_a_space_too_large_to_list_ends_after_many_draws_and_says_that(monkeypatch: pytest.MonkeyPatch):
@@ -273,21 +283,23 @@ def test_a_damaged_note_of_the_end_is_refused():
 
 
 def test_a_few_that_rules_leave_of_millions_are_found_and_then_no_other():
-    text = SPACE.replace("n_layers: {values: [1, 2], default: 1}", """n_layers: {min: 1, max: 400, default: 1}
-  seq_len: {min: 1, max: 400, default: 1}
-  batch_size: {min: 1, max: 400, default: 1}""") + """
-rules:
-  - {require: n_layers == seq_len}
-  - {require: seq_len == batch_size}
-  - {require: n_layers % 100 == 1}
-"""  # fmt: skip
+    text = (
+        SPACE.replace(
+            "n_layers: {values: [1, 2], default: 1}",
+            "n_layers: {min: 1, max: 400, default: 50}\n  d_state: {min: 1, max: 400, default: 50}\n"
+            "  max_seq: {min: 1, max: 400, default: 50}\n  seq_len: {value: 16}",
+        )
+        + "rules: [{require: n_layers == d_state}, {require: d_state == max_seq}, {require: max_seq % 100 == 50}]"
+    )
     study = new_study(text, trials=20)
     run_all(study)
     assert len(study.records) == 8 and study.exhausted == Exhausted(8, is_exact=True)
 
 
 def test_steps_are_the_numbers_that_one_would_write_and_all_are_reached():
-    text = SPACE.replace("n_layers: {values: [1, 2], default: 1}", "context_factor: {min: 0.1, max: 0.7, step: 0.1, default: 0.3}")
+    text = SPACE.replace(
+        "n_layers: {values: [1, 2], default: 1}", "context_factor: {min: 0.1, max: 0.7, step: 0.1, default: 0.3}"
+    )
     study = new_study(text, trials=100)
     run_all(study)
     factors = sorted({record.values["context_factor"] for record in study.records.values()})
@@ -310,31 +322,100 @@ def test_too_few_for_the_trials_is_said_before_the_search():
 
 # Any small space.
 
+LINES = {
+    "d_model": ["values: [16, 32], default: 16"],
+    "n_layers": [
+        "values: [1, 2, 3], default: 1",
+        "min: 1, max: 3, default: 1",
+        "min: 1, max: 8, log: true, default: 1",
+    ],
+    "attn_layer_idx": ["value: 0", "min: 0, max: n_layers - 1, default: 0"],
+    "n_heads": ["values: [1, 2, 4], default: 2", "value: 2", "derive: d_model // 8"],
+    "context_factor": ["value: 1", "min: 0.5, max: 1.1, step: 0.2, default: 0.7", "values: [0.5, 1], default: 0.5"],
+    "base_decay": ["value: 0.1", "values: [0.05, 0.1], default: 0.1, when: n_layers > 1"],
+}
+RULES = [
+    "d_model % n_heads == 0",
+    "n_layers + attn_layer_idx <= 3",
+    "d_model // n_heads >= 8",
+    "n_layers != 2",
+    "context_factor * n_layers < 2.5",
+    "8 // (n_layers - 2) != 5",  # no value for 2
+    "base_decay * n_layers < 0.2",
+]
+LIMITS = ["", "{num_params: {max: 8K}}", "{num_params: {min: 5K, max: 12K}}"]
+NARROWED = [{}, {"goals": ["deeper"]}, {"assignments": ["n_layers=3"]}, {"assignments": ["d_model=32", "n_layers=1"]}]
+
 
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
-    """With lists, whole and stepped ranges, bounds, conditions, formulas, rules and limits, and narrowed as people do."""
-    layers = draw(st.sampled_from(["values: [1, 2, 3]", "min: 1, max: 3", "values: [2]"]))
-    place = draw(st.sampled_from(["value: 0", "min: 0, max: n_layers - 1, default: 0"]))
-    heads = draw(st.sampled_from(["values: [1, 2, 4]", "value: 2", "derive: d_model // 8"]))
-    factor = draw(st.sampled_from(["value: 1", "min: 0.5, max: 1.1, step: 0.2, default: 0.7", "values: [0.5, 1]"]))
-    schedule = draw(st.booleans())
-    rules = draw(st.lists(st.sampled_from([
-        "d_model % n_heads == 0", "n_layers + attn_layer_idx <= 3", "d_model // n_heads >= 8",
-        "n_layers != 2", "context_factor * n_layers < 2.5", "32 // (n_layers - 1) > 4",
-    ]), unique=True, max_size=3))  # fmt: skip
-    limit = draw(st.sampled_from(["", "limits: {num_params: {max: 8K}}", "limits: {num_params: {min: 5K, max: 20K}}"]))
-    lines = [
-        "family: hybrid",
-        "budget: {trials: 500, min_tokens: 1000, max_tokens: 3000, eta: 3, min_steps: 1}",
-        *[limit] * bool(limit),
-        "parameters:",
-        "  vocab_size: {value: 64}",
-        "  d_model: {values: [16, 32], default: 16}",
-        f"  n_layers: {{{layers}{', default: 2' if 'value:' not in layers and 'values: [2]' not in layers else ''}}}",
-        f"  attn_layer_idx: {{{place}}}",
-        f"  n_heads: {{{heads}{', default: 2' if 'values' in heads else ''}}}",
-        f"  context_factor: {{{factor}{', default: 0.5' if 'values' in factor else ''}}}",
+    """With lists, ranges, bounds, conditions, formulas, rules and limits, and narrowed as people do."""
+    parameters = [f"  {name}: {{{draw(st.sampled_from(lines))}}}" for name, lines in LINES.items()]
+    rules = draw(st.lists(st.sampled_from(RULES), unique=True, max_size=3))
+    limits = draw(st.sampled_from(LIMITS))
+    parts = [
+        "family: hybrid\nbudget: {trials: 500, min_tokens: 1000, max_tokens: 3000, eta: 3}",
+        f"limits: {limits}" if limits else "",
+        "\n".join(["parameters:", "  vocab_size: {value: 64}\n  batch_size: {value: 4}", *parameters]),
+        "\n".join(["rules:", *(f"  - {{require: {rule}}}" for rule in rules)]) if rules else "",
+        "presets: {guide: {}, deep: {n_layers: 3}}" if draw(st.booleans()) and not rules else "",
+        "goals: {deeper: {raise: [n_layers]}}",
     ]
-    lines[7] = lines[7].replace("values: [2]", "value: 2")
-    return _parsed(draw, lines, rules, schedule)
+    space = parse_space("\n".join(filter(None, parts)))
+    return narrow(space, **draw(st.sampled_from(NARROWED)))
+
+
+def all_launchable(space: Space) -> set[Any]:
+    """By trying every combination of what Optuna is told."""
+    feasibility = Feasibility.of(space, space.budget())
+    levels = {}
+    for name, known in distributions(space).items():
+        if isinstance(known, CategoricalDistribution):
+            levels[name] = list(known.choices)
+        else:
+            levels[name] = np.arange(known.low, known.high + known.step / 2, known.step).round(6).tolist()
+    found = set()
+    for chosen in itertools.product(*levels.values()):
+        with contextlib.suppress(ExpressionError):
+            values = space.complete(dict(zip(levels, chosen, strict=True)))
+            if not feasibility.reasons_against(values):
+                found.add(identity(values))
+    return found
+
+
+class AtRandom(Strategy):
+    """In no time, from the same candidates."""
+
+    def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
+        rng = np.random.default_rng([self._seed, len(curves), sum(len(curve.values) for curve in curves)])
+        paused = [curve.number for curve in curves if curve.is_paused]
+        if paused and (not can_start or rng.random() < 0.5):
+            return Continue(int(rng.choice(paused)))
+        return Start(self._candidates.random(rng)) if can_start else None
+
+
+@pytest.mark.parametrize(
+    ("strategy", "at_most", "num"), [(AtRandom, 100, 25), (Strategy, 10, 5)], ids=["quick", "real"]
+)
+def test_in_any_small_space_each_that_may_be_launched_is_trained_and_none_twice(
+    strategy: type[Strategy], at_most: int, num: int
+):
+    @settings(max_examples=num, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(space=spaces(), workers=st.integers(1, 4), killed_after=st.integers(0, 20))
+    def check(space: Space, workers: int, killed_after: int) -> None:
+        expected = all_launchable(space)
+        assume(0 < len(expected) <= at_most)
+        feasibility = Feasibility.of(space, space.budget())
+        assert {identity(v) for v in Listing.of(space, feasibility.reasons_against).configurations} == expected
+        storage, made = InMemoryStorage(), study_settings(space)
+        study = Study.create(storage, "study", made, strategy=strategy)
+        for _ in range(killed_after):
+            if (proposal := study.propose()) is not None:
+                step(study, proposal.number)
+        study = Study(optuna.load_study(study_name="study", storage=storage), made, strategy=strategy)
+        run_all(study, workers=workers)
+        assert len(set(configurations(study))) == len(configurations(study))
+        assert set(configurations(study)) == expected
+        assert Overview.of(study).is_complete and study.exhausted == Exhausted(len(expected), is_exact=True)
+
+    check()
