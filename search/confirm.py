@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.status import Status
 
 from search.alone import train_alone
+from search.configurations import Identity, identity
 from search.confirmation import Confirmation, Run, number_text
 from search.record import DIVERGED, FINISHED, TrialRecord, fully_trained
 from search.report import Overview, is_number, seconds_text, tokens_text
@@ -67,10 +68,17 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
 
 
 def leaders(overview: Overview, top: int) -> list[TrialRecord]:
-    """The `top` best of the trials that finished, best first, and the guide's own if it finished too."""
+    """The `top` best of the trials that finished, best first, and the guide's own if it finished too.
+
+    A configuration that was trained twice, by an older version, stands for one: as the guide's own, or the better one.
+    """
     furthest = {record.number for record in fully_trained(overview.records)}
     finished = [r for r in overview.ranked() if r.number in furthest and is_number(r.measured(overview.metric))]
-    return [record for rank, record in enumerate(finished) if rank < top or record is overview.reference]
+    first: dict[Identity, TrialRecord] = {}
+    for record in finished:
+        if first.setdefault(identity(record.values), record) is not record and record is overview.reference:
+            first[identity(record.values)] = record  # in the place of its better copy
+    return [record for rank, record in enumerate(first.values()) if rank < top or record is overview.reference]
 
 
 class _Confirming:

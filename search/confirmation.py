@@ -9,20 +9,22 @@ the number of rows.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from rich.table import Table
 
-from search.noise import CONFIDENCE, Difference, deviation
+from search.noise import CONFIDENCE, MAX_SEEDS, Difference, deviation, seeds_to_separate
 from search.record import FAILED, FINISHED, TrialRecord
-from search.report import Overview, finite, is_number, tokens_text
+from search.report import Overview, finite, is_number, seconds_text, tokens_text
 
 BEST, TIE, BEHIND = "best", "tie", "behind"
+SEEDS_TO_START = 3  # with one there is no noise to see, with two hardly
 CHANGEABLE = {"device": "device", "torch": "torch", "code_digest": "trainer source"}
 """What may have changed between runs so that they should not be compared: key of an environment -> its name."""
 
@@ -39,6 +41,20 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to have `seeds` seeds of some configurations: the runs that are missing, one after another."""
+
+    seeds: int
+    runs: int
+    tokens: int
+    seconds: float | None  # None where no run says how long it took
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f", about {seconds_text(self.seconds)}"
+        return f"{self.runs:,} more run{'' if self.runs == 1 else 's'}, {tokens_text(self.tokens)} tokens{took}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One configuration: its runs so far, and how its mean differs from the leader's (None where that says nothing)."""
@@ -50,6 +66,7 @@ class Row:
     values: Sequence[float]  # of the runs that finished
     difference: Difference | None = None
     verdict: str = ""  # BEST, TIE, BEHIND, or empty where it cannot be told
+    separated_by: Cost | None = None  # of a TIE, or of what may be one, where MAX_SEEDS would do
 
     @property
     def mean(self) -> float | None:
@@ -92,20 +109,38 @@ class Confirmation:
         found.sort(key=self._order)
         can_lead = found[0].values and not found[0].lost
         leader = found[0] if can_lead else None
-        return [self._compared(row, rank, leader) for rank, row in enumerate(found, 1)]
+        guess = _guessed_deviation(found) if len(self.seeds) == 1 else 0.0
+        return [self._compared(row, rank, leader, guess) for rank, row in enumerate(found, 1)]
 
     def _order(self, row: Row) -> tuple[bool, bool, float, int]:
         mean = row.mean or 0.0
         return not row.values, bool(row.lost), -mean if self.overview.maximize else mean, row.record.number
 
-    def _compared(self, row: Row, rank: int, leader: Row | None) -> Row:
-        difference, verdict = None, ""
+    def _compared(self, row: Row, rank: int, leader: Row | None, guess: float) -> Row:
+        """The row with its place; `guess` is taken for a deviation where one seed shows none."""
+        difference, verdict, cost = None, "", None
         if row is leader:
             verdict = BEST
         elif leader is not None and row.values and not row.lost:
             difference = Difference.between(row.values, leader.values)
             verdict = {True: TIE, False: BEHIND, None: ""}[difference.is_tie]
-        return replace(row, rank=rank, difference=difference, verdict=verdict)
+            if difference.is_tie is not False:
+                spreads = [deviation(values) if len(values) > 1 else guess for values in (row.values, leader.values)]
+                seeds = seeds_to_separate(difference.value, *spreads)
+                cost = None if seeds is None else self._cost(seeds, [row, leader])
+        return replace(row, rank=rank, difference=difference, verdict=verdict, separated_by=cost)
+
+    @property
+    def cost_of_spread(self) -> Cost | None:
+        """What it would take to see any noise at all; None where more than one seed was asked for."""
+        return self._cost(SEEDS_TO_START, self.rows) if len(self.seeds) == 1 else None
+
+    def _cost(self, seeds: int, rows: Sequence[Row]) -> Cost:
+        missing = {row.record.number: max(0, seeds - len(row.runs)) for row in rows}
+        seconds = [missing[row.record.number] * s for row in rows if (s := _seconds_of(row)) is not None]
+        num_runs = sum(missing.values())
+        total = sum(seconds) if len(seconds) == len(rows) else None
+        return Cost(seeds, num_runs, num_runs * self.overview.rungs[-1], total)
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts; in the goal's own direction: for a loss, a difference above 0 is worse than the leader."""
@@ -117,6 +152,7 @@ class Confirmation:
             "seeds": list(self.seeds),
             "confidence": CONFIDENCE,
             "complete": self.is_complete,
+            "cost_of_spread": None if self.cost_of_spread is None else asdict(self.cost_of_spread),
             "trials": [self._row_dict(row) for row in self.rows],
         }
 
@@ -132,6 +168,8 @@ class Confirmation:
             "difference": None if difference is None else difference.value,
             "interval": None if difference is None or difference.low is None else [difference.low, difference.high],
             "verdict": row.verdict or None,
+            "equal": row.verdict == TIE and row.separated_by is None,
+            "separated_by": None if row.separated_by is None else asdict(row.separated_by),
             "runs": [
                 {
                     "seed": run.seed,
@@ -174,7 +212,7 @@ def confirmation_table(confirmation: Confirmation) -> Table:
 
 
 def closing_lines(confirmation: Confirmation) -> list[str]:
-    """The result in sentences, and what stands against trusting it."""
+    """The result in sentences, what it would take to know more, and what stands against trusting it."""
     rows, overview, num_seeds = confirmation.rows, confirmation.overview, len(confirmation.seeds)
     leader = rows[0] if rows[0].verdict == BEST else None
     lines = [
@@ -194,14 +232,38 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
         if reference is not None and reference.difference is not None:
             inside = {True: ", inside the noise", False: ", outside the noise", None: ""}[reference.difference.is_tie]
             lines.append(f"the guide's {reference.record.preset!r}: {difference_text(reference.difference)}{inside}")
-    if num_seeds == 1:
-        lines.append("one seed shows no noise, so no tie can be told; give --seeds 3")
+        lines += [_separation_line(row, leader) for row in rows if row.verdict == TIE]
+    if (cost := confirmation.cost_of_spread) is not None:
+        lines.append(f"one seed shows no noise, so no tie can be told; give --seeds {cost.seeds}: {cost}")
+        if leader is not None and len(rows) > 1 and rows[1].difference is not None:
+            lines.append(_separation_line(rows[1], leader, ", going by how far runs lie from the search's"))
     lines.append(f"the searched {overview.metric} chose these trials and so flatters them: it is in no mean")
     if changed := _changed(confirmation):
         lines.append(f"not all of these figures can be compared: search and runs differ in {', '.join(changed)}")
     if not confirmation.is_complete:
         lines.append("interrupted; the same command goes on from here")
     return lines
+
+
+def _separation_line(row: Row, leader: Row, how_known: str = "") -> str:
+    """How many seeds would separate a tie, and what they cost; or that none will."""
+    both = f"trials {leader.record.number} and {row.record.number}"
+    if (cost := row.separated_by) is None:
+        return f"{both}: more than {MAX_SEEDS:,} seeds to separate them: treat them as equal{how_known}"
+    return f"{both}: about {cost.seeds} seeds of both would separate them{how_known}: {cost}"
+
+
+def _guessed_deviation(rows: Sequence[Row]) -> float:
+    """By the search's value and a run of each configuration: two seeds of it, the first of them flattered."""
+    squares = [(row.values[0] - row.searched) ** 2 / 2 for row in rows if row.values]
+    return math.sqrt(fmean(squares)) if squares else 0.0
+
+
+def _seconds_of(row: Row) -> float | None:
+    """How long a run of a configuration takes: the mean of its runs, or as in the search; None where nobody knows."""
+    known = [s for run in row.runs if is_number(s := run.measurement.get("train_seconds"))]
+    searched = row.record.measured("train_seconds")
+    return fmean(known) if known else searched if is_number(searched) else None
 
 
 def number_text(value: float | None) -> str:

@@ -29,8 +29,7 @@ def _draw(parameter: Parameter, low: float, high: float, rng: np.random.Generato
     if low >= high:
         return typed(low, parameter.type)  # of an empty range: out of it, so rejected
     if parameter.step:
-        num_steps = math.floor((high - low) / parameter.step + 1e-9)
-        return typed(low + parameter.step * int(rng.integers(num_steps + 1)), parameter.type)
+        return parameter.nth(low, int(rng.integers(parameter.num_steps(low, high) + 1)))
     if parameter.type is int and not parameter.log:
         return int(rng.integers(int(low), int(high) + 1))
     if parameter.type is int:

@@ -57,11 +57,16 @@ class Feasibility:
     ) -> Feasibility:
         return cls(space, rungs_of(budget), space.limits(budget), budget.min_steps, run or {}, units)
 
-    def learn(self, values: Values, measurement: Mapping[str, Any]) -> None:
-        """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself."""
+    def learn(self, values: Values, measurement: Mapping[str, Any]) -> bool:
+        """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself.
+
+        Returns whether it has: what may be launched can be other configurations from now on.
+        """
         peak = measurement.get("peak_vram_bytes")
-        if peak and not measurement.get("estimated", True):
-            self.peaks.append((estimate(self._train_config(values)).peak_vram_bytes, peak))
+        if not peak or measurement.get("estimated", True):
+            return False
+        self.peaks.append((estimate(self._train_config(values)).peak_vram_bytes, peak))
+        return True
 
     @property
     def correction(self) -> float:

@@ -154,7 +154,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             num_trials = number_of_trials(options.trials, so_far)
             settings = _going_on(before, settings, options)
             is_longer = settings is not before or (num_trials or 0) > so_far.num_trials or options.until
-            if so_far.is_complete and not is_longer:
+            is_exhausted = so_far.exhausted is not None and settings is before
+            if so_far.is_complete and (is_exhausted or not is_longer):
                 return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
@@ -176,6 +177,9 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             take_place(store, folder.name, study.stored.user_attrs["storage_id"])
         for preset, why in study.skipped_presets.items():
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
+        for preset, other in study.same_presets.items():
+            if preset not in study.skipped_presets:
+                console.print(same_line(preset, other), style="dim", highlight=False, markup=False)
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
             f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
@@ -185,6 +189,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(equal_text_line(units, study.rungs[-1]), style="dim")
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
+        if line := few_line(study.count_launchable(), study.num_trials):
+            console.print(line, style="yellow", highlight=False)
         requests = Requests(study, folder, slots, hang_seconds)
         place = place_of(folder.checkpoints, folder.name, settings.storage_path)
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
@@ -311,6 +317,19 @@ def fixed_line(budget: BudgetSpec) -> str:
     """What the budget sets, in a sentence."""
     fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
     return f"in this budget every configuration, presets too, has {fixed}"
+
+
+def same_line(preset: str, other: str) -> str:
+    """That two presets are one configuration here, in a sentence."""
+    return f"the guide's {preset!r} is the same configuration as {other!r} here: it is trained once, as {other!r}"
+
+
+def few_line(num_launchable: int | None, num_trials: float) -> str:
+    """That fewer configurations can be trained than were asked for; empty where there are enough."""
+    if num_launchable is None or num_launchable >= num_trials:
+        return ""
+    number = "only one configuration" if num_launchable == 1 else f"only {num_launchable:,} configurations"
+    return f"{number} may be launched, and none is trained twice: the search ends after that"
 
 
 def number_of_tokens(asked: str | None) -> int | None:

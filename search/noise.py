@@ -6,12 +6,15 @@ incomplete beta function by the continued fraction of DLMF 8.17.22.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
 
 CONFIDENCE = 0.95
+POWER = 0.8  # chance that the interval excludes zero with as many seeds as are said to separate two means
+MAX_SEEDS = 1000  # more separate nothing that matters
 _TINY = 1e-300  # in place of a zero denominator
 
 
@@ -41,6 +44,25 @@ class Difference:
         degrees = 1 / sum(s**2 / (len(values) - 1) for s, values in zip(shares, (sample, baseline), strict=True))
         margin = t_quantile((1 + confidence) / 2, degrees) * math.sqrt(total)
         return cls(value, value - margin, value + margin)
+
+
+def seeds_to_separate(difference: float, one: float, other: float) -> int | None:
+    """How many seeds of each of two configurations their Welch interval takes to exclude zero, with chance POWER.
+
+    The true difference of the means and both standard deviations are taken to be as measured. None: above MAX_SEEDS.
+    """
+
+    def is_enough(num: int) -> bool:
+        error = math.hypot(one, other) / math.sqrt(num)
+        if not error:
+            return difference != 0
+        shares = (one / math.hypot(one, other)) ** 2, (other / math.hypot(one, other)) ** 2
+        degrees = (num - 1) / (shares[0] ** 2 + shares[1] ** 2)
+        return abs(difference) > (t_quantile((1 + CONFIDENCE) / 2, degrees) + t_quantile(POWER, degrees)) * error
+
+    numbers = range(2, MAX_SEEDS + 1)
+    found = bisect.bisect_left(numbers, True, key=is_enough)
+    return numbers[found] if found < len(numbers) else None
 
 
 def deviation(values: Sequence[float]) -> float | None:

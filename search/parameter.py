@@ -90,6 +90,15 @@ class Parameter:
         start, end, step = (Decimal(str(part)) for part in (low, high, self.step))
         return type(high)(start + (end - start) // step * step)
 
+    def num_steps(self, low: float, high: float) -> int:
+        """How many whole steps fit between two ends of a range with a step."""
+        assert self.step
+        return math.floor((high - low) / self.step + 1e-9)
+
+    def nth(self, low: float, count: int) -> Value:
+        """The value so many steps above `low`, as one would write it: 0.3 and not 0.30000000000000004."""
+        return typed(float(Decimal(str(low)) + count * Decimal(str(self.step))), self.type)
+
     def default_for(self, values: Values) -> Value:
         return self.computed(self.default, values) if isinstance(self.default, Expression) else self.default  # type: ignore[return-value]
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from search.faults import faults_line
 from search.grammar import MetricSpec
 from search.record import (
+    FAILED,
     FINISHED,
     OUTCOMES,
     RUNNING,
@@ -26,7 +27,8 @@ from search.record import (
     pareto_front,
     records_of,
 )
-from search.settings import StudySettings, num_trials_of, settled_of
+from search.sampling import MAX_RANDOM_DRAWS
+from search.settings import Exhausted, StudySettings, exhausted_of, num_trials_of, settled_of
 from search.storage import FAULTS
 from search.study import Study
 
@@ -51,12 +53,15 @@ class Overview:
     reference_name: str
     searched: tuple[str, ...]
     faults: tuple[str, ...] = ()  # of the study; each trial has its own
+    exhausted: Exhausted | None = None  # where nothing is left to start: `num_trials` is then what there is
 
     @classmethod
     def of(cls, study: Study) -> Overview:
         """Of a study that this process is running."""
         records = list(study.records.values())
-        return cls._build(study.stored, study.settings, records, study.num_trials, study.reference_name)
+        return cls._build(
+            study.stored, study.settings, records, study.num_trials, study.reference_name, study.exhausted
+        )
 
     @classmethod
     def stored(cls, study: optuna.Study, *, is_run: bool) -> Overview:
@@ -70,7 +75,8 @@ class Overview:
             for record in records:
                 record.outcome = WAITING if record.outcome == RUNNING else record.outcome
         reference = settings.space.reference
-        return cls._build(study, settings, records, num_trials_of(study, settings), reference.name if reference else "")
+        num_trials, exhausted = num_trials_of(study, settings), exhausted_of(study, settings)
+        return cls._build(study, settings, records, num_trials, reference.name if reference else "", exhausted)
 
     @classmethod
     def _build(
@@ -80,14 +86,17 @@ class Overview:
         records: list[TrialRecord],
         num_trials: float,
         reference: str,
+        exhausted: Exhausted | None,
     ) -> Overview:
         continued = {record.continues for record in records}
+        configurations = [record for record in records if record.number not in continued]
         return cls(
             name=stored.study_name,
             metrics=settings.space.spec.objectives,
-            records=[record for record in records if record.number not in continued],
+            records=configurations,
             continued=[record for record in records if record.number in continued],
-            num_trials=num_trials,
+            num_trials=len(configurations) if exhausted else num_trials,
+            exhausted=exhausted,
             rungs=settings.rungs,
             settled=settled_of(stored, settings),
             reference_name=reference,
@@ -159,6 +168,7 @@ class Overview:
             "rungs": list(self.rungs),
             "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
             "complete": self.is_complete,
+            "exhausted": self.exhausted is not None,
             "best": None if best is None else trial_dict(best),
             "leading": None if self.leading is None else self.leading.number,
             "front": [record.number for record in self.front],
@@ -214,9 +224,30 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
 
 
 def side_lines(overview: Overview) -> list[str]:
-    """What there is to say beside counts and comparison: who is ahead, what was wasted, what broke."""
-    lines = leading_line(overview), wasted_line(overview.records), faults_line(overview.records, overview.faults)
+    """What there is to say beside counts and comparison: who is ahead, what was wasted, what broke, why it ended."""
+    lines = (
+        leading_line(overview),
+        wasted_line(overview.records),
+        faults_line(overview.records, overview.faults),
+        exhausted_line(overview),
+    )
     return [line for line in lines if line]
+
+
+def exhausted_line(overview: Overview) -> str:
+    """That the space has no other configuration, and what to do then; empty where it has."""
+    if overview.exhausted is None:
+        return ""
+    number = overview.exhausted.configurations
+    done = "started"
+    if overview.is_complete:
+        done = "tried" if any(overview.counts[outcome] for outcome in (*WASTED, FAILED)) else "trained"
+    known = f"all {number:,} configurations that may be launched have been {done}"
+    if number == 1:
+        known = f"the only configuration that may be launched has been {done}"
+    if not overview.exhausted.is_exact:
+        known = f"{number:,} configurations have been {done}, and {MAX_RANDOM_DRAWS:,} random draws gave no other"
+    return f"{known}: widen the space for others, or train the best with other seeds: tinysearch confirm"
 
 
 def leading_line(overview: Overview) -> str:

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search.configurations import Identity, Listing, identity
 from search.drawing import random_values
 from search.expression import ExpressionError
 from search.parameter import Parameter, Value, Values, typed
 from search.space import Space, extremes
 
 MAX_RANDOM_DRAWS = 20_000
+MAX_KNOWN_DRAWS = 32  # that may be launched but were started before, until the space is listed
+MAX_DRAWS_UNLISTED = 2000  # likewise, of any
 POOL_SIZE = 256  # configurations drawn once, to look everywhere
 NUM_NEAR = 20  # configurations near each leader
 STEP_SIZES = (0.05, 0.12, 0.25)  # of a change, in units of an axis
@@ -35,8 +38,22 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return {name: _distribution(space, parameter) for name, parameter in space.searched.items()}
 
 
+class NothingNew(RuntimeError):
+    """Every configuration that may be launched has been started.
+
+    `is_exact`: the space was listed. Else it is too large for that, and MAX_RANDOM_DRAWS gave none that is new.
+    """
+
+    def __init__(self, *, is_exact: bool):
+        super().__init__("every configuration that may be launched has been started")
+        self.is_exact = is_exact
+
+
 class Candidates:
-    """Configurations that might be trained next; those that may not be launched are counted, by reason."""
+    """Configurations that might be trained next, none of them started before.
+
+    Those that may not be launched are counted, by reason.
+    """
 
     def __init__(self, space: Space, reasons_against: Callable[[Values], list[str]], seed: int):
         self._space = space
@@ -49,6 +66,9 @@ class Candidates:
         self._pool: list[dict[str, Value]] | None = None
         self._pool_points = np.zeros((0, self.num_dims))
         self.rejections: Counter[str] = Counter()
+        self.started: set[Identity] = set()
+        self.nothing_new: NothingNew | None = None  # once that was found
+        self._listing: Listing | None = None
 
     @property
     def num_dims(self) -> int:
@@ -58,22 +78,51 @@ class Candidates:
         """A configuration in the unit cube, (num_dims,): log axes applied, a level each for the values of a list."""
         return np.array([axis.position(values) for axis in self._axes], dtype=float)
 
+    def start(self, values: Values) -> None:
+        """From now on this configuration is none that is new."""
+        self.started.add(identity(values))
+
+    def limits_changed(self) -> None:
+        """Other configurations may be launched from now on."""
+        self.nothing_new = self._listing = None
+
     def random(self, rng: np.random.Generator) -> dict[str, Value]:
-        """A random configuration that may be launched. Raises NothingFeasible."""
+        """A random configuration that is new and may be launched. Raises NothingFeasible, or NothingNew.
+
+        Where draws give what was started before, or nothing, few may be left: then the space is listed, if it is small
+        enough. Where it is not, and draws without number give nothing new, none is taken to be left.
+        """
+        if self.nothing_new is not None:
+            raise self.nothing_new
         against: list[str] = []
-        for _ in range(MAX_RANDOM_DRAWS):
+        num_known = 0
+        for i in range(MAX_RANDOM_DRAWS):
+            if (num_known >= MAX_KNOWN_DRAWS or i >= MAX_DRAWS_UNLISTED) and self._listed().is_whole:
+                break
             try:
                 values = random_values(self._space, rng)
             except ExpressionError as error:
                 against = [str(error)]
             else:
                 against = self._against(values)
-                if not against:
+                if not against and self._is_new(values):
                     return values
             self.rejections.update(against)
-        raise NothingFeasible(
-            f"no configuration that may be launched in {MAX_RANDOM_DRAWS:,} draws; the last broke: {'; '.join(against)}"
-        )
+            num_known += not against
+        if left := self._left():
+            return left[rng.integers(len(left))]
+        if not self.started:
+            where = "of the space" if self._listed().is_whole else f"in {MAX_RANDOM_DRAWS:,} draws"
+            raise NothingFeasible(
+                f"no configuration {where} may be launched; the last that was drawn broke: {'; '.join(against)}"
+            )
+        self.nothing_new = NothingNew(is_exact=self._listed().is_whole)
+        raise self.nothing_new
+
+    def left(self, rng: np.random.Generator) -> list[dict[str, Value]]:
+        """All that are new and may be launched, or POOL_SIZE of them, of a space that can be listed; else none."""
+        left = self._left() if self._listed().is_whole else []
+        return [left[i] for i in rng.permutation(len(left))[:POOL_SIZE]]
 
     def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Value]], np.ndarray]:
         """Configurations from everywhere and then some near `leaders` (k, num_dims), with their points (n, num_dims).
@@ -90,18 +139,30 @@ class Candidates:
                 changed = rng.random(self.num_dims) < CHANGE_SHARE
                 if (values := self._at(np.clip(leader + step * changed, 0, 1))) is not None:
                     near.append(values)
-        points = np.array([self.point(values) for values in near]).reshape(-1, self.num_dims)
-        return [*self._pool, *near], np.vstack([self._pool_points, points])
+        return [*self._pool, *near], np.vstack([self._pool_points, self._points(near)])
 
     def may_launch(self, values: Values) -> bool:
-        """Whether nothing stands against a configuration; what does is counted in `rejections`."""
+        """Whether a configuration is new and nothing stands against it; what does is counted in `rejections`."""
         against = self._against(values)
-        if against:
+        if against or not self._is_new(values):
             self.rejections.update(against)
             kept = [i for i, pooled in enumerate(self._pool or ()) if pooled is not values]
             if self._pool is not None and len(kept) < len(self._pool):  # not to be asked again
                 self._pool, self._pool_points = [self._pool[i] for i in kept], self._pool_points[kept]
-        return not against
+            return False
+        return True
+
+    def _is_new(self, values: Values) -> bool:
+        return identity(values) not in self.started
+
+    def _listed(self) -> Listing:
+        """What may be launched, listed once for the limits as they are corrected."""
+        if self._listing is None:
+            self._listing = Listing.of(self._space, self._against)
+        return self._listing
+
+    def _left(self) -> list[dict[str, Value]]:
+        return [dict(values) for values in self._listed().configurations if self._is_new(values)]
 
     def _fill_pool(self) -> None:
         rng = np.random.default_rng([self._seed, POOL_SIZE])
@@ -111,8 +172,11 @@ class Candidates:
                 self._pool.append(random_values(self._space, rng))
             except ExpressionError as error:
                 self.rejections.update([str(error)])
-        points = [self.point(values) for values in self._pool]
-        self._pool_points = np.array(points).reshape(-1, self.num_dims)
+        self._pool_points = self._points(self._pool)
+
+    def _points(self, found: list[dict[str, Value]]) -> np.ndarray:
+        """The points of configurations, (n, num_dims), also where nothing is searched."""
+        return np.array([self.point(values) for values in found], dtype=float).reshape(len(found), self.num_dims)
 
     def _at(self, point: np.ndarray) -> dict[str, Value] | None:
         """The configuration at a point, each parameter within bounds that the others set; None where there is none."""
@@ -140,7 +204,7 @@ class Candidates:
         value = math.exp(value) if parameter.log else value
         low, high = self._bounds.get(parameter.name) or parameter.bounds(values)
         if parameter.step and high >= low:
-            value = low + round((value - low) / parameter.step) * parameter.step
+            value = parameter.nth(low, round((value - low) / parameter.step))  # type: ignore[assignment]
             high = parameter.on_grid(low, high)
         if parameter.type is int:
             value = round(value)

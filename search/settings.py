@@ -19,6 +19,7 @@ from search.text_units import TextUnits
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
 SETTLED = "settled"  # and the one that holds the last rung up to which an extended study has decided on every trial
+EXHAUSTED = "exhausted"  # and the one that says that no configuration is left to start, see `Exhausted`
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
     "space": (str, "the text of a space"),
@@ -218,6 +219,32 @@ def storage_path_of(study: optuna.Study) -> str:
     if not isinstance(url, str) or url and "://" not in url:
         raise _damaged(study, "storage_path", f"is {url!r:.60}, not a URL")
     return url
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """No configuration that may be launched is left to start, after `configurations` were.
+
+    `is_exact`: all that the space has were listed. Else many random draws gave nothing new.
+    """
+
+    configurations: int
+    is_exact: bool
+
+    def to_attr(self, max_tokens: int) -> dict[str, Any]:
+        return {"configurations": self.configurations, "exact": self.is_exact, "max_tokens": max_tokens}
+
+
+def exhausted_of(study: optuna.Study, settings: StudySettings) -> Exhausted | None:
+    """Whether a stored study has nothing left to start; not where it has been extended since. Raises StudyError."""
+    found = study.user_attrs.get(EXHAUSTED)
+    if found is None:
+        return None
+    expected = {"configurations": int, "exact": bool, "max_tokens": int}
+    if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != expected:
+        raise _damaged(study, EXHAUSTED, f"is {found!r:.60}, not what was found")
+    is_of_now = found["max_tokens"] == settings.budget.max_tokens  # more tokens can let more be launched
+    return Exhausted(found["configurations"], found["exact"]) if is_of_now else None
 
 
 def _check_set(space: Space, budget: BudgetSpec) -> None:

@@ -56,11 +56,12 @@ class Continue:
 
 
 class Candidates(Protocol):
-    """Where new configurations come from; see `search.sampling`."""
+    """Where new configurations come from; see `search.sampling`. `random` raises where there is none."""
 
     def random(self, rng: np.random.Generator) -> dict[str, Any]: ...
     def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Any]], np.ndarray]: ...
     def may_launch(self, values: Values) -> bool: ...
+    def left(self, rng: np.random.Generator) -> list[dict[str, Any]]: ...
     def point(self, values: Values) -> np.ndarray: ...
 
 
@@ -155,20 +156,22 @@ class Strategy:
             ends = Observations(curves.points[running], at_end, curves.numbers[running], mean[running])
             posterior = self.model.given(posterior.seen.and_also(ends))
         found, points = self._candidates.spread(leaders, rng)
-        mean, sd = posterior.at_last_rung(points)
         success = self._success(curves)
-        chances = success.chances(points)
-        is_likely = chances >= min(MIN_SUCCESS, chances.max())
-        promise = np.where(is_likely, expected_improvement(mean, sd, best) * chances, 0.0)
+        promise = _promises(posterior, success, points, best)
         if rng.random() < RANDOM_SHARE:  # the model may be wrong
             values = self._candidates.random(rng)
             points = self._candidates.point(values)[None]
             mean, sd = posterior.at_last_rung(points)
             return values, float(expected_improvement(mean, sd, best)[0] * success.chances(points)[0])
+        has_met_known = False
         for i in np.argsort(-promise, kind="stable"):
             is_known = (curves.points == points[i]).all(axis=1).any()
+            has_met_known |= bool(is_known)
             if not is_known and self._candidates.may_launch(found[i]):
                 return dict(found[i]), float(promise[i])
+        if has_met_known and (left := self._candidates.left(rng)):
+            promise = _promises(posterior, success, np.array([*map(self._candidates.point, left)]), best)
+            return left[int(promise.argmax())], float(promise.max())
         return self._candidates.random(rng), 0.0
 
     def _observations(self, curves: Curves, rng: np.random.Generator) -> Observations:
@@ -185,6 +188,14 @@ class Strategy:
             kept = np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])
             owners, rungs, values = owners[kept], rungs[kept], values[kept]
         return Observations(curves.points[owners], rungs, curves.numbers[owners], values - values.mean())
+
+
+def _promises(posterior: Posterior, success: SuccessModel, points: np.ndarray, best: float) -> np.ndarray:
+    """The improvement expected of each of `points` (n, d), (n,); 0 of what is rather likely not to be had."""
+    mean, sd = posterior.at_last_rung(points)
+    chances = success.chances(points)
+    is_likely = chances >= min(MIN_SUCCESS, chances.max(initial=0.0))
+    return np.where(is_likely, expected_improvement(mean, sd, best) * chances, 0.0)
 
 
 def standardised(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.configurations import MAX_CHECKS, Listing, identity, same_presets
 from search.curves import Curve
 from search.feasibility import Feasibility, beyond, overrun
 from search.ledger import Ledger, one_step
@@ -34,8 +35,8 @@ from search.record import (
     TrialRecord,
     records_of,
 )
-from search.sampling import Candidates, distributions
-from search.settings import SETTLED, TRIALS, StudySettings, num_trials_of
+from search.sampling import Candidates, NothingNew, distributions
+from search.settings import EXHAUSTED, SETTLED, TRIALS, Exhausted, StudySettings, exhausted_of, num_trials_of
 from search.space import next_rung
 from search.storage import StudyError
 from search.strategy import Continue, Start, Strategy
@@ -94,11 +95,14 @@ class Study:
         self.num_trials = trials or num_trials_of(study, settings)
         self.records: dict[int, TrialRecord] = {}
         self.skipped_presets: dict[str, str] = {}
+        self.exhausted = exhausted_of(study, settings)
         self._study = study
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
         searched = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._ledger = Ledger(study, self.metrics, searched)
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
+        if self.exhausted and not self.exhausted.is_exact:  # what draws found is not drawn for again
+            self._candidates.nothing_new = NothingNew(is_exact=False)
         self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         try:
             self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
@@ -166,8 +170,9 @@ class Study:
         """The next trial to run, or None when all have been handed out.
 
         Interrupted trials come first, under their own numbers; then the guide's presets; then whatever promises most, a
-        new configuration or a paused trial's next rung. With None, the trials that are still paused have been stopped.
-        Raises NothingFeasible where no configuration may be launched.
+        new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
+        search goes on as after the last of its trials. With None, the trials that are still paused have been stopped.
+        Raises NothingFeasible where no configuration may be launched at all.
         """
         if self._interrupted:
             return self._resume(self._interrupted.popleft())
@@ -197,7 +202,7 @@ class Study:
         """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
 
         Where it does not go on, the trial has been ended or paused here, as its record shows. A rung recorded before,
-        by a worker that was lost after reporting it, is not recorded twice. Raises NothingFeasible, as `propose` does.
+        by a worker that was lost after reporting it, is not recorded twice.
         """
         record = self.records[number]
         tokens = measurement["tokens"]
@@ -284,9 +289,17 @@ class Study:
         return self._candidates.rejections
 
     @property
-    def has_interrupted(self) -> bool:
-        """Whether trials wait that were under way before."""
-        return bool(self._interrupted)
+    @_at_once
+    def has_more(self) -> bool:
+        """Whether, after `propose` gave None, it would give something: trials that were under way before wait, or the
+        last trials have corrected the limits, so that more may be launched.
+        """
+        return bool(self._interrupted) or isinstance(self._choose(), Start)
+
+    def count_launchable(self) -> int | None:
+        """How many configurations may be launched, if those are fewer than the trials and can be listed; else None."""
+        found = Listing.of(self.space, self.feasibility.reasons_against, at_most=min(self.num_trials, MAX_CHECKS))
+        return len(found.configurations) if found.is_whole else None
 
     @property
     def reference_name(self) -> str:
@@ -318,6 +331,7 @@ class Study:
         record = self._ledger.start(values, preset=preset)
         self.records[record.number] = record
         self._num_started += 1
+        self._candidates.start(values)
         self._learn(record)
         return Proposal(record.number, record.values)
 
@@ -333,14 +347,26 @@ class Study:
     def _choose(self) -> Start | Continue | None:
         """The strategy's choice, made once after everything that is learned or started."""
         if not self._choice_is_valid:
-            self._choice = self._decide(can_start=self._can_start)
+            self._choice = self._decide()
             self._choice_is_valid = True
             if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
                 self._study.set_user_attr(STRATEGY, state)
                 self._kept_state = state
         return self._choice
 
-    def _decide(self, *, can_start: bool) -> Start | Continue | None:
+    def _decide(self) -> Start | Continue | None:
+        """The strategy's choice; where nothing new may be launched, as if all trials had been started."""
+        if self._can_start:
+            try:
+                choice = self._next(can_start=True)
+            except NothingNew as found:
+                self._note_exhausted(Exhausted(len(self._candidates.started), found.is_exact))
+            else:
+                self._note_exhausted(None)
+                return choice
+        return self._next(can_start=False)
+
+    def _next(self, *, can_start: bool) -> Start | Continue | None:
         """The strategy's choice; with several metrics by a random view, and in the end by the first that has one."""
         curves = list(self._curves.values())
         if len(self.metrics) == 1:
@@ -349,6 +375,11 @@ class Study:
             return self._strategy.next(random_view(curves, self._vectors, seed=self.settings.seed), can_start=True)
         choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
         return next((choice for choice in choices if choice is not None), None)
+
+    def _note_exhausted(self, exhausted: Exhausted | None) -> None:
+        if exhausted != self.exhausted:
+            self.exhausted = exhausted
+            self._study.set_user_attr(EXHAUSTED, exhausted and exhausted.to_attr(self.rungs[-1]))
 
     def _learn(self, record: TrialRecord) -> None:
         """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
@@ -415,7 +446,8 @@ class Study:
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
         record.outcome, record.reason = outcome, reason
         self._learn(record)
-        self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+        if self.feasibility.learn(record.values, record.measurements.get(record.rung, {})):
+            self._candidates.limits_changed()
         violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
         if outcome == INFEASIBLE:
             violations = {name: violation for name, _, violation in self._broken_limits(record)}
@@ -444,6 +476,7 @@ class Study:
                 record.outcome = WAITING
                 self._interrupted.append(record.number)
             try:
+                self._candidates.start(record.values)
                 self._learn(record)
                 if record.number not in unfinished:
                     self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
@@ -485,13 +518,12 @@ class Study:
 
     def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
         """The presets still to train, each configuration once; notes why others may not be launched."""
-        seen = [record.values for record in self.records.values() if record.preset]
+        self.same_presets = same_presets(self.space)
         queue: deque[tuple[str, dict[str, Any]]] = deque()
         for preset in self.space.presets.values():
             values = self.space.complete(preset.values)
             if against := self.feasibility.reasons_against(values):
                 self.skipped_presets[preset.name] = "; ".join(against)
-            elif values not in seen:
-                seen.append(values)
+            elif preset.name not in self.same_presets and identity(values) not in self._candidates.started:
                 queue.append((preset.name, values))
         return queue

@@ -65,7 +65,7 @@ def run_trials(
         try:
             watch = _Watch(bridge, slots, Seat() if is_shared else None)
             _tuner(bridge, slots, watch, scratch).fit()
-            while study.has_interrupted and not bridge.is_ending:  # Ray gave them up when no more was to be proposed
+            while not bridge.is_ending and study.has_more:  # Ray asks no more once nothing was to be proposed
                 _tuner(bridge, slots, watch, scratch).fit()
         finally:
             bridge.release_all()

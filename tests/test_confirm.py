@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from typer.testing import CliRunner
@@ -17,10 +19,10 @@ import search.confirm
 from search.alone import train_alone
 from search.cli import app
 from search.confirm import leaders
-from search.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
+from search.confirmation import BEHIND, BEST, TIE, Confirmation, Cost, Run, closing_lines, difference_text
 from search.grammar import MetricSpec
 from search.loading import load_space, parse_space
-from search.noise import Difference, deviation, incomplete_beta, t_quantile
+from search.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
 from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED, TrialRecord
 from search.report import Overview
 from search.settings import StudySettings
@@ -81,7 +83,7 @@ def overview(*losses: float | None, metric: str = "loss", maximize: bool = False
         records.append(
             TrialRecord(
                 number=number,
-                values={},
+                values={"learning_rate": 0.001 * (number + 1)},
                 outcome=FINISHED if loss is not None else "stopped",
                 preset="default" if number == reference else "",
                 measurements={rung: {metric: value}},
@@ -118,6 +120,15 @@ def test_leaders_follow_the_goal():
     assert numbers(leaders(overview(3.0, 1.0, None, 4.0, metric="tokens_per_second", maximize=True), 1)) == [3, 0]
 
 
+def test_copies_of_a_configuration_stand_for_one():
+    mine = overview(3.0, 2.0, 2.1, 1.0, 3.5)
+    for copy, of in ((2, 1), (3, 0)):
+        mine.records[copy].values = dict(mine.records[of].values)
+    mine.records[2].values["learning_rate"] *= 1 + 1e-16
+    assert numbers(leaders(mine, 3)) == [0, 1, 4]  # 3 is the guide's own once more
+    assert numbers(leaders(mine, 1)) == [0]
+
+
 def confirmation(values: dict[int, list[Any]], *, num_seeds: int = 3, **study: Any) -> Confirmation:
     """Trials with these values, one for each seed; a text in place of a number is how that run ended."""
     mine = overview(*[float(number) for number in values], **study)
@@ -146,6 +157,67 @@ def test_rows_are_ranked_by_mean_and_ties_are_called_so():
     )
 
 
+def test_a_tie_is_told_with_the_seeds_that_would_separate_it_and_their_cost():
+    found = confirmation({0: [3.0, 3.1, 3.2], 1: [2.0, 2.1, 2.2], 2: [1.95, 2.05, 2.15]})
+    _, tie, behind = found.rows
+    num = seeds_to_separate(0.05, 0.1, 0.1)
+    assert num is not None and 60 < num < 70  # 2 (1.96 + 0.84)^2 (0.1 / 0.05)^2 = 63
+    assert tie.separated_by == Cost(num, 2 * (num - 3), 2 * (num - 3) * 36_000, None)
+    assert behind.separated_by is None
+    (line,) = [line for line in closing_lines(found) if "separate" in line]
+    assert f"trials 2 and 1: about {num} seeds" in line and f"{2 * (num - 3)} more runs" in line
+    best, row, _ = found.to_dict()["trials"]
+    assert row["separated_by"]["seeds"] == num and not row["equal"] and best["separated_by"] is None
+
+
+def test_the_cost_is_counted_by_the_seconds_of_the_runs_and_else_of_the_search():
+    found = confirmation({0: [2.0, 2.1], 1: [2.01, 2.13]}, num_seeds=2)
+    found.overview.records[1].measurements[36_000]["train_seconds"] = 50.0
+    runs = [replace(run, measurement={**run.measurement, "train_seconds": 20.0 + run.seed}) for run in found.runs[:2]]
+    timed = Confirmation(found.overview, found.chosen, found.seeds, [*runs, *found.runs[2:]])
+    cost = timed.rows[1].separated_by
+    assert cost is not None and cost.seconds == pytest.approx((cost.seeds - 2) * (21.5 + 50))
+    assert "min" in str(cost)
+
+
+def test_with_one_seed_the_search_itself_says_how_many_would_separate_the_first_two():
+    found = confirmation({0: [0.1], 1: [1.2], 2: [2.0]}, num_seeds=1)  # the search had 0, 1 and 2
+    guess = math.sqrt((0.1**2 + 0.2**2) / 2 / 3)
+    num = seeds_to_separate(1.1, guess, guess)
+    assert num is not None and found.rows[1].separated_by == Cost(num, 2 * (num - 1), 2 * (num - 1) * 36_000, None)
+    assert any(f"trials 0 and 1: about {num} seeds" in line and "search" in line for line in closing_lines(found))
+
+
+def test_what_no_thousand_seeds_separate_is_called_equal():
+    for values in ({0: [2.0, 2.1], 1: [2.0001, 2.1001]}, {0: [2.0, 2.0], 1: [2.0, 2.0]}):
+        found = confirmation(values, num_seeds=2)
+        assert any("more than 1,000 seeds" in line and "equal" in line for line in closing_lines(found))
+        assert found.to_dict()["trials"][1]["equal"] and found.to_dict()["trials"][1]["separated_by"] is None
+
+
+@pytest.mark.parametrize(("difference", "one", "other"), [(1.0, 1.0, 1.0), (-0.5, 0.3, 1.0), (2.0, 0.5, 0.0)])
+def test_with_as_many_seeds_the_interval_excludes_zero_in_most_draws_and_not_with_a_third(
+    difference: float, one: float, other: float
+):
+    num = seeds_to_separate(difference, one, other)
+    assert num is not None
+    rng = np.random.default_rng(0)
+
+    def share(num: int) -> float:
+        drawn = [(rng.normal(difference, one, num), rng.normal(0, other, num)) for _ in range(300)]
+        return float(np.mean([Difference.between(a.tolist(), b.tolist()).is_tie is False for a, b in drawn]))
+
+    assert 0.7 < share(num) < 0.95
+    assert num < 6 or share(num // 3) < 0.5
+
+
+def test_a_smaller_difference_takes_more_seeds():
+    found = [seeds_to_separate(d, 1.0, 1.0) for d in (4.0, 2.0, 1.0, 0.5, 0.2)]
+    assert found == sorted(found) and len(set(found)) == len(found)
+    assert seeds_to_separate(0.1, 1.0, 1.0) is None and seeds_to_separate(0.0, 1.0, 1.0) is None
+    assert seeds_to_separate(1.0, 0.0, 0.0) == 2 and seeds_to_separate(0.0, 0.0, 0.0) is None
+
+
 def test_a_goal_to_maximize_puts_the_largest_mean_first():
     values = {0: [3.0, 3.1, 3.2], 1: [2.0, 2.1, 2.2], 2: [3.05, 3.15, 3.25]}
     found = confirmation(values, metric="tokens_per_second", maximize=True)
@@ -172,7 +244,8 @@ def test_one_seed_tells_no_ties():
     lines = closing_lines(found)
     assert "best: trial 1, loss 2.0000 after 36K tokens" in lines
     assert "the guide's 'default': +1.0000" in lines
-    assert "one seed shows no noise, so no tie can be told; give --seeds 3" in lines
+    assert "one seed shows no noise, so no tie can be told; give --seeds 3: 4 more runs, 144K tokens" in lines
+    assert found.to_dict()["cost_of_spread"] == {"seeds": 3, "runs": 4, "tokens": 144_000, "seconds": None}
 
 
 def test_runs_on_another_device_are_no_comparison_and_said_to_be_none():

@@ -56,6 +56,9 @@ class Anywhere:
     def may_launch(self, values: dict) -> bool:
         return not self.refuses(values)
 
+    def left(self, rng: np.random.Generator) -> list[dict]:
+        return []
+
     def point(self, values: dict) -> np.ndarray:
         return np.array([values["x"], values["y"]])
 

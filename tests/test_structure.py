@@ -36,7 +36,7 @@ ROWS = [
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
     {"search.surrogate", "search.success", "search.curves"},
-    {"search.drawing", "search.loading", "search.correction"},
+    {"search.drawing", "search.configurations", "search.loading", "search.correction"},
     {"search.checking", "search.advise"},
     {"search.narrowing"},
     {"search.space"},

@@ -19,6 +19,7 @@ import optuna
 from benchmarks.search.optuna_peers import overwrite
 from benchmarks.search.policy import ETA, Problem, Proposal
 from benchmarks.search.table import Axis, point, values_at
+from search.configurations import identity
 from search.document import Document
 from search.feasibility import Feasibility
 from search.grammar import BudgetSpec, SpaceSpec
@@ -84,7 +85,9 @@ class Tinysearch:
 
     def given(self, key: int, point: np.ndarray) -> None:
         record, trial = self.study.records[key], self.study._ledger.trial(key)
+        self.study._candidates.started.discard(identity(record.values))
         record.values = self.study.space.complete(values_at(self._axes, point))
+        self.study._candidates.start(record.values)
         overwrite(trial, record.values)
         trial.set_user_attr("values", record.values)
         self.study._curves[key].point = self.study._candidates.point(record.values)
