@@ -64,6 +64,13 @@ def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
         assert [name for name, p in space.parameters.items() if not p.spec.why] == []
 
 
+def test_a_space_has_a_guide_if_it_names_one_or_its_source():
+    assert {path.stem: load_space(path).has_guide for path in SPACES}["smoke"] is False
+    assert all(load_space(path).has_guide for path in SPACES if path.stem != "smoke")
+    assert not parse_space(BASE).has_guide
+    assert parse_space(BASE + "guide: Notes").has_guide and parse_space(BASE + "source: a blog").has_guide
+
+
 # Faulty files: the whole message, so that a place or a remedy cannot be lost.
 
 TOP = "family: hybrid\nparameters:\n"
