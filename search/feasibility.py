@@ -53,7 +53,7 @@ class Feasibility:
         """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself."""
         peak = measurement.get("peak_vram_bytes")
         if peak and not measurement.get("estimated", True):
-            self.peaks.append((estimate(self._train_config(values)).peak_vram_bytes, peak))
+            self.peaks.append((estimate(self.train_config(values)).peak_vram_bytes, peak))
 
     @property
     def correction(self) -> float:
@@ -67,7 +67,7 @@ class Feasibility:
         if outside := self.space.outside(values):
             return [f"{name} out of its range" for name in outside]
         try:
-            config = self._train_config(values)
+            config = self.train_config(values)
         except ConfigError as error:
             return [str(error)]
         if config.tokens_per_step * self.min_steps > config.budget_tokens:
@@ -78,7 +78,7 @@ class Feasibility:
         estimates = {"num_params": found.num_params, "peak_vram_bytes": found.peak_vram_bytes * self.correction}
         return [r for name in ESTIMATED if (r := beyond(name, estimates[name], self.limits.get(name)))]
 
-    def _train_config(self, values: Values) -> TrainConfig:
+    def train_config(self, values: Values) -> TrainConfig:
         return self.space.train_config(values, rungs=self.rungs, **self.run)
 
 
@@ -115,7 +115,7 @@ def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, nu
         with contextlib.suppress(ExpressionError):
             found.append(random_values(space, rng))
     launched = [values for values in found if not feasibility.reasons_against(values)]
-    peaks = [estimate(feasibility._train_config(values)).peak_vram_bytes for values in launched]
+    peaks = [estimate(feasibility.train_config(values)).peak_vram_bytes for values in launched]
     return max(peaks, default=0.0) * (1 + MARGIN)
 
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic.json_schema import GenerateJsonSchema
 
 from search.document import NUMBER_PATTERN, Document, Faults, Path_, given
+from search.measurement import MEASURED
 
-MEASUREMENTS = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
-BETTER_HIGHER = ("tokens_per_second",)  # of all other measurements less is better
+MEASUREMENTS = tuple(MEASURED)
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
 """What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
 
@@ -140,7 +140,7 @@ class MetricSpec(_Entry):
         """The metric of that measurement. Raises ValueError for a name that is none."""
         if name not in MEASUREMENTS:
             raise ValueError(_unknown("measurement", name, MEASUREMENTS))
-        return cls(name=name, goal="maximize" if name in BETTER_HIGHER else "minimize")  # type: ignore[arg-type]
+        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]
 
     def signed(self, value: float | None) -> float:
         """A value of which less is better, whatever the goal; NaN where there is none."""

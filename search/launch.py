@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from search import hardware, turns
 from search.archive import archive_at
 from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
+from search.comparable import incomparable, unmeasurable
 from search.deadline import seconds_until
 from search.display import Display
 from search.document import parse_number
@@ -124,6 +126,15 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     with contextlib.ExitStack() as stack:
         before = None if existing is None else StudySettings.of(existing)
         if prepared is not None:
+            asked = {"budget_name": options.budget or "", "metrics": options.metrics}
+            doubts = check_metrics(*prepared[:2], options.data, is_begun=before is not None, **asked)
+        else:
+            assert before is not None
+            paths = map(Path, before.corpus["paths"])
+            doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
+        for warning in doubts:
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        if prepared is not None:
             space, budget, assessment = prepared
             slots = _slots(options, stack, space, budget)
             settings = _settings(options, space, budget, slots, console)
@@ -193,6 +204,23 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 markup=False,
             )
         return Overview.of(study), was_interrupted
+
+
+def check_metrics(
+    space: Space, budget: BudgetSpec, paths: Iterable[Path], *, is_begun: bool, **asked: Any
+) -> list[str]:
+    """Raises ValueError where a metric or limit cannot be measured on this text, or does not compare.
+
+    A study that `is_begun` goes on with what does not compare, since nobody looked then: that is returned as warnings.
+    `asked` says what search/comparable.py wants to know of where a fault lies.
+    """
+    paths = list(paths)
+    if wrong := unmeasurable(space, budget, paths, **asked):
+        raise ValueError("\n".join(wrong))
+    doubts = incomparable(space, budget, paths, **asked)
+    if doubts and not is_begun:
+        raise ValueError("\n".join(doubts))
+    return doubts
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:

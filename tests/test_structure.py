@@ -19,7 +19,7 @@ ROWS = [
     {"search.cli"},
     {"search.studies", "search.submitting"},
     {"search.disk", "search.submission", "search.options"},
-    {"search.command", "search.confirm", "search.jobs"},
+    {"search.command", "search.confirm", "search.jobs", "search.validation"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation", "search.requests"},
     {"search.winner"},
@@ -33,7 +33,7 @@ ROWS = [
     {"search.database"},
     {"search.patience", "search.lease"},
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
-    {"search.pareto"},
+    {"search.pareto", "search.comparable"},
     {"search.strategy", "search.feasibility", "search.journal"},
     {"search.surrogate", "search.success", "search.curves"},
     {"search.drawing", "search.loading", "search.correction"},
@@ -42,7 +42,7 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise", "search.deadline"},
+    {"search.document", "search.expression", "search.noise", "search.deadline", "search.measurement"},
     {"search.replay", "search.snapshot", "search.garbage"},
 ]
 FOREIGN_TO = {
