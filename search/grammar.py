@@ -325,10 +325,12 @@ def read_spec(document: Document, faults: Faults) -> SpaceSpec:
 
     So the other entries can still be checked. Raises SpaceError where nothing is left to check.
     """
+    value = document.value
+    for path in faults.unread:
+        value = _without(value, path)
     try:
-        return SpaceSpec.model_validate(document.value)
+        return SpaceSpec.model_validate(value)
     except ValidationError as error:
-        value = document.value
         for detail in error.errors(include_url=False):
             path = _existing(document.value, detail["loc"])
             _note(faults, detail, path)
@@ -365,6 +367,8 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
     match detail["type"]:
         case "extra_forbidden":
             faults.add(_unknown_key(str(loc[-1]), _type_at(loc[:-1]).model_fields), *path)
+        case "missing" if faults.is_unread(*path, loc[-1]):
+            pass
         case "missing":
             faults.add(f"{loc[-1]} is missing", *path)
         case "literal_error" if loc[-1] == "[key]":

@@ -20,7 +20,7 @@ from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_
 from search.comparable import incomparable, unmeasurable
 from search.deadline import seconds_until
 from search.display import Display
-from search.document import parse_number
+from search.document import parse_count, parse_number
 from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
@@ -302,8 +302,7 @@ def number_of_tokens(asked: str | None) -> int | None:
     """`54M` as a number; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
-    number = parse_number(asked)
-    if not isinstance(number, int) or number < 1:
+    if (number := parse_count(asked)) is None:
         raise ValueError(f"--max-tokens {asked}: give a token count such as 500K or 27M")
     return number
 
@@ -312,14 +311,12 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
-    try:
-        number = int(asked)
-    except ValueError:
-        raise ValueError(f"--trials {asked}: give a number, or +N for N more") from None
-    if number < 1:
-        raise ValueError(f"--trials {asked} is no search; give at least 1")
+    if (number := parse_count(asked.strip().removeprefix("+"))) is None:
+        if (parse_number(asked) or 1) < 1:
+            raise ValueError(f"--trials {asked} is no search; give at least 1")
+        raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     existing = len(so_far.records) if so_far else 0
-    total = number + existing if asked.startswith("+") else number
+    total = number + existing if asked.strip().startswith("+") else number
     if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total
