@@ -312,7 +312,7 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     if asked is None:
         return None
     if (number := parse_count(asked.strip().removeprefix("+"))) is None:
-        if (parse_number(asked) or 1) < 1:
+        if (read := parse_number(asked)) is not None and read < 1:
             raise ValueError(f"--trials {asked} is no search; give at least 1")
         raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     existing = len(so_far.records) if so_far else 0

@@ -145,8 +145,7 @@ def test_a_mistaken_option_is_refused(options: list[str], message: str):
     [("1e6", 10**6), ("27m", 27 * 10**6), ("1_000_000", 10**6), ("0x10000", 65536), ("0.5M", 500_000)],
 )
 def test_a_number_on_the_command_line_is_what_it_is_in_a_space(text: str, number: int):
-    options = RunOptions(space=SMOKE, max_tokens=text, assignments=(f"learning_rate={number / 1e9}",))
-    assert prepare_space(options)[1].max_tokens == number
+    assert prepare_space(RunOptions(space=SMOKE, max_tokens=text))[1].max_tokens == number
     assert number_of_trials(text, None) == number
     budget = f"budget: {{min_tokens: 1, max_tokens: {text}}}\n"
     assert load_space(space_file(SMOKE.read_text().replace("budget:", "# ") + budget)).budget().max_tokens == number
