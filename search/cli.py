@@ -28,6 +28,7 @@ from search.options import (
     HangMinutes,
     Json,
     MaxTokens,
+    Metrics,
     Parallel,
     Runs,
     SkipBad,
@@ -41,6 +42,7 @@ from search.options import (
     TrialsPerGpu,
     Until,
     takes_search_options,
+    words_of,
 )
 
 if TYPE_CHECKING:
@@ -142,55 +144,35 @@ def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str
 
 @app.command()
 def validate(
-    space: SpaceFile, budget: Budget = None, goal: Goals = None, assign: Assignments = None, as_json: Json = False
+    space: SpaceFile,
+    budget: Budget = None,
+    goal: Goals = None,
+    assign: Assignments = None,
+    metrics: Metrics = None,
+    as_json: Json = False,
 ) -> None:
     """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
     with reporting_errors():
-        from search.launch import RunOptions, fixed_line, prepare_space
-        from search.space import rungs_of
+        from search.launch import RunOptions
+        from search.validation import Validation
 
-        options = RunOptions(space=space, budget=budget, goals=tuple(goal or ()), assignments=tuple(assign or ()))
-        checked, chosen, assessment = prepare_space(options)
-        if as_json:
-            print_json(
-                {
-                    "space": str(space),
-                    "family": checked.family,
-                    "searched": list(checked.searched),
-                    "rules": len(checked.rules),
-                    "presets": list(checked.presets),
-                    "goals": list(checked.spec.goals),
-                    "rungs": list(rungs_of(chosen)),
-                    "set": chosen.set,
-                    "feasible_share": assessment.share,
-                    "sampled": assessment.num_sampled,
-                    "rejected": assessment.reasons,
-                    "warning": assessment.warning or None,
-                }
+        found = Validation.of(
+            RunOptions(
+                space=space,
+                budget=budget,
+                goals=tuple(goal or ()),
+                assignments=tuple(assign or ()),
+                metrics=words_of(metrics),
             )
+        )
+        if as_json:
+            print_json(found.to_dict())
             return
         console = make_console()
-        console.print(
-            f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, "
-            f"{len(checked.rules)} rules,",
-            highlight=False,
-        )
-        console.print(
-            f"  presets {', '.join(checked.presets) or 'none'}; goals {', '.join(checked.spec.goals) or 'none'}",
-            highlight=False,
-        )
-        console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
-        if chosen.set:
-            console.print(f"  {fixed_line(chosen)}", highlight=False)
-        console.print(
-            f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
-            highlight=False,
-        )
-        for reason, count in assessment.reasons.items():
-            line = f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
+        for line in found.lines():
             console.print(line, markup=False, highlight=False)
-        if assessment.warning:
-            console.print(f"warning: {assessment.warning}", style="yellow", markup=False, highlight=False)
+        for warning in found.warnings:
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
 
 
 @app.command()

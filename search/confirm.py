@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.status import Status
 
 from search.alone import train_alone
+from search.comparable import unmeasurable
 from search.configurations import Identity, identity
 from search.confirmation import Confirmation, Run, number_text
 from search.record import DIVERGED, FINISHED, TrialRecord, fully_trained
@@ -42,6 +44,8 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
     with folder.lock():
         stored = folder.load()
         overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
+        if wrong := unmeasurable(settings.space, settings.budget, list(map(Path, settings.corpus["paths"]))):
+            raise StudyError("\n".join(wrong))
         chosen = leaders(overview, top)
         if not chosen:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")

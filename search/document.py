@@ -20,19 +20,28 @@ Path_ = tuple[str | int, ...]  # keys and indices from the top of the document
 
 MAX_BYTES = 64 * 1024  # PyYAML reads about 100 kB in a second; the largest guide so far is 9 kB
 MAX_DEPTH = 12
-MAX_FAULTS = 20
+MAX_FAULTS = 40
 MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
 
 _COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 _BYTES = {f"{p}{b}": base**i for i, p in enumerate("KMGT", 1) for b, base in (("iB", 1024), ("B", 1000))}
-_UNITS = {**_COUNTS, **_BYTES, "%": Decimal("0.01")}
-NUMBER_PATTERN = (
-    r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)? *"
-    rf"({'|'.join(sorted(_UNITS, key=len, reverse=True))})?"
-)
+_UNITS = {unit.lower(): factor for unit, factor in {**_COUNTS, **_BYTES, "%": Decimal("0.01")}.items()}
+
+
+def _in_any_case(unit: str) -> str:
+    """A pattern for a unit that people write in capitals or not: `27m`, `12gb`."""
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in unit)
+
+
+_DIGITS = r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
+_UNIT = "|".join(_in_any_case(unit) for unit in sorted(_UNITS, key=len, reverse=True))
+_BASED = "[-+]?0([xX](_?[0-9a-fA-F])+|[oO](_?[0-7])+|[bB](_?[01])+)"  # 0x10, as YAML and Python have it
+NUMBER_PATTERN = f"({_BASED}|{_DIGITS} *({_UNIT})?)"
 """A number as users write it, also as the JSON schema knows it."""
 
-_NUMBER = re.compile(NUMBER_PATTERN)
+_DECIMAL, _INTEGER = re.compile(f"({_DIGITS}) *({_UNIT})?"), re.compile(_BASED)
+_TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("int", "float", "str", "bool", "null")} | {"!": "str"}
+"""Tags that say what a plain YAML reader would take the value for anyway; others could build anything."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,25 @@ class Faults:
 
     def __init__(self, document: Document):
         self.document = document
+        self.unread: list[Path_] = []  # entries whose value could not be read: whatever else is wrong there follows
         self._found: dict[Fault, Path_] = {}
 
     def add(self, message: str, *path: str | int) -> None:
         """Note a fault at `path`. Raises SpaceError at the MAX_FAULTS-th, so that no file takes long to refuse."""
+        if self.is_unread(*path):
+            return
         self._found.setdefault(self.document.fault(path, message), path)
         if len(self._found) >= MAX_FAULTS:
             self._found[Fault(f"and perhaps more; these are the first {MAX_FAULTS} faults")] = ()
             self.check()
+
+    def is_unread(self, *path: str | int) -> bool:
+        """Whether the entry at `path`, or one above it, could not be read."""
+        return any(path[: len(unread)] == unread for unread in self.unread)
+
+    def seal(self) -> None:
+        """From now on nothing more is said of the entries that have faults."""
+        self.unread = list(dict.fromkeys(self._found.values()))
 
     def within(self, *path: str | int) -> bool:
         """Whether a fault was found at `path` or below."""
@@ -99,8 +119,8 @@ class Faults:
             raise SpaceError(self.document.source, list(self._found))
 
 
-def read_document(path: str | Path) -> Document:
-    """Read one YAML mapping. Raises SpaceError for a file that is missing, no text, no YAML, or no mapping."""
+def read_text(path: str | Path) -> str:
+    """A file's text. Raises SpaceError for one that is missing, no text, or too large for a space."""
     source = str(path)
     try:
         with open(path, "rb") as file:
@@ -118,11 +138,26 @@ def read_document(path: str | Path) -> Document:
         raise SpaceError(source, [Fault(f"byte {error.start} is not UTF-8", line)]) from None
     if len(raw) > MAX_BYTES:
         raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
-    return parse_document(text, source)
+    return text
+
+
+def read_document(path: str | Path) -> Document:
+    """Read one YAML mapping. Raises SpaceError for a file that is missing, no text, no YAML, or no mapping."""
+    return parse_document(read_text(path), str(path))
 
 
 def parse_document(text: str, source: str = "<space>") -> Document:
     """As `read_document`, for text that is already here."""
+    faults = parse_entries(text, source)
+    faults.check()
+    return faults.document
+
+
+def parse_entries(text: str, source: str = "<space>") -> Faults:
+    """As `parse_document`, but entries that cannot be read are faults of the document that is returned with them.
+
+    So the others can still be checked. Raises SpaceError where the whole text is no mapping.
+    """
     if len(text) > MAX_BYTES:
         raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
     document = Document(source, text)
@@ -143,8 +178,8 @@ def parse_document(text: str, source: str = "<space>") -> Document:
         if isinstance(error, SpaceError):
             raise
         raise SpaceError(source, [Fault(f"not YAML: {' '.join(str(error).split())}")]) from None  # "\UFFFFFFFF"
-    faults.check()
-    return document
+    faults.seal()
+    return faults
 
 
 class _Builder:
@@ -178,8 +213,11 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             self._faults.add("anchors and aliases are not supported; write the value again", *path)
             return None
-        if getattr(event, "tag", None) is not None:
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.ScalarEvent) and tag in _TAGS:
+            return self._tagged(event, _TAGS[tag], path)
+        if tag is not None:
+            tag = tag.replace("tag:yaml.org,2002:", "!!")
             self._faults.add(f"tags such as {_clipped(tag, 40)} are not supported; quote what is text", *path)
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, path)
@@ -213,14 +251,28 @@ class _Builder:
                 values[event.value] = self._value(next(self._events), at)
         return values
 
+    def _tagged(self, event: yaml.ScalarEvent, tag: str, path: Path_) -> Any:
+        """`!!float 1e-3` and the like: what the tag says, if the text is that."""
+        if tag == "str":
+            return event.value
+        value = self._plain(event.value, path)
+        if tag == "float" and type(value) is int:
+            return float(value)
+        kinds = {"int": int, "float": float, "bool": bool, "null": type(None)}
+        if value is not None and type(value) is not kinds[tag]:
+            self._faults.add(f"{given(value)} is no {tag}; leave the tag out, or mend the value", *path)
+        return value
+
     def _scalar(self, event: yaml.ScalarEvent, path: Path_) -> Any:
-        text = event.value
-        if event.style is not None:  # quoted or block: always text
-            return text
+        return self._plain(event.value, path) if event.style is None else event.value  # quoted or block: always text
+
+    def _plain(self, text: str, path: Path_) -> Any:
         lowered = text.lower()
         if lowered in ("", "~", "null"):
             is_cut = str(path[-1]).count(")") > str(path[-1]).count("(")  # {max: min(a, b)} is two entries to YAML
             remedy = "put an expression that has a comma in quotes" if is_cut else "give one, or leave it out"
+            if isinstance(path[-1], int):
+                remedy = "write what it stands for, such as 0 for off, or leave it out"
             self._faults.add(f"has no value; {remedy}", *path)
             return None
         if lowered in ("true", "false"):
@@ -233,23 +285,36 @@ class _Builder:
 
 
 def parse_number(text: str) -> int | float | None:
-    """`27M`, `12 GiB`, `1e-5`, `5 %` or a plain number, as an int where it is whole; None for anything else.
+    """`27M`, `12 GiB`, `1e-5`, `5 %`, `0x10` or a plain number, as an int where it is whole; None for anything else.
 
-    K, M, B (or G) and T count in thousands; KiB, MiB, GiB and TiB in 1024; KB, MB, GB and TB in 1000. What is beyond
-    MAX_NUMBER comes back as infinity.
+    K, M, B (or G) and T count in thousands; KiB, MiB, GiB and TiB in 1024; KB, MB, GB and TB in 1000; capitals or not.
+    What is beyond MAX_NUMBER comes back as infinity. A space file and the command line read numbers alike, by this.
     """
-    match = _NUMBER.fullmatch(text.strip()) if len(text) <= 64 else None
+    text = text.strip()
+    if len(text) > 64:
+        return None
+    if _INTEGER.fullmatch(text):
+        number = int(text, 0)
+        return number if abs(number) <= MAX_NUMBER else math.copysign(math.inf, number)
+    match = _DECIMAL.fullmatch(text)
     if match is None:
         return None
-    unit = match.group(3)
-    digits = text.strip().removesuffix(unit or "").strip().replace("_", "")
-    rough = float(digits) * float(_UNITS.get(unit, 1))
+    digits, unit = match.group(1).replace("_", ""), match.groups()[-1]
+    factor = 1 if unit is None else _UNITS[unit.lower()]
+    rough = float(digits) * float(factor)
     if abs(rough) > MAX_NUMBER:
         return math.copysign(math.inf, rough)
     if unit is None:
         return int(digits) if re.fullmatch(r"[-+]?[0-9]+", digits) else float(digits)
-    exact = Decimal(digits) * _UNITS[unit]  # 1.1K is 1100, not 1100.0000000000002
+    exact = Decimal(digits) * factor  # 1.1K is 1100, not 1100.0000000000002
     return int(exact) if unit != "%" and exact == exact.to_integral_value() else float(exact)
+
+
+def parse_count(text: str) -> int | None:
+    """A whole number from 1, in any form that `parse_number` reads, such as 1e6; None for anything else."""
+    number = parse_number(text)
+    is_whole = number is not None and abs(number) <= MAX_NUMBER and number == int(number)
+    return int(number) if is_whole and number >= 1 else None  # type: ignore[arg-type,operator]
 
 
 def given(value: Any) -> str:

@@ -65,7 +65,7 @@ class Feasibility:
         peak = measurement.get("peak_vram_bytes")
         if not peak or measurement.get("estimated", True):
             return False
-        self.peaks.append((estimate(self._train_config(values)).peak_vram_bytes, peak))
+        self.peaks.append((estimate(self.train_config(values)).peak_vram_bytes, peak))
         return True
 
     @property
@@ -80,7 +80,7 @@ class Feasibility:
         if outside := self.space.outside(values):
             return [f"{name} out of its range" for name in outside]
         try:
-            config = self._train_config(values)
+            config = self.train_config(values)
         except ConfigError as error:
             return [str(error)]
         if config.tokens_per_step * self.min_steps > config.budget_tokens:
@@ -91,7 +91,7 @@ class Feasibility:
         estimates = {"num_params": found.num_params, "peak_vram_bytes": found.peak_vram_bytes * self.correction}
         return [r for name in ESTIMATED if (r := beyond(name, estimates[name], self.limits.get(name)))]
 
-    def _train_config(self, values: Values) -> TrainConfig:
+    def train_config(self, values: Values) -> TrainConfig:
         rungs = self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
         return self.space.train_config(values, rungs=rungs, **self.run)
 
@@ -129,7 +129,7 @@ def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, nu
         with contextlib.suppress(ExpressionError):
             found.append(random_values(space, rng))
     launched = [values for values in found if not feasibility.reasons_against(values)]
-    peaks = [estimate(feasibility._train_config(values)).peak_vram_bytes for values in launched]
+    peaks = [estimate(feasibility.train_config(values)).peak_vram_bytes for values in launched]
     return max(peaks, default=0.0) * (1 + MARGIN)
 
 

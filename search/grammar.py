@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic.json_schema import GenerateJsonSchema
 
 from search.document import NUMBER_PATTERN, Document, Faults, Path_, given
+from search.measurement import MEASURED
 
-MEASUREMENTS = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds")
-BETTER_HIGHER = ("tokens_per_second",)  # of all other measurements less is better
+MEASUREMENTS = tuple(MEASURED)
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
 """What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
 
@@ -140,7 +140,7 @@ class MetricSpec(_Entry):
         """The metric of that measurement. Raises ValueError for a name that is none."""
         if name not in MEASUREMENTS:
             raise ValueError(_unknown("measurement", name, MEASUREMENTS))
-        return cls(name=name, goal="maximize" if name in BETTER_HIGHER else "minimize")  # type: ignore[arg-type]
+        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]
 
     def signed(self, value: float | None) -> float:
         """A value of which less is better, whatever the goal; NaN where there is none."""
@@ -325,10 +325,12 @@ def read_spec(document: Document, faults: Faults) -> SpaceSpec:
 
     So the other entries can still be checked. Raises SpaceError where nothing is left to check.
     """
+    value = document.value
+    for path in faults.unread:
+        value = _without(value, path)
     try:
-        return SpaceSpec.model_validate(document.value)
+        return SpaceSpec.model_validate(value)
     except ValidationError as error:
-        value = document.value
         for detail in error.errors(include_url=False):
             path = _existing(document.value, detail["loc"])
             _note(faults, detail, path)
@@ -365,6 +367,8 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
     match detail["type"]:
         case "extra_forbidden":
             faults.add(_unknown_key(str(loc[-1]), _type_at(loc[:-1]).model_fields), *path)
+        case "missing" if faults.is_unread(*path, loc[-1]):
+            pass
         case "missing":
             faults.add(f"{loc[-1]} is missing", *path)
         case "literal_error" if loc[-1] == "[key]":

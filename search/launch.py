@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +18,10 @@ from rich.text import Text
 from search import hardware, turns
 from search.archive import archive_at
 from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
+from search.comparable import incomparable, unmeasurable
 from search.deadline import seconds_until
 from search.display import Display
-from search.document import parse_number
+from search.document import parse_count, parse_number
 from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
@@ -137,6 +138,15 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     with contextlib.ExitStack() as stack:
         before = None if existing is None else StudySettings.of(existing)
         if prepared is not None:
+            asked = {"budget_name": options.budget or "", "metrics": options.metrics}
+            doubts = check_metrics(*prepared[:2], options.data, is_begun=before is not None, **asked)
+        else:
+            assert before is not None
+            paths = map(Path, before.corpus["paths"])
+            doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
+        for warning in doubts:
+            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+        if prepared is not None:
             space, budget, assessment = prepared
             slots = _slots(options, stack, space, budget)
             settings = _settings(options, space, budget, slots, _read(options, space, console))
@@ -214,6 +224,23 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 markup=False,
             )
         return Overview.of(study), was_interrupted
+
+
+def check_metrics(
+    space: Space, budget: BudgetSpec, paths: Iterable[Path], *, is_begun: bool, **asked: Any
+) -> list[str]:
+    """Raises ValueError where a metric or limit cannot be measured on this text, or does not compare.
+
+    A study that `is_begun` goes on with what does not compare, since nobody looked then: that is returned as warnings.
+    `asked` says what search/comparable.py wants to know of where a fault lies.
+    """
+    paths = list(paths)
+    if wrong := unmeasurable(space, budget, paths, **asked):
+        raise ValueError("\n".join(wrong))
+    doubts = incomparable(space, budget, paths, **asked)
+    if doubts and not is_begun:
+        raise ValueError("\n".join(doubts))
+    return doubts
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
@@ -336,8 +363,7 @@ def number_of_tokens(asked: str | None) -> int | None:
     """`54M` as a number; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
-    number = parse_number(asked)
-    if not isinstance(number, int) or number < 1:
+    if (number := parse_count(asked)) is None:
         raise ValueError(f"--max-tokens {asked}: give a token count such as 500K or 27M")
     return number
 
@@ -346,14 +372,12 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
     if asked is None:
         return None
-    try:
-        number = int(asked)
-    except ValueError:
-        raise ValueError(f"--trials {asked}: give a number, or +N for N more") from None
-    if number < 1:
-        raise ValueError(f"--trials {asked} is no search; give at least 1")
+    if (number := parse_count(asked.strip().removeprefix("+"))) is None:
+        if (read := parse_number(asked)) is not None and read < 1:
+            raise ValueError(f"--trials {asked} is no search; give at least 1")
+        raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     existing = len(so_far.records) if so_far else 0
-    total = number + existing if asked.startswith("+") else number
+    total = number + existing if asked.strip().startswith("+") else number
     if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from search.advise import check_advice
 from search.checking import check_budgets, check_claims, check_defaults, check_goals, check_ranges, checked_presets
-from search.document import Document, Faults, given, parse_document, read_document
+from search.document import Faults, given, parse_entries, read_text
 from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import MetricSpec, ParameterSpec, SpaceSpec, read_spec
 from search.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
@@ -31,16 +31,17 @@ RESERVED = {
 
 def load_space(path: str | Path) -> Space:
     """Load and check a space file. Raises SpaceError with every fault found, each with its line."""
-    return _build(read_document(path))
+    return _build(parse_entries(read_text(path), str(path)))
 
 
 def parse_space(text: str, source: str = "<space>") -> Space:
     """As `load_space`, for text that is already here (a study keeps its space's text)."""
-    return _build(parse_document(text, source))
+    return _build(parse_entries(text, source))
 
 
-def _build(document: Document) -> Space:
-    faults = Faults(document)
+def _build(faults: Faults) -> Space:
+    """The space of a document; `faults` has what is wrong with it so far."""
+    document = faults.document
     spec = read_spec(document, faults)
     if spec.family not in MODEL_CONFIGS:
         faults.add(unknown_name("family", spec.family[:60], MODEL_CONFIGS), "family")
@@ -188,7 +189,7 @@ class _Reader:
 
     def _check_step(self, step: float, low: Any, high: Any) -> None:
         if self.entry.log:
-            self._wrong("a logarithmic range has no step", "step")
+            self._wrong("a logarithmic range has no step; leave step out, or list the values", "step")
         elif step <= 0:
             self._wrong(f"{shown(step)} is not positive", "step")
         elif self.kind is int and not float(step).is_integer():

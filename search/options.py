@@ -176,7 +176,7 @@ def search_options(
         seed=seed,
         goals=tuple(goal or ()),
         assignments=tuple(assign or ()),
-        metrics=tuple(word.strip() for word in metrics.split(",")) if metrics is not None else (),
+        metrics=words_of(metrics),
         data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
         token_dtype=token_dtype.value,
         text_key=text_key,
@@ -188,3 +188,8 @@ def search_options(
         parallel=parallel,
         hang_minutes=hang_minutes,
     )
+
+
+def words_of(listed: str | None) -> tuple[str, ...]:
+    """`loss,num_params` as its words; none where nothing was given."""
+    return () if listed is None else tuple(word.strip() for word in listed.split(","))

@@ -76,6 +76,11 @@ class Space:
         return {alias: name for name, p in self.parameters.items() for alias in p.spec.aliases}
 
     @property
+    def has_guide(self) -> bool:
+        """Whether it writes down a guide, and its presets are a guide's; a space of one's own names none."""
+        return bool(self.spec.guide or self.spec.source)
+
+    @property
     def reference(self) -> Preset | None:
         """The guide's own configuration, which every search is compared with: the first preset."""
         return next(iter(self.presets.values()), None)

@@ -202,7 +202,7 @@ class Study:
         """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
 
         Where it does not go on, the trial has been ended or paused here, as its record shows. A rung recorded before,
-        by a worker that was lost after reporting it, is not recorded twice.
+        by a worker that was lost after reporting it, is not recorded twice. Raises StudyFailed, as `finish` does.
         """
         record = self.records[number]
         tokens = measurement["tokens"]
@@ -213,7 +213,10 @@ class Study:
         self._measure(record, tokens, measurement)
         if ending := self._ending(record):
             self._ledger.write_rung(record)
-            return self._end(record, *ending)
+            self._end(record, *ending)
+            if record.outcome == FAILED:
+                self._check_failures(record)
+            return False
         goes_on = False
         try:
             goes_on = self._goes_on(record)
@@ -243,10 +246,7 @@ class Study:
             self._ledger.write_rung(record)
         self._keep_traceback(record, traceback)
         self._end(record, outcome, reason)
-        tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
-        if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
-            lines = [f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {reason}", traceback.rstrip()]
-            raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
+        self._check_failures(record)
 
     @_at_once
     def release(self, number: int) -> None:
@@ -409,11 +409,23 @@ class Study:
             record.traceback = traceback
             self._ledger.note(record.number, traceback=traceback)
 
+    def _check_failures(self, last: TrialRecord) -> None:
+        """Raises StudyFailed after three failures in a row, of which `last` is one."""
+        tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
+        if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
+            lines = [
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}",
+                last.traceback.rstrip(),
+            ]
+            raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
+
     def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
         """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
         for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
+            if (measured := record.measured(metric.name)) is None:
+                return FAILED, f"{metric.name} was not measured at {record.rung:,} tokens"
             if not math.isfinite(value):
-                return DIVERGED, f"{metric.name} is {record.measured(metric.name)} at {record.rung:,} tokens"
+                return DIVERGED, f"{metric.name} is {measured} at {record.rung:,} tokens"
         if broken := self._broken_limits(record):
             return INFEASIBLE, "; ".join(words for _, words, _ in broken)
         return (FINISHED, "") if next_rung(record.rung, self.rungs) is None else None

@@ -35,7 +35,7 @@ from search.jobs import (
     slurm_log,
     slurm_script,
 )
-from search.launch import RunOptions, number_of_trials, prepare_space, seconds_to_hang
+from search.launch import RunOptions, check_metrics, number_of_trials, prepare_space, seconds_to_hang
 from search.object_store import check_url
 from search.storage import StudyError, StudyFolder
 
@@ -70,7 +70,7 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
     if wrong := misplaced([*given, *(["cluster_runs"] if cluster_runs else [])], to):
         raise ValueError(f"--to {to}: {', '.join(wrong)} means nothing there")
     assert options.space is not None
-    StudyFolder(options.runs, options.study_name)
+    folder = StudyFolder(options.runs, options.study_name)
     number_of_trials(options.trials, None)
     seconds_to_hang(options.hang_minutes)
     hardware.check_shares(**options.shares)
@@ -78,7 +78,7 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
         check_url(options.storage_path)
     if options.until is not None:
         seconds_until(options.until, datetime.now())
-    prepare_space(options)
+    _check_space(options, folder)
     if to == "k8s":
         given = {"memory_per_node": K8S_MEMORY, "ray_version": version("ray"), **given}
     job = Job(
@@ -100,6 +100,14 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
     job = dataclasses.replace(job, arguments=(*arguments, *_storage_argument(options.storage, to, job)))
     check_job(job, to)
     return job
+
+
+def _check_space(options: RunOptions, folder: StudyFolder) -> None:
+    """Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
+    space, budget, _ = prepare_space(options)
+    is_begun = options.storage is not None or folder.find() is not None  # a database may be reached from there only
+    asked = {"budget_name": options.budget or "", "metrics": options.metrics}
+    check_metrics(space, budget, options.data, is_begun=is_begun, **asked)
 
 
 def text_of(job: Job, to: str) -> str:

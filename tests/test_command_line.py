@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
 from search.cli import app
-from search.launch import summary
+from search.launch import RunOptions, number_of_trials, prepare_space, summary
 from search.loading import load_space
 from search.narrowing import narrow
 from search.preset import preset_config
@@ -138,6 +138,17 @@ def test_a_mistaken_option_is_refused(options: list[str], message: str):
     data = [] if "--data" in options else ["--data", "text"]
     assert message in refused("run", SMOKE, *data, *options)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e6", 10**6), ("27m", 27 * 10**6), ("1_000_000", 10**6), ("0x10000", 65536), ("0.5M", 500_000)],
+)
+def test_a_number_on_the_command_line_is_what_it_is_in_a_space(text: str, number: int):
+    assert prepare_space(RunOptions(space=SMOKE, max_tokens=text))[1].max_tokens == number
+    assert number_of_trials(text, None) == number
+    budget = f"budget: {{min_tokens: 1, max_tokens: {text}}}\n"
+    assert load_space(space_file(SMOKE.read_text().replace("budget:", "# ") + budget)).budget().max_tokens == number
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.document import MAX_BYTES, MAX_NUMBER, SpaceError, parse_document, parse_number, read_document
+from search.document import (
+    MAX_BYTES,
+    MAX_FAULTS,
+    MAX_NUMBER,
+    SpaceError,
+    parse_count,
+    parse_document,
+    parse_number,
+    read_document,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,14 +28,28 @@ from search.document import MAX_BYTES, MAX_NUMBER, SpaceError, parse_document, p
         ("1E3", 1000.0), ("27M", 27_000_000), ("27 M", 27_000_000), ("1.1K", 1100), ("1.1M", 1_100_000),
         ("500K", 500_000), ("3B", 3_000_000_000), ("3G", 3_000_000_000), ("1T", 10**12), ("1.5KiB", 1536),
         ("12 GiB", 12 * 2**30), ("12 GB", 12 * 10**9), ("2MB", 2_000_000), ("5 %", 0.05), ("7%", 0.07),
-        ("0.0001K", 0.1), ("wide", None), ("", None), ("-", None), ("1x", None), ("27m", None), ("1 2", None),
-        ("0x10", None), ("nan", None), (".inf", None), ("٣", None), ("1" * 65, None),
+        ("0.0001K", 0.1), ("wide", None), ("", None), ("-", None), ("1x", None), ("1 2", None),
+        ("27m", 27_000_000), ("12gib", 12 * 2**30), ("12gb", 12 * 10**9), ("12 Gb", 12 * 10**9), ("1kib", 1024),
+        ("0x10", 16), ("0XfF", 255), ("-0b101", -5), ("0o17", 15), ("0x1_0", 16), ("0x", None), ("0xg", None),
+        ("0b2", None), ("0x10K", None), ("1e6", 1e6), ("1e3K", 1_000_000), ("1,000", None),
+        ("nan", None), (".inf", None), ("٣", None), ("1" * 65, None),
     ],
 )  # fmt: skip
 def test_numbers_are_read_with_their_units_and_exactly(text: str, expected: float | None):
     number = parse_number(text)
     assert number == expected
     assert type(number) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1e6", 1_000_000), ("27m", 27_000_000), ("0x10", 16), ("1_000", 1000), ("1.5K", 1500), ("3", 3),
+        ("0", None), ("-5", None), ("1.5", None), ("1e999", None), ("many", None), ("", None), ("50 %", None),
+    ],
+)  # fmt: skip
+def test_a_count_is_whole_and_from_one_however_it_is_written(text: str, expected: int | None):
+    assert parse_count(text) == expected
 
 
 @given(st.integers(-MAX_NUMBER, MAX_NUMBER) | st.floats(-1e15, 1e15, allow_nan=False))
@@ -48,6 +71,12 @@ def test_scalars_are_numbers_truth_or_text_and_quotes_make_text():
     assert document.value == {"a": 1e-5, "b": "1e-5", "c": True, "d": "yes", "e": "true", "f": 12 * 2**30, "3": "x"}
 
 
+def test_tags_that_say_what_a_value_is_anyway_are_read():
+    document = parse_document("{a: !!float 1e-3, b: !!float 1, c: !!int 27M, d: !!str 5, e: !!bool true, f: ! x}")
+    assert document.value == {"a": 1e-3, "b": 1.0, "c": 27_000_000, "d": "5", "e": True, "f": "x"}
+    assert isinstance(document.value["b"], float)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -63,7 +92,9 @@ def test_scalars_are_numbers_truth_or_text_and_quotes_make_text():
         ("a: 1\na: 2", "s:2: a: is given twice; first in line 1"),
         ("a: &x 1\nb: *x", "s:2: b: anchors and aliases are not supported; write the value again"),
         ("a: &x [*x]", "s:1: a.0: anchors and aliases are not supported; write the value again"),
-        ("a: !!str 5", "s:1: a: tags such as !!str are not supported; quote what is text"),
+        ("a: !!python/none 5", "s:1: a: tags such as !!python/none are not supported; quote what is text"),
+        ("a: !!int 5.5", "s:1: a: 5.5 is no int; leave the tag out, or mend the value"),
+        ("a: [1, null]", "s:1: a.1: has no value; write what it stands for, such as 0 for off, or leave it out"),
         ("!!python/object/apply:os.system ['x']", "s:1: a space is a mapping, `family: ...` and so on"),
         ("a:\nb: ~\n",
          "s:1: a: has no value; give one, or leave it out\ns:2: b: has no value; give one, or leave it out"),
@@ -105,10 +136,10 @@ def test_no_text_takes_many_steps_to_refuse(text: str):
     assert num_calls < 40 * MAX_BYTES  # 26 for the worst of these
     if len(error.value.faults) > 1:
         assert error.value.faults[-1].message in (
-            "and perhaps more; these are the first 20 faults",
+            f"and perhaps more; these are the first {MAX_FAULTS} faults",
             "nested more than 12 deep",
         )
-    assert len(error.value.faults) <= 21 and len(str(error.value)) < 20_000
+    assert len(error.value.faults) <= MAX_FAULTS + 1 and len(str(error.value)) < 20_000
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):

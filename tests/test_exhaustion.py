@@ -231,7 +231,7 @@ def test_what_measurements_let_be_launched_is_still_started(ratio: float, num_mo
     space = parse_space(MEMORY.replace("LIMIT", "1 GiB"))
     feasibility = Feasibility.of(space, space.budget())
     deepest = space.complete({"n_layers": 4})
-    peak = estimate(feasibility._train_config(deepest)).peak_vram_bytes
+    peak = estimate(feasibility.train_config(deepest)).peak_vram_bytes
     study = new_study(MEMORY.replace("LIMIT", str(int(peak * 0.99))))
     while study.propose() is not None:
         pass  # all are under way at once
@@ -239,7 +239,7 @@ def test_what_measurements_let_be_launched_is_still_started(ratio: float, num_mo
     for number, record in list(study.records.items()):
         while not record.has_ended:
             rung = next(rung for rung in study.rungs if rung > record.rung)
-            peak = estimate(feasibility._train_config(record.values)).peak_vram_bytes
+            peak = estimate(feasibility.train_config(record.values)).peak_vram_bytes
             measured = {**measurement(record.values, rung), "peak_vram_bytes": round(ratio * peak), "estimated": False}
             if not study.report(number, measured) and not record.has_ended:
                 break

@@ -217,7 +217,7 @@ def test_a_job_runs_with_every_option_that_was_given(monkeypatch: pytest.MonkeyP
     """The words of the job, read by the command line again, ask for the same."""
     seen: list[RunOptions] = []
     monkeypatch.setattr(search.cli, "_search", lambda options: seen.append(options) or 0)
-    monkeypatch.setattr("search.submission.prepare_space", lambda options: None)
+    monkeypatch.setattr("search.submission._check_space", lambda options, folder: None)
     space = ROOT / "spaces" / "hybrid.yaml"
     assert tinysearch("run", space, *EVERYTHING)[0] == 0
     code, script, message = tinysearch("submit", space, "--to", "slurm", "--dry-run", *EVERYTHING)

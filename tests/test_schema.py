@@ -143,10 +143,10 @@ def test_what_the_schema_refuses_the_loader_refuses_too(text: str):
 
 
 def test_the_schema_reads_the_numbers_that_the_loader_reads():
-    for text in ["27M", "12 GiB", "1e-5", "5 %", "1_000", ".5", "5.", "-3K", "1.5KiB"]:
+    for text in ["27M", "12 GiB", "1e-5", "5 %", "1_000", ".5", "5.", "-3K", "1.5KiB", "27m", "12gb", "0x10", "1e6"]:
         assert parse_number(text) is not None
         assert schema_faults(BASE + f"limits: {{loss: {{max: {text}}}}}") == []
-    for text in ["27m", "12 gigs", "1x", "K", "GiB 12"]:
+    for text in ["27q", "12 gigs", "1x", "K", "GiB 12"]:
         assert parse_number(text) is None
         assert schema_faults(BASE + f"limits: {{loss: {{max: {text}}}}}") != []
 

@@ -64,6 +64,13 @@ def test_every_parameter_of_a_shipped_guide_has_its_reason(path: Path):
         assert [name for name, p in space.parameters.items() if not p.spec.why] == []
 
 
+def test_a_space_has_a_guide_if_it_names_one_or_its_source():
+    assert {path.stem: load_space(path).has_guide for path in SPACES}["smoke"] is False
+    assert all(load_space(path).has_guide for path in SPACES if path.stem != "smoke")
+    assert not parse_space(BASE).has_guide
+    assert parse_space(BASE + "guide: Notes").has_guide and parse_space(BASE + "source: a blog").has_guide
+
+
 # Faulty files: the whole message, so that a place or a remedy cannot be lost.
 
 TOP = "family: hybrid\nparameters:\n"
@@ -153,6 +160,8 @@ FAULTY = {
         "3: parameters.beta1.step: 0.2 does not lead from 0 to 0.9; end at 0.8",
     TOP + "  beta1: {min: 0, max: 0.9, log: true, default: 0.2}":
         "3: parameters.beta1.min: a logarithmic range must start above 0, not at 0",
+    TOP + "  beta1: {min: 0.1, max: 0.9, log: true, step: 0.1, default: 0.2}":
+        "3: parameters.beta1.step: a logarithmic range has no step; leave step out, or list the values",
     TOP + "  beta1: {min: 0.1, max: 0.9, log: yes, default: 0.2}":
         "3: parameters.beta1.log: expected true or false, got 'yes'",
     TOP + "  schedule: {min: 1, max: 2, default: 1}":
@@ -304,6 +313,21 @@ FAULTY = {
     BASE + "budget: {set: {d_model: 48}}": "4: budget.set.d_model: 48 is none of 32, 64",
     BASE + "budgets: {q: {trails: 4}}":
         f"4: budgets.q.trails: unknown key 'trails'. Known: {BUDGET_KEYS}. Did you mean 'trials'?",
+    # an entry that cannot be read hides no other
+    TOP + "  d_model: {values: [null, 4], default: 4}\n  n_layers: {low: 1}\nabout:\n"
+        "rules: [{require: }, {require: q}]":
+        "3: parameters.d_model.values.0: has no value; write what it stands for, such as 0 for off, or leave it out\n"
+        "4: parameters.n_layers.low: unknown key 'low'; here it is called min\n"
+        "5: about: has no value; give one, or leave it out\n"
+        "6: rules.0.require: has no value; give one, or leave it out\n"
+        "6: rules.1.require: q: unknown parameter 'q'. Known: d_model, n_layers.",
+    "family: \nparameters: {d_model: {low: 1}, n_heads: &a [1]}":
+        "1: family: has no value; give one, or leave it out\n"
+        "2: parameters.d_model.low: unknown key 'low'; here it is called min\n"
+        "2: parameters.n_heads: expected a mapping such as {min: 1, max: 8, default: 4} or {value: 4}, got a list",
+    TOP + "  d_model: *a\n  n_layers: {value: 2, default: 2}":
+        "3: parameters.d_model: anchors and aliases are not supported; write the value again\n"
+        "4: parameters.n_layers.default: a parameter with value has no default",
     # several faults of one file, also of different kinds, are reported together
     TOP + "  d_model: {low: 1, default: 1}\nrules:\n- require: d_modle > 1\ngoals: {g: {raise: [q]}}\nabot: x":
         "3: parameters.d_model.low: unknown key 'low'; here it is called min\n"

@@ -213,19 +213,24 @@ def test_divergence_between_rungs_is_nan_at_the_rung_it_was_heading_for():
 
 
 def test_where_much_diverges_the_search_goes_where_it_does_not():
-    """Learning rates above 0.01 diverge, three of ten of the axis; of the later proposals fewer than that do."""
-    study = Study.create(InMemoryStorage(), "study", settings(), trials=40)
-    diverged = []
-    while (proposal := study.propose()) is not None:
-        is_too_fast = proposal.values["learning_rate"] > 0.01
-        if not proposal.is_resumed:
-            diverged.append(is_too_fast)
-        train(
-            study,
-            proposal,
-            lambda values, tokens: math.nan if values["learning_rate"] > 0.01 else loss_of(values, tokens),
-        )
-    assert sum(diverged[-20:]) < sum(diverged[:20])
+    """Learning rates above 0.01 diverge, three of ten of the axis; of the later proposals fewer than that do.
+
+    Over several seeds: one search may begin with few of them by luck.
+    """
+    early, late = [], []
+    for seed in range(4):
+        study = Study.create(InMemoryStorage(), "study", settings(seed=seed), trials=30)
+        diverged = []
+        while (proposal := study.propose()) is not None:
+            if not proposal.is_resumed:
+                diverged.append(proposal.values["learning_rate"] > 0.01)
+            train(
+                study,
+                proposal,
+                lambda values, tokens: math.nan if values["learning_rate"] > 0.01 else loss_of(values, tokens),
+            )
+        early, late = [*early, *diverged[:15]], [*late, *diverged[15:]]
+    assert len(early) == len(late) and sum(late) < 0.3 * len(late)
 
 
 def test_out_of_memory_is_pruned_and_infeasible_for_new_and_old_readers():
