@@ -139,7 +139,8 @@ def validate(
 ) -> None:
     """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
     with reporting_errors():
-        from search.launch import RunOptions, fixed_line, prepare_space
+        from search.configurations import same_presets
+        from search.launch import RunOptions, few_line, fixed_line, prepare_space, same_line
         from search.space import rungs_of
 
         options = RunOptions(space=space, budget=budget, goals=tuple(goal or ()), assignments=tuple(assign or ()))
@@ -155,7 +156,9 @@ def validate(
                     "goals": list(checked.spec.goals),
                     "rungs": list(rungs_of(chosen)),
                     "set": chosen.set,
+                    "same_presets": same_presets(checked),
                     "feasible_share": assessment.share,
+                    "configurations": assessment.num_launchable,
                     "sampled": assessment.num_sampled,
                     "rejected": assessment.reasons,
                     "warning": assessment.warning or None,
@@ -175,6 +178,8 @@ def validate(
         console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
         if chosen.set:
             console.print(f"  {fixed_line(chosen)}", highlight=False)
+        for preset, other in same_presets(checked).items():
+            console.print(f"  {same_line(preset, other)}", markup=False, highlight=False)
         console.print(
             f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
             highlight=False,
@@ -182,6 +187,8 @@ def validate(
         for reason, count in assessment.reasons.items():
             line = f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
             console.print(line, markup=False, highlight=False)
+        if few := few_line(assessment.num_launchable, chosen.trials):
+            console.print(few, markup=False, highlight=False)
         if assessment.warning:
             console.print(f"warning: {assessment.warning}", style="yellow", markup=False, highlight=False)
 
