@@ -19,9 +19,10 @@ from typing import Any
 
 from rich.table import Table
 
+from search.cost import Cost
 from search.noise import CONFIDENCE, MAX_SEEDS, Difference, deviation, seeds_to_separate
 from search.record import FAILED, FINISHED, TrialRecord
-from search.report import Overview, finite, is_number, seconds_text, tokens_text
+from search.report import Overview, finite, is_number, tokens_text
 
 BEST, TIE, BEHIND = "best", "tie", "behind"
 SEEDS_TO_START = 3  # with one there is no noise to see, with two hardly
@@ -39,20 +40,6 @@ class Run:
     reason: str = ""
     measurement: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What it takes to have `seeds` seeds of some configurations: the runs that are missing, one after another."""
-
-    seeds: int
-    runs: int
-    tokens: int
-    seconds: float | None  # None where no run says how long it took
-
-    def __str__(self) -> str:
-        took = "" if self.seconds is None else f", about {seconds_text(self.seconds)}"
-        return f"{self.runs:,} more run{'' if self.runs == 1 else 's'}, {tokens_text(self.tokens)} tokens{took}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from search.configurations import Listing
 from search.correction import MARGIN, correction
 from search.document import SpaceError
 from search.drawing import random_values
@@ -140,6 +141,7 @@ class Assessment:
     share: float
     num_sampled: int
     reasons: dict[str, int]  # the most frequent first; a configuration may have several
+    num_launchable: int | None = None  # in all, where they can be listed and are no more than were drawn
 
     @property
     def warning(self) -> str:
@@ -154,7 +156,10 @@ class Assessment:
 
 
 def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: int = 0) -> Assessment:
-    """Draw configurations at random and count. Raises SpaceError for a rule, or a space, that nothing satisfies."""
+    """Draw configurations at random and count; list those of a small space, too.
+
+    Raises SpaceError for a rule, or a space, that nothing satisfies.
+    """
     feasibility = Feasibility.of(space, budget)
     rng = np.random.default_rng(seed)
     reasons: Counter[str] = Counter()
@@ -172,7 +177,9 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
         reasons.update(against)
         num_feasible += not against
     presets = [space.complete(preset.values) for preset in space.presets.values()]
-    is_hopeless = num_feasible == 0 and all(feasibility.reasons_against(values) for values in presets)
+    listing = Listing.of(space, feasibility.reasons_against, at_most=num_samples)
+    is_hopeless = num_feasible == 0 and not listing.configurations
+    is_hopeless = is_hopeless and all(feasibility.reasons_against(values) for values in presets)
     faults = [
         space.document.fault(rule.path, f"no configuration satisfies {rule}; {num_samples:,} were drawn")
         for rule, ok in zip(space.rules, satisfied, strict=True)
@@ -183,4 +190,5 @@ def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: i
         faults = [space.document.fault((), f"none of {num_samples:,} configurations drawn can be launched: {most}")]
     if faults:
         raise SpaceError(space.document.source, faults)
-    return Assessment(num_feasible / num_samples, num_samples, dict(reasons.most_common()))
+    num_launchable = len(listing.configurations) if listing.is_whole else None
+    return Assessment(num_feasible / num_samples, num_samples, dict(reasons.most_common()), num_launchable)

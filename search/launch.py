@@ -190,6 +190,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         for preset, other in study.same_presets.items():
             if preset not in study.skipped_presets:
                 console.print(same_line(preset, other), style="dim", highlight=False, markup=False)
+        few = few_line(study.count_launchable(), study.num_trials)
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
             f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
@@ -199,8 +200,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(equal_text_line(units, study.rungs[-1]), style="dim")
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
-        if line := few_line(study.count_launchable(), study.num_trials):
-            console.print(line, style="yellow", highlight=False)
+        if few:
+            console.print(few, style="yellow", highlight=False)
         requests = Requests(study, folder, slots, hang_seconds)
         place = place_of(folder.checkpoints, folder.name, settings.storage_path)
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
@@ -355,8 +356,10 @@ def few_line(num_launchable: int | None, num_trials: float) -> str:
     """That fewer configurations can be trained than were asked for; empty where there are enough."""
     if num_launchable is None or num_launchable >= num_trials:
         return ""
-    number = "only one configuration" if num_launchable == 1 else f"only {num_launchable:,} configurations"
-    return f"{number} may be launched, and none is trained twice: the search ends after that"
+    if num_launchable == 1:
+        return "only one configuration may be launched, and none is trained twice: one trial is all there will be"
+    number = f"{num_launchable:,}"
+    return f"only {number} configurations may be launched, and none is trained twice: {number} trials at most"
 
 
 def number_of_tokens(asked: str | None) -> int | None:

@@ -60,7 +60,7 @@ class Overview:
         """Of a study that this process is running."""
         records = list(study.records.values())
         return cls._build(
-            study.stored, study.settings, records, study.num_trials, study.reference_name, study.exhausted
+            study.stored, study.settings, records, study.num_expected, study.reference_name, study.exhausted
         )
 
     @classmethod

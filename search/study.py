@@ -117,6 +117,7 @@ class Study:
         self._choice_is_valid = False  # until anything is learned or started
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
+        self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
         self._num_started = 0  # configurations; a trial that continues another is none of its own
         with one_step(study._storage):
             known = study.user_attrs
@@ -299,7 +300,15 @@ class Study:
     def count_launchable(self) -> int | None:
         """How many configurations may be launched, if those are fewer than the trials and can be listed; else None."""
         found = Listing.of(self.space, self.feasibility.reasons_against, at_most=min(self.num_trials, MAX_CHECKS))
-        return len(found.configurations) if found.is_whole else None
+        self._num_launchable = len(found.configurations) if found.is_whole else None
+        return self._num_launchable
+
+    @property
+    def num_expected(self) -> float:
+        """How many configurations there will be in the end, as far as is known: no more than may be launched."""
+        if self.exhausted is not None:
+            return self._num_started
+        return self.num_trials if self._num_launchable is None else max(self._num_started, self._num_launchable)
 
     @property
     def reference_name(self) -> str:
@@ -460,6 +469,7 @@ class Study:
         self._learn(record)
         if self.feasibility.learn(record.values, record.measurements.get(record.rung, {})):
             self._candidates.limits_changed()
+            self._num_launchable = None
         violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
         if outcome == INFEASIBLE:
             violations = {name: violation for name, _, violation in self._broken_limits(record)}

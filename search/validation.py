@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from search.comparable import incomparable
+from search.configurations import same_presets
 from search.feasibility import Assessment
 from search.grammar import BudgetSpec
-from search.launch import RunOptions, fixed_line, prepare_space
+from search.launch import RunOptions, few_line, fixed_line, prepare_space, same_line
 from search.space import Space, rungs_of
 
 
@@ -46,7 +47,9 @@ class Validation:
             "goals": list(space.spec.goals),
             "rungs": list(rungs_of(self.budget)),
             "set": self.budget.set,
+            "same_presets": same_presets(space),
             "feasible_share": assessment.share,
+            "configurations": assessment.num_launchable,
             "sampled": assessment.num_sampled,
             "rejected": assessment.reasons,
             "warning": "\n".join(self.warnings) or None,
@@ -63,6 +66,10 @@ class Validation:
         yield f"  rungs at {', '.join(f'{rung:,}' for rung in rungs_of(self.budget))} tokens"
         if self.budget.set:
             yield f"  {fixed_line(self.budget)}"
+        for preset, other in same_presets(space).items():
+            yield f"  {same_line(preset, other)}"
         yield f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched"
         for reason, count in assessment.reasons.items():
             yield f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
+        if few := few_line(assessment.num_launchable, self.budget.trials):
+            yield few

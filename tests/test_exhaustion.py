@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.configurations import Listing, identity, same_presets
 from search.curves import Curve
 from search.expression import ExpressionError
@@ -30,9 +34,10 @@ from search.report import Overview, counts_line, exhausted_line
 from search.sampling import Candidates, NothingFeasible, distributions
 from search.settings import Exhausted, StudySettings
 from search.space import Space
-from search.storage import StudyError
+from search.storage import StudyError, StudyFolder
 from search.strategy import Continue, Start, Strategy
 from search.study import Study
+from search.text import corpus_of
 from trainer.estimate import estimate
 
 SPACE = """
@@ -314,10 +319,59 @@ def test_one_and_one_point_zero_are_one_configuration_and_true_numbers_are_not()
 
 def test_too_few_for_the_trials_is_said_before_the_search():
     study = new_study()
+    study.propose()
+    assert Overview.of(study).num_trials == 10
     assert study.count_launchable() == 4
+    assert Overview.of(study).num_trials == 4 and not Overview.of(study).is_complete
     assert "only 4 configurations" in few_line(4, 10) and "only one configuration" in few_line(1, math.inf)
     assert few_line(10, 10) == few_line(None, 10) == ""
     assert new_study(trials=3).count_launchable() is None
+
+
+def test_with_several_metrics_a_search_ends_too():
+    study = new_study(SPACE.replace("budget:", "metrics: [loss, tokens_per_second]\nbudget:"))
+    while (proposal := study.propose()) is not None:
+        for rung in study.rungs:
+            if rung > study.records[proposal.number].rung:
+                speed = {"tokens_per_second": 100.0 / proposal.values["n_layers"]}
+                if not study.report(proposal.number, {**measurement(proposal.values, rung), **speed}):
+                    break
+    assert len(set(configurations(study))) == len(study.records) == 4
+    assert Overview.of(study).is_complete and study.exhausted == Exhausted(4, is_exact=True)
+
+
+# At the command line.
+
+
+def tinysearch(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
+def test_a_search_that_has_ended_so_says_the_same_at_once_whatever_more_is_asked_for(small_text: Path):
+    space = parse_space(SPACE)
+    folder = StudyFolder(Path("runs").absolute(), "mine")
+    folder.path.mkdir(parents=True)
+    corpus = corpus_of(space, [str(Path("text").absolute())], token_dtype="uint16")
+    run = {"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"}
+    made = replace(study_settings(space), corpus=corpus, run=run)
+    run_all(Study.create(folder.open_storage(), "mine", made))
+    for more in ([], ["--trials", "+5"], ["--until", "1h"]):
+        out = tinysearch("resume", "mine", *more)
+        assert "all 4 configurations that may be launched have been trained" in out
+        assert "at a time" not in out  # no search was begun
+    assert "4 of 4 trials" in tinysearch("status", "mine")
+    assert json.loads(tinysearch("status", "mine", "--json"))["complete"]
+
+
+def test_validate_says_how_few_configurations_there_are_and_which_presets_are_one(tmp_path: Path):
+    (tmp_path / "s.yaml").write_text(SPACE + PRESETS)
+    out = tinysearch("validate", tmp_path / "s.yaml")
+    assert "only 4 configurations" in out and "'again' is the same configuration as 'guide'" in out
+    fixed = ["--set", "n_layers=1", "--set", "learning_rate=0.001", "--json"]
+    found = json.loads(tinysearch("validate", tmp_path / "s.yaml", *fixed))
+    assert (found["configurations"], found["same_presets"]) == (1, {"again": "guide"})
 
 
 # Any small space.
