@@ -42,7 +42,16 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar"},
-    {"search.document", "search.expression", "search.noise", "search.deadline", "search.measurement"},
+    {"search.sweeps"},
+    {"search.translation"},
+    {
+        "search.document",
+        "search.expression",
+        "search.noise",
+        "search.deadline",
+        "search.measurement",
+        "search.synonyms",
+    },
     {"search.replay", "search.snapshot", "search.garbage"},
 ]
 FOREIGN_TO = {
