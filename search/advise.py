@@ -13,6 +13,7 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import CONTEXT, AdviceSpec
 from search.parameter import Parameter, Value, Values, checked_value, kind_name
 from search.space import Space, not_in
+from search.synonyms import unknown_parameter
 from trainer.checks import unknown_name
 
 
@@ -70,7 +71,7 @@ def check_advice(space: Space, faults: Faults) -> None:
             path = ("advice", i, "suggest", key)
             parameter = space.parameters.get(space.aliases.get(key, key))
             if parameter is None:
-                faults.add(unknown_name("parameter", key[:60], space.parameters), *path)
+                faults.add(unknown_parameter(key, space.parameters), *path)
             elif isinstance(value, str) and parameter.type is not str:
                 _parsed(value, space, faults, *path)
             elif (checked := checked_value(value, parameter.type)) is None:

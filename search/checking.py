@@ -9,6 +9,7 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.narrowing import narrow
 from search.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space import Preset, Rule, Space, extremes, not_in
+from search.synonyms import unknown_parameter
 from trainer.checks import ConfigError, unknown_name
 from trainer.config import parameter_types
 
@@ -65,7 +66,7 @@ def check_budgets(space: Space, faults: Faults) -> None:
         for name, value in budget.set.items():
             at, parameter = (*path, "set", name), space.parameters.get(name)
             if parameter is None:
-                faults.add(unknown_name("parameter", name[:60], space.parameters), *at)
+                faults.add(unknown_parameter(name, space.parameters), *at)
             elif (checked := checked_value(value, parameter.type)) is None:
                 faults.add(f"expected {kind_name(parameter.type)}, got {given(value)}", *at)
             elif parameter.is_searched and (wrong := not_in(space, parameter, checked)):
@@ -102,7 +103,7 @@ def _check_target(
             faults.add(str(error), *path)
             return
         for name in sorted(names - space.parameters.keys()):
-            faults.add(f"{target}: {unknown_name('parameter', name, space.parameters)}", *path)
+            faults.add(f"{target}: {unknown_parameter(name, space.parameters)}", *path)
     elif checked_value(target, parameter.type) is None:
         faults.add(f"expected {kind_name(parameter.type)}, got {given(target)}", *path)
 
@@ -114,7 +115,7 @@ def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]
         for key, value in entry.values.items():
             parameter = space.aliases.get(key, key)
             if parameter not in space.parameters:
-                faults.add(unknown_name("parameter", key[:60], space.parameters), "presets", name, key)
+                faults.add(unknown_parameter(key, space.parameters), "presets", name, key)
             elif checked_value(value, space.parameters[parameter].type) is None:
                 kind = kind_name(space.parameters[parameter].type)
                 faults.add(f"expected {kind}, got {given(value)}", "presets", name, key)
@@ -178,7 +179,7 @@ def _check_claimed(space: Space, preset: str, changes: Values, faults: Faults, *
         return  # its own faults are noted
     known = {**dict.fromkeys(parameter_types(space.family), ""), **space.aliases}
     if unknown := [name for name in changes if name not in known]:
-        faults.add(unknown_name("parameter", unknown[0][:60], known), *path, unknown[0])
+        faults.add(unknown_parameter(unknown[0], known), *path, unknown[0])
         return
     given_by_preset = space.spec.presets[preset].values if preset else {}
     chosen = {space.aliases.get(name, name): value for name, value in {**given_by_preset, **changes}.items()}

@@ -8,6 +8,7 @@ held against.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -17,6 +18,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from search.document import NUMBER_PATTERN, Document, Faults, Path_, given
 from search.measurement import MEASURED
+from search.sweeps import without_foreign
 
 MEASUREMENTS = tuple(MEASURED)
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
@@ -328,6 +330,7 @@ def read_spec(document: Document, faults: Faults) -> SpaceSpec:
     value = document.value
     for path in faults.unread:
         value = _without(value, path)
+    value = without_foreign(value, faults)
     try:
         return SpaceSpec.model_validate(value)
     except ValidationError as error:
@@ -336,8 +339,8 @@ def read_spec(document: Document, faults: Faults) -> SpaceSpec:
             _note(faults, detail, path)
             value = _without(value, path)
     try:
-        return SpaceSpec.model_validate(value)
-    except ValidationError:  # the family or all parameters are missing now
+        return SpaceSpec.model_validate({"family": "", **value})
+    except ValidationError:  # all parameters are missing now
         faults.check()
         raise
 
@@ -385,10 +388,24 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
             faults.add(f"expected a mapping, got {given(given_there)}", *path)
         case "list_type":
             faults.add(f"expected a list, got {given(given_there)}", *path)
+        case "too_long" if path[-1] == "values":
+            most = f"has {detail['ctx']['actual_length']:,} entries; at most {detail['ctx']['max_length']}"
+            faults.add(f"{most}; {_as_range(given_there)}", *path)
         case "too_long":
             faults.add(f"has {detail['ctx']['actual_length']:,} entries; at most {detail['ctx']['max_length']}", *path)
         case _:
             faults.add(detail["msg"].removeprefix("Value error, "), *path)
+
+
+def _as_range(values: list[Any]) -> str:
+    """What to write for a long list of numbers that are all equally far apart, or are not."""
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return "leave some out"
+    step = values[1] - values[0]
+    if step <= 0 or any(abs(b - a - step) > 1e-9 * max(1, abs(b)) for a, b in itertools.pairwise(values)):
+        return f"write a range: min: {min(values)}, max: {max(values)}"
+    every = "" if step == 1 else f", step: {step:g}"
+    return f"write min: {values[0]}, max: {values[-1]}{every}"
 
 
 def _existing(value: Any, loc: Iterable[int | str]) -> Path_:

@@ -19,6 +19,8 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import MetricSpec, ParameterSpec, SpaceSpec, read_spec
 from search.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
 from search.space import Rule, Space, circle_in, in_order
+from search.sweeps import parameters_of
+from search.synonyms import advice_for, note_of, synonym, unknown_parameter
 from trainer.checks import unknown_name
 from trainer.config import MODEL_CONFIGS, parameter_types
 
@@ -43,15 +45,16 @@ def _build(faults: Faults) -> Space:
     """The space of a document; `faults` has what is wrong with it so far."""
     document = faults.document
     spec = read_spec(document, faults)
-    if spec.family not in MODEL_CONFIGS:
+    is_known = spec.family in MODEL_CONFIGS
+    if not is_known and not faults.within("family") and "family" in document.value:
         faults.add(unknown_name("family", spec.family[:60], MODEL_CONFIGS), "family")
-        faults.check()
     declared = set(document.value["parameters"]) if isinstance(document.value["parameters"], dict) else set()
     if not declared:
         faults.add("is empty", "parameters")
         faults.check()
     parameters = _parameters(spec, declared, faults)
-    _check_aliases(spec, faults)
+    if is_known:
+        _check_aliases(spec, faults)
     rules = tuple(_rules(spec, declared, faults))
     _check_goal_names(spec, declared, faults)
     _check_measurements(spec, faults)
@@ -78,13 +81,17 @@ def _build(faults: Faults) -> Space:
 
 
 def _parameters(spec: SpaceSpec, declared: set[str], faults: Faults) -> dict[str, Parameter]:
-    types = {name: _plain(kind) for name, kind in parameter_types(spec.family).items() if name not in RESERVED}
+    """The parameters that are sound; where the family is unknown, a name may be any family's."""
+    types = {name: _plain(kind) for name, kind in parameters_of(spec.family).items() if name not in RESERVED}
     parameters: dict[str, Parameter] = {}
     for name, entry in spec.parameters.items():
         if name in RESERVED:
-            faults.add("is set by the command line or the budget, not by a space", "parameters", name)
+            faults.add(f"is not for a space to set: {advice_for(name)}", "parameters", name)
+        elif name not in types and spec.family not in MODEL_CONFIGS:
+            if ours := synonym(name, types):
+                faults.add(f"here it is called {ours}{note_of(ours)}", "parameters", name)
         elif name not in types:
-            faults.add(unknown_name("parameter", name[:60], types), "parameters", name)
+            faults.add(unknown_parameter(name, types), "parameters", name)
         elif types[name] not in (int, float, str, bool):
             faults.add("is not for a space to set", "parameters", name)
         else:
@@ -115,7 +122,7 @@ def _check_aliases(spec: SpaceSpec, faults: Faults) -> None:
 
 def _check_names(expression: Expression, declared: set[str], faults: Faults, *path: str | int) -> None:
     for name in sorted(expression.names - declared):
-        faults.add(f"{expression}: {unknown_name('parameter', name, declared)}", *path)
+        faults.add(f"{expression}: {unknown_parameter(name, declared)}", *path)
 
 
 class _Reader:
@@ -255,7 +262,7 @@ def _check_goal_names(spec: SpaceSpec, declared: set[str], faults: Faults) -> No
             for i, parameter in enumerate(parameters):
                 path = ("goals", name, key, parameter if key == "set" else i)
                 if parameter not in declared:
-                    faults.add(unknown_name("parameter", parameter[:60], declared), *path)
+                    faults.add(unknown_parameter(parameter, declared), *path)
                 elif parameter in parameters[:i]:
                     faults.add(f"{parameter} is listed twice", *path)
                 elif others := [k for k, named in moves.items() if k != key and parameter in named and k < key]:

@@ -11,6 +11,7 @@ from search.expression import Expression, ExpressionError, parse_expression
 from search.grammar import BudgetSpec, GoalSpec, MetricSpec
 from search.parameter import Parameter, Value, Values, checked_value, kind_name, shown, typed
 from search.space import Space, extremes, in_order, not_in
+from search.synonyms import unknown_parameter
 from trainer.checks import unknown_name
 
 
@@ -182,7 +183,7 @@ def _assignment(space: Space, text: str) -> tuple[str, Value]:
         raise ValueError(f"--set {text}: write name=value")
     name = space.aliases.get(name, name)
     if name not in space.parameters:
-        raise ValueError(f"--set {text}: {unknown_name('parameter', name, space.parameters)}")
+        raise ValueError(f"--set {text}: {unknown_parameter(name, space.parameters)}")
     kind = space.parameters[name].type
     number = parse_number(raw)
     value: Any = raw if number is None or kind is str else number

@@ -112,7 +112,9 @@ FAULTY = {
     TOP + "  d_modle: {value: 3}":
         f"3: parameters.d_modle: unknown parameter 'd_modle'. Known: {TRAINED}. Did you mean 'd_model'?",
     TOP + "  1: {value: 3}": f"3: parameters.1: unknown parameter '1'. Known: {TRAINED}.",
-    TOP + "  seed: {value: 3}": "3: parameters.seed: is set by the command line or the budget, not by a space",
+    TOP + "  seed: {value: 3}":
+        "3: parameters.seed: is not for a space to set: give it with --seed N; tinysearch confirm trains the best with "
+        "several seeds",
     TOP + "  d_model: {}": "3: parameters.d_model: needs min and max, values, value or derive",
     TOP + "  n_layers: {low: 1, high: 2, default: 1}":
         "3: parameters.n_layers.low: unknown key 'low'; here it is called min\n"
@@ -121,13 +123,15 @@ FAULTY = {
     TOP + "  d_model: {values: 4, default: 4}": "3: parameters.d_model.values: expected a list, got 4",
     TOP + "  d_model: {values: [], default: 4}":
         "3: parameters.d_model.values: is an empty list; nothing to choose from",
-    TOP + "  d_model: {values: [[8], 4], default: 4}": "3: parameters.d_model.values.0: expected one value, got a list",
+    TOP + "  d_model: {values: [[8], 4], default: 4}":
+        "3: parameters.d_model.values.0: expected one value, got a list; "
+        "a parameter has one value in each trial: make each part a parameter of its own",
     TOP + "  d_model: {values: [true, 4], default: 4}":
         "3: parameters.d_model.values.0: expected a whole number, got true",
     TOP + "  d_model: {values: [4, 4.0], default: 4}": "3: parameters.d_model.values: lists 4 twice",
     TOP + "  d_model: {values: [8, 4], default: 6}": "3: parameters.d_model.default: 6 is none of the values 8, 4",
     TOP + f"  d_model: {{values: {list(range(1, 300))}, default: 4}}":
-        "3: parameters.d_model.values: has 299 entries; at most 200",
+        "3: parameters.d_model.values: has 299 entries; at most 200; write min: 1, max: 299",
     TOP + "  d_model: {values: [8, 4]}": "3: parameters.d_model: has no default; give the guide's own value",
     TOP + "  d_model: {values: [8, 4], min: 4, default: 4}":
         "3: parameters.d_model: has both values and min or max; give one",
@@ -254,7 +258,8 @@ FAULTY = {
         "4: presets.p.d_model: d_model and DIM are one parameter; give one",
     ALIASED + "presets: {p: {DIM: 48}}": "4: presets.p.DIM: 48 is none of 32, 64",
     ALIASED + "presets: {p: {DIM: wide}}": "4: presets.p.DIM: expected a whole number, got 'wide'",
-    ALIASED + "rules: [{require: DIM > 1}]": "4: rules.0.require: DIM > 1: unknown parameter 'DIM'. Known: d_model.",
+    ALIASED + "rules: [{require: DIM > 1}]": "4: rules.0.require: DIM > 1: unknown parameter 'DIM'. Known: d_model. "
+        "Did you mean 'd_model'?",
     # advice
     BASE + "advice: {when: d_model > 1}": "4: advice: expected a list, got a mapping",
     BASE + "advice: [{when: d_model > 1}]": "4: advice.0: say is missing",
@@ -321,10 +326,10 @@ FAULTY = {
         "5: about: has no value; give one, or leave it out\n"
         "6: rules.0.require: has no value; give one, or leave it out\n"
         "6: rules.1.require: q: unknown parameter 'q'. Known: d_model, n_layers.",
-    "family: \nparameters: {d_model: {low: 1}, n_heads: &a [1]}":
+    "family: \nparameters:\n  d_model: {low: 1}\n  n_heads: &a [1]":
         "1: family: has no value; give one, or leave it out\n"
-        "2: parameters.d_model.low: unknown key 'low'; here it is called min\n"
-        "2: parameters.n_heads: expected a mapping such as {min: 1, max: 8, default: 4} or {value: 4}, got a list",
+        "3: parameters.d_model.low: unknown key 'low'; here it is called min\n"
+        "4: parameters.n_heads: write n_heads: {value: 1}",
     TOP + "  d_model: *a\n  n_layers: {value: 2, default: 2}":
         "3: parameters.d_model: anchors and aliases are not supported; write the value again\n"
         "4: parameters.n_layers.default: a parameter with value has no default",

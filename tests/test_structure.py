@@ -42,13 +42,15 @@ ROWS = [
     {"search.space"},
     {"search.parameter"},
     {"search.interval", "search.grammar", "search.text_units"},
+    {"search.sweeps"},
+    {"search.translation"},
     {
         "search.document",
         "search.expression",
         "search.noise",
         "search.deadline",
-        "search.text_units",
         "search.measurement",
+        "search.synonyms",
     },
     {"search.replay", "search.snapshot", "search.garbage"},
 ]
