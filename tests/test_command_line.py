@@ -24,8 +24,8 @@ from search.report import Overview
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study
+from search.text import read_text
 from trainer.config import MODEL_CONFIGS, TrainConfig
-from trainer.data import open_corpus
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
@@ -52,12 +52,11 @@ def refused(*arguments: str) -> str:
 def make_study(name: str, *, trials: int = 2, is_trained: bool = True, metrics: tuple[str, ...] = ()) -> Study:
     """A study whose trials have ended, without any training."""
     parsed, text = load_space(SMOKE), str(Path("text").absolute())
-    corpus = open_corpus([text], vocab_size=256)
     settings = StudySettings(
         space=narrow(parsed, metrics=metrics),
         budget=parsed.budget(),
         run={"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"},
-        corpus={"paths": [text], "digest": corpus.digest, "about": corpus.about},
+        corpus=read_text(parsed, [text], {}).to_settings(),
     )
     place = StudyFolder(Path("runs").absolute(), name)
     place.path.mkdir(parents=True)
@@ -207,7 +206,15 @@ def test_a_study_of_another_space_is_refused_with_what_differs():
 def test_a_study_on_another_text_is_refused():
     make_study("mine")
     Path("text/0.txt").write_text("Another text altogether. " * 100)
-    assert "the text: " in refused("run", SMOKE, "--name", "mine", "--data", "text")
+    assert "the text has changed since the search" in refused("run", SMOKE, "--name", "mine", "--data", "text")
+
+
+def test_a_study_whose_text_an_earlier_version_split_is_refused():
+    make_study("mine").stored.set_user_attr(
+        "corpus", {"paths": [str(Path("text").absolute())], "digest": "d", "about": "t"}
+    )
+    for command in (("run", SMOKE, "--name", "mine", "--data", "text"), ("resume", "mine", "--trials", "+1")):
+        assert "earlier version of tinysearch" in refused(*command)
 
 
 def test_fewer_trials_than_there_are_is_refused():

@@ -135,6 +135,6 @@ def _evident_width(chunk: bytes, vocab_size: int) -> str:
     if int(values.byteswap().max()) < vocab_size:
         return "big-endian uint16"
     even, odd = (np.bincount(np.frombuffer(chunk[i : 2 * LOOKED_AT : 2], np.uint8), minlength=256) for i in (0, 1))
-    if np.abs(even / even.sum() - odd / odd.sum()).sum() < ALIKE:
+    if np.count_nonzero(even) >= FEWEST and np.abs(even / even.sum() - odd / odd.sum()).sum() < ALIKE:
         return "uint8"
     return ""
