@@ -96,7 +96,7 @@ class Confirmation:
         found.sort(key=self._order)
         can_lead = found[0].values and not found[0].lost
         leader = found[0] if can_lead else None
-        guess = _guessed_deviation(found) if len(self.seeds) == 1 else 0.0
+        guess = _guessed_deviation(found)
         return [self._compared(row, rank, leader, guess) for rank, row in enumerate(found, 1)]
 
     def _order(self, row: Row) -> tuple[bool, bool, float, int]:
@@ -104,7 +104,7 @@ class Confirmation:
         return not row.values, bool(row.lost), -mean if self.overview.maximize else mean, row.record.number
 
     def _compared(self, row: Row, rank: int, leader: Row | None, guess: float) -> Row:
-        """The row with its place; `guess` is taken for a deviation where one seed shows none."""
+        """The row with its place; `guess` stands for the deviation of what has one value so far."""
         difference, verdict, cost = None, "", None
         if row is leader:
             verdict = BEST

@@ -198,15 +198,30 @@ def test_where_all_is_fixed_there_are_still_points_and_candidates():
 def test_presets_that_are_the_same_are_trained_once_and_named():
     space = parse_space(SPACE + PRESETS)
     assert same_presets(space) == {"again": "guide"}
-    one = narrow(space, assignments=["n_layers=1"])
-    assert same_presets(narrow(parse_space(SPACE + PRESETS.replace("n_layers: 2", "n_heads: 2")))) == {
-        "again": "guide",
-        "deep": "guide",
-    }
-    study = Study.create(InMemoryStorage(), "study", study_settings(one))
+    run_all(study := new_study(SPACE + PRESETS))
+    assert [record.preset for record in study.records.values()] == ["guide", "deep", "", ""]
+    assert study.same_presets == {"again": "guide"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "narrowed", "expected"),
+    [
+        ("set: {n_layers: 2}", {}, {"deep": "guide", "again": "guide"}),
+        ("trials: 9", {"goals": ["shallow"]}, {"again": "guide"}),
+        ("trials: 9", {"assignments": ["n_layers=1"]}, {"again": "guide"}),
+    ],
+    ids=["budget", "goal", "--set"],
+)
+def test_presets_can_become_the_same_by_what_narrows_a_space(budget: str, narrowed: dict[str, Any], expected: dict):
+    text = SPACE + "presets: {guide: {n_layers: 1}, deep: {n_layers: 2}, again: {}}\n"
+    text += f"goals: {{shallow: {{set: {{n_layers: 1}}}}}}\nbudgets: {{b: {{min_tokens: 1000, {budget}}}}}"
+    space = parse_space(text)
+    space = narrow(space, budget=space.budget("b"), **narrowed)
+    study = Study.create(InMemoryStorage(), "study", study_settings(space))
     run_all(study)
-    assert [record.preset for record in study.records.values()].count("guide") == 1
-    assert study.same_presets == {"again": "guide"} and "deep" in study.skipped_presets
+    assert study.same_presets == expected
+    assert [record.preset for record in study.records.values() if record.preset] == ["guide"]
+    assert len(set(configurations(study))) == len(study.records) == 2
 
 
 def test_a_study_extended_to_more_tokens_trains_what_only_then_may_be_launched():
@@ -272,6 +287,10 @@ def test_a_space_too_large_to_list_ends_after_many_draws_and_says_that(monkeypat
     run_all(study)
     assert len(study.records) == 2 and study.exhausted == Exhausted(2, is_exact=False)
     assert Overview.of(study).is_complete and "random draws gave no other" in exhausted_line(Overview.of(study))
+    monkeypatch.setattr("search.sampling.random_values", lambda *_: pytest.fail("drawn again"))
+    stored = optuna.load_study(study_name="study", storage=study.stored._storage)
+    again = Study(stored, study.settings, feasibility=study.feasibility)
+    assert again.propose() is None and again.exhausted == Exhausted(2, is_exact=False)
 
 
 def test_where_nothing_at_all_may_be_launched_the_search_fails_with_the_reason():

@@ -191,6 +191,17 @@ def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_comp
     assert again.returncode == 0 and "8 of 8 trials" in again.stdout
 
 
+def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_too(place: Path):
+    (place / "two.yaml").write_text(SLOW_SPACE.replace("20K, max_tokens: 120K", "1K, max_tokens: 2K"))
+    ran = tinysearch(place, "run", "two.yaml", "--data", "text", "--set", "learning_rate=0.002")
+    resumed = tinysearch(place, "resume", "two", "--trials", "+3")
+    for run in (ran, resumed):
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "2 of 2 trials" in run.stdout
+        assert "all 2 configurations that may be launched have been trained" in run.stdout
+    assert sorted(trial["parameters"]["d_model"] for trial in trials(place, "two")) == [32, 64]
+
+
 def test_one_worker_and_the_same_seed_give_the_same_study(place: Path):
     for study in ("first", "second"):
         run = tinysearch(
