@@ -33,6 +33,7 @@ from search.options import (
     SpaceFile,
     Storage,
     StudyName,
+    Time,
     TokenDtype,
     TokenWidth,
     Trials,
@@ -192,9 +193,15 @@ def advise(
     data: DataAsForRun = None,
     token_dtype: TokenWidth = TokenDtype.uint16,
     assign: Assignments = None,
+    time: Time = None,
+    budget: Budget = None,
     as_json: Json = False,
 ) -> None:
-    """What the guide recommends for this text and this machine."""
+    """What the guide recommends for this text and this machine; with --time, a search that fits it."""
+    if time is not None:
+        with reporting_errors():
+            _plan(space, data, token_dtype, assign, time, budget, as_json=as_json)
+        return
     with reporting_errors():
         from search.advise import advise, unknown_to
         from search.context import known_context
@@ -225,6 +232,41 @@ def advise(
             console.print("the guide has no advice for this text and this machine")
         if unknown:
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
+
+
+def _plan(
+    space: Path,
+    data: list[Path] | None,
+    token_dtype: TokenDtype,
+    assign: list[str] | None,
+    time: str,
+    budget: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a search that fits a time, and the command that starts it."""
+    from search.launch import RunOptions, plan_search
+    from search.planning import seconds_of
+
+    seconds = seconds_of(time)
+    console = make_console(to_stderr=as_json)
+    options = RunOptions(
+        space=space,
+        budget=budget,
+        assignments=tuple(assign or ()),
+        data=tuple(data or ()),
+        token_dtype=token_dtype.value,
+    )
+    found = plan_search(options, seconds, console)
+    words = ["tinysearch", "run", str(space)]
+    words += [word for path in data or () for word in ("--data", str(path))]
+    words += [] if token_dtype is TokenDtype.uint16 else ["--token-dtype", token_dtype.value]
+    words += [word for assignment in assign or () for word in ("--set", assignment)]
+    if as_json:
+        print_json({**found.document(), "command": [*words, *found.options()] if found.proposal else None})
+        return
+    for line in found.lines(shlex.join(words)):
+        console.print(line, markup=False, highlight=False, soft_wrap=line.startswith(" "))
 
 
 for command in (
