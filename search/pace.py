@@ -26,8 +26,10 @@ from search.winner import train_config
 from trainer.estimate import estimate
 
 SECONDS_EACH = 2.0
-MAX_SECONDS = 30.0  # for all: a configuration whose first step takes longer is known to be slow
-START_SECONDS = 120.0  # until the first process trains: it imports torch, on a machine that may be busy
+MAX_SECONDS = (
+    30.0  # for all, once the first one trains: a configuration whose first step takes longer is known to be slow
+)
+START_SECONDS = 120.0  # until the first one trains, at most: it imports much of torch, where much else may run
 NUM_DRAWN = 200
 NUM_TYPICAL = 4
 
@@ -36,7 +38,9 @@ class NoPace(ValueError):
     """No configuration could be trained; the message says why."""
 
 
-def measured_pace(settings: StudySettings, slots: Slots, *, max_seconds: float = MAX_SECONDS) -> Pace:
+def measured_pace(
+    settings: StudySettings, slots: Slots, *, max_seconds: float = MAX_SECONDS, seconds_each: float = SECONDS_EACH
+) -> Pace:
     """Train the reference, the configuration of most FLOPs per token, and some in between. Raises NoPace."""
     preset, reference = reference_of(settings)
     drawn = _drawn(settings)
@@ -44,10 +48,10 @@ def measured_pace(settings: StudySettings, slots: Slots, *, max_seconds: float =
     chosen = [reference, *typical, *drawn[-1:]]
     trains = [train_config(settings, values, num_threads=slots.num_threads).to_dict() for values in chosen]
     at_once = slots.num_slots if not slots.gpus_per_trial else max(1, int(1 / slots.gpus_per_trial + 1e-9))
-    speeds, reason = _speeds(trains, at_once, max_seconds)
+    speeds, reason = _speeds(trains, at_once, max_seconds, seconds_each)
     known = [speed for speed in speeds if speed]
     if not known:
-        raise NoPace(f"the speed could not be measured: {reason or 'the first step took too long'}")
+        raise NoPace(f"the speed could not be measured: {reason or 'no process trained within {START_SECONDS:.0f} s'}")
     between = [speed for speed in speeds[1 : 1 + len(typical)] if speed] or known
     mean = len(between) / sum(1 / speed for speed in between)
     return Pace(
@@ -82,7 +86,9 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
     return [values for _, _, values in sorted(found, key=lambda entry: entry[:2])]
 
 
-def _speeds(trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float) -> tuple[list[float | None], str]:
+def _speeds(
+    trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float, seconds_each: float
+) -> tuple[list[float | None], str]:
     """Tokens per second of each configuration, None where it cannot be trained; and why one could not.
 
     One that had not ended its first step when the time was up has the speed that it has at most.
@@ -92,12 +98,12 @@ def _speeds(trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float) 
     under_way: dict[Connection, tuple[int, float]] = {}
     reason, processes = "", []
     context, deadline = multiprocessing.get_context("spawn"), time.monotonic() + START_SECONDS
-    is_ready = False
+    has_begun = False
     try:
         for first in range(min(at_once, len(trains))):
             reports, there = context.Pipe(duplex=False)
             jobs = [(i, trains[i]) for i in range(first, len(trains), at_once)]
-            process = context.Process(target=_measure, args=(jobs, there), daemon=True)
+            process = context.Process(target=_measure, args=(jobs, seconds_each, there), daemon=True)
             with ignoring_interrupts():
                 process.start()
             there.close()
@@ -111,15 +117,15 @@ def _speeds(trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float) 
                 except EOFError:
                     del under_way[reports]
                     continue
-                if not is_ready:
-                    is_ready, deadline = True, min(deadline, time.monotonic() + max_seconds)
+                if not has_begun:
+                    has_begun, deadline = True, time.monotonic() + max_seconds
                 if speed is None:
                     under_way[reports] = (number, time.monotonic())
                 else:
                     speeds[number], reason = speed or None, reason or why
                     under_way[reports] = (-1, math.inf)
         for number, since in under_way.values():
-            if number >= 0 and (seconds := time.monotonic() - since) > SECONDS_EACH:
+            if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds
         return speeds, reason
     finally:
@@ -134,20 +140,19 @@ def _tokens_per_step(train: dict[str, Any]) -> int:
     return TrainConfig.from_dict(train).tokens_per_step
 
 
-def _measure(jobs: Sequence[tuple[int, dict[str, Any]]], reports: Connection) -> None:
-    """In a process of its own: report when it is ready, when each begins to train, and its speed, 0 if it has none."""
+def _measure(jobs: Sequence[tuple[int, dict[str, Any]]], seconds_each: float, reports: Connection) -> None:
+    """In a process of its own: report when each begins to train, and its speed, 0 where it has none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from trainer.config import TrainConfig
     from trainer.loop import TrainingRun
 
-    reports.send((-1, None, ""))
     for number, train in jobs:
         speed, why = 0.0, ""
         try:
             config = TrainConfig.from_dict(train)
             run = TrainingRun(config)
             reports.send((number, None, ""))
-            speed = run.train(config.budget_tokens, max_seconds=SECONDS_EACH)
+            speed = run.train(config.budget_tokens, max_seconds=seconds_each)
             run.close()
         except Exception as error:  # out of memory, diverged: a trial that ends so costs little
             why = (str(error).splitlines() or [type(error).__name__])[0]

@@ -30,7 +30,7 @@ from search.settings import StudySettings
 from search.space import rungs_of
 
 ASSUMPTION = "if three in ten trials stop at each rung"
-SHORTEST_MEASURED = 60.0  # seconds of a search: of less, measuring would take too much
+SHORTEST_MEASURED = 120.0  # seconds of a search: of less, measuring would take too much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,8 @@ class Plan:
             rungs = ", ".join(map(amount, self.proposal.rungs))
             if self.too_long is not None:
                 yield (
-                    f"of the space's own budget {self.too_long.trials} trials of up to "
-                    f"{amount(self.too_long.max_tokens)} tokens take about {seconds_text(self.too_long.seconds)} already"
+                    f"the space's own budget is too long: {self.too_long.trials} trials of up to "
+                    f"{amount(self.too_long.max_tokens)} tokens take about {seconds_text(self.too_long.seconds)}"
                 )
             yield (
                 f"about {self.proposal.trials} trials of up to {amount(self.proposal.max_tokens)} tokens "
