@@ -26,7 +26,7 @@ def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], N
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     reports, there = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(request, there), daemon=True)
-    with _ignoring_interrupts():
+    with ignoring_interrupts():
         process.start()
     there.close()  # so that the end of the process is the end of its reports
     try:
@@ -77,7 +77,7 @@ def _end_of(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
+def ignoring_interrupts() -> Iterator[None]:
     """A process started meanwhile ignores Ctrl-C from its first moment on, before any of its code runs."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,7 @@ from search.options import (
     Storage,
     StudyName,
     TextKey,
+    Time,
     TokenDtype,
     TokenWidth,
     Trials,
@@ -137,9 +138,16 @@ def _search(options: RunOptions) -> int:
     return 0
 
 
-def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str, object]:
+def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str, Any]:
     """How text is read, as fields of a training run."""
     return {"token_dtype": token_dtype.value, "text_key": text_key, "skip_bad": skip_bad}
+
+
+def _reading_words(reading: dict[str, Any]) -> list[str]:
+    """The options that ask for what `_reading` returned."""
+    words = [] if reading["token_dtype"] == "uint16" else ["--token-dtype", reading["token_dtype"]]
+    words += [] if reading["text_key"] == "text" else ["--text-key", reading["text_key"]]
+    return words + (["--skip-bad"] if reading["skip_bad"] else [])
 
 
 @app.command()
@@ -183,9 +191,16 @@ def advise(
     text_key: TextKey = "text",
     skip_bad: SkipBad = False,
     assign: Assignments = None,
+    time: Time = None,
+    budget: Budget = None,
     as_json: Json = False,
 ) -> None:
-    """What the guide recommends for this text and this machine."""
+    """What the guide recommends for this text and this machine; with --time, a search that fits it."""
+    if time is not None:
+        with reporting_errors():
+            reading = _reading(token_dtype, text_key, skip_bad)
+            _plan(space, data, reading, assign, time, budget, as_json=as_json)
+        return
     with reporting_errors():
         from search.advise import advise, unknown_to
         from search.context import known_context
@@ -216,6 +231,41 @@ def advise(
             console.print("the guide has no advice for this text and this machine")
         if unknown:
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
+
+
+def _plan(
+    space: Path,
+    data: list[Path] | None,
+    reading: dict[str, Any],
+    assign: list[str] | None,
+    time: str,
+    budget: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print a search that fits a time, and the command that starts it."""
+    from search.launch import RunOptions, plan_search
+    from search.planning import seconds_of
+
+    seconds = seconds_of(time)
+    console = make_console(to_stderr=as_json)
+    options = RunOptions(
+        space=space,
+        budget=budget,
+        assignments=tuple(assign or ()),
+        data=tuple(data or ()),
+        **reading,
+    )
+    found = plan_search(options, seconds, console)
+    words = ["tinysearch", "run", str(space)]
+    words += [word for path in data or () for word in ("--data", str(path))]
+    words += _reading_words(reading)
+    words += [word for assignment in assign or () for word in ("--set", assignment)]
+    if as_json:
+        print_json({**found.document(), "command": [*words, *found.options()] if found.proposal else None})
+        return
+    for line in found.lines(shlex.join(words)):
+        console.print(line, markup=False, highlight=False, soft_wrap=line.startswith(" "))
 
 
 for command in (

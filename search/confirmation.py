@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.table import Table
 
-from search.cost import Cost
+from search.confirm_cost import Cost
 from search.noise import CONFIDENCE, MAX_SEEDS, Difference, deviation, seeds_to_separate
 from search.record import FAILED, FINISHED, TrialRecord
 from search.report import Overview, finite, is_number, tokens_text

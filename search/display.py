@@ -12,8 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.cost import seconds_left
 from search.faults import faults_line
-from search.record import RUNNING, TrialRecord
+from search.record import FINISHED, RUNNING, TrialRecord
 from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text, trials_table
 
 ROWS = 12
@@ -28,6 +29,7 @@ class Display:
         self._started = time.monotonic()
         self._max_seconds = max_seconds
         self._ended_before = sum(r.has_ended for r in overview().records)
+        self._tokens_before, self._rungs_before = self._trained(overview())
         self._live = (
             Live(console=console, get_renderable=self._render, refresh_per_second=2, transient=True)
             if console.is_terminal
@@ -105,13 +107,22 @@ class Display:
     def _elapsed(self) -> str:
         return seconds_text(time.monotonic() - self._started)
 
+    def _trained(self, overview: Overview) -> tuple[int, int]:
+        """The tokens that all trials have trained, and the rungs that they have passed."""
+        return sum(r.tokens for r in overview.records), sum(len(r.measurements) for r in overview.records)
+
     def _time_left(self, overview: Overview) -> str:
-        ended = self._num_ended(overview) - self._ended_before
         so_far = time.monotonic() - self._started
         at_most = self._max_seconds - so_far
         expected = math.inf
-        if ended >= 3:
-            expected = so_far / ended * (overview.num_trials - ended - self._ended_before)
+        tokens, rungs = self._trained(overview)
+        if rungs > self._rungs_before and tokens > self._tokens_before:
+            expected = seconds_left(
+                [r.tokens for r in overview.records if not r.has_ended or r.outcome == FINISHED],
+                overview.num_trials - len(overview.records),
+                overview.rungs,
+                (tokens - self._tokens_before) / so_far,
+            )
         if math.isinf(min(at_most, expected)):
             return "time left not known yet"
         return f"{seconds_text(at_most)} left" if at_most < expected else f"about {seconds_text(expected)} left"

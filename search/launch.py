@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
 from search.object_store import ObjectStore, ObjectStoreError, check_url
+from search.pace import MAX_SECONDS, NoPace, measured_pace
 from search.parameter import shown
+from search.planning import SHORTEST_MEASURED, Plan, plan, until_lines
 from search.record import FINISHED
 from search.report import Overview, comparison_line, counts_line, side_lines
 from search.requests import Requests, measures_alone
@@ -127,6 +130,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     number_of_trials(options.trials, None)
     number_of_tokens(options.max_tokens)
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
+    ends = time.monotonic() + max_seconds
     hang_seconds = seconds_to_hang(options.hang_minutes)
     hardware.check_shares(**options.shares)
     if options.storage_path is not None:
@@ -169,6 +173,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 return so_far, False
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
+            if not options.address and not (so_far is not None and so_far.records):
+                _say_what_fits(settings, slots, ends, console)
         store = _place_at(settings, folder.name)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
@@ -204,6 +210,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(few, style="yellow", highlight=False)
         requests = Requests(study, folder, slots, hang_seconds)
         place = place_of(folder.checkpoints, folder.name, settings.storage_path)
+        max_seconds = max(1.0, ends - time.monotonic())
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             from search import tune
 
@@ -242,6 +249,41 @@ def check_metrics(
     if doubts and not is_begun:
         raise ValueError("\n".join(doubts))
     return doubts
+
+
+def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
+    """A search of the options' space that makes sense in so many seconds, its speed measured on this machine.
+
+    Without a budget's name it is the space's own one, or, where its first rung is too far, the first named one that
+    fits. Raises SpaceError, or ValueError (also the trainer's) for what the user can mend.
+    """
+    assert options.space is not None
+    names = [options.budget] if options.budget else [None, *load_space(options.space).spec.budgets]
+    plans: list[Plan] = []
+    for name in names:
+        named = replace(options, budget=name)
+        said = Console(quiet=True) if plans else console  # what was read is said once
+        space, budget, _ = prepare_space(named)
+        with contextlib.ExitStack() as stack:
+            slots = _slots(named, stack, space, budget)
+        settings = _settings(named, space, budget, slots, _read(named, space, said))
+        plans.append(plan(settings, measured_pace(settings, slots), seconds))
+        if plans[-1].proposal is not None:
+            return replace(plans[-1], too_long=plans[0].smallest if len(plans) > 1 else None)
+    return min(plans, key=lambda found: found.smallest.seconds if found.smallest else math.inf)
+
+
+def _say_what_fits(settings: StudySettings, slots: hardware.Slots, ends: float, console: Console) -> None:
+    """Measure for seconds, and say what a search that ends at a time will do; of a short one nothing is measured."""
+    if (left := ends - time.monotonic()) < SHORTEST_MEASURED:
+        return
+    try:
+        pace = measured_pace(settings, slots, max_seconds=min(MAX_SECONDS, left / 6))
+    except NoPace as error:
+        console.print(str(error), style="dim", markup=False, highlight=False)
+        return
+    for line in until_lines(settings, pace, ends - time.monotonic()):
+        console.print(line, markup=False, highlight=False)
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:

@@ -62,6 +62,12 @@ Until = Annotated[
         "--until", metavar="TIME", help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept."
     ),
 ]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        "--time", metavar="TIME", help="Measure for seconds, and propose a search that fits: 6m, or until 18:00."
+    ),
+]
 GpusPerTrial = Annotated[
     float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
 ]

@@ -19,8 +19,8 @@ import search.confirm
 from search.alone import train_alone
 from search.cli import app
 from search.confirm import leaders
+from search.confirm_cost import Cost
 from search.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
-from search.cost import Cost
 from search.grammar import MetricSpec
 from search.loading import load_space, parse_space
 from search.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
