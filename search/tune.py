@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from ray.tune.search import Searcher
 from search.bridge import Bridge, Listener
 from search.cluster import Seat, is_here, nodes
 from search.hardware import Slots
+from search.scratch import scratch_folder
 from search.storage import StudyError
 from search.study import Study
 
@@ -61,7 +61,8 @@ def run_trials(
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)  # the searcher itself limits how many run
     bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
-    with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
+    with scratch_folder() as folder, _interruptible(bridge):
+        scratch = str(folder)
         try:
             watch = _Watch(bridge, slots, Seat() if is_shared else None)
             _tuner(bridge, slots, watch, scratch).fit()

@@ -31,7 +31,7 @@ ROWS = [
     {"search.object_store"},
     {"search.archive"},
     {"search.database"},
-    {"search.patience", "search.lease"},
+    {"search.patience", "search.lease", "search.scratch"},
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
     {"search.pareto"},
     {"search.strategy", "search.feasibility", "search.journal"},
