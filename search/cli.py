@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,7 @@ from search.options import (
     Until,
     takes_search_options,
 )
+from search.words import Commands
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -49,6 +51,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=Commands,
+    rich_markup_mode=None,  # square brackets in what was typed would be taken for markup
 )
 
 
@@ -114,7 +118,7 @@ def _search(options: RunOptions) -> int:
     console.print(trials_table(overview, overview.ranked()[:10], width=console.width))
     for line in summary(overview):
         console.print(line)
-    where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
+    where = "" if options.runs == Path("runs") else f" --runs {shlex.quote(str(options.runs))}"
     if options.storage is not None and options.storage != os.environ.get("OPTUNA_STORAGE"):
         where += f" --storage {shlex.quote(shown_url(options.storage))}"
     if was_interrupted and not overview.is_complete:
@@ -128,7 +132,6 @@ def _search(options: RunOptions) -> int:
             f"the configuration: tinysearch best {overview.name}{where}{front}; "
             f"in a browser: tinysearch dashboard {overview.name}{where}",
             style="dim",
-            highlight=False,
         )
     return 0
 
@@ -166,24 +169,21 @@ def validate(
         console.print(
             f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, "
             f"{len(checked.rules)} rules,",
-            highlight=False,
         )
         console.print(
             f"  presets {', '.join(checked.presets) or 'none'}; goals {', '.join(checked.spec.goals) or 'none'}",
-            highlight=False,
         )
         console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
         if chosen.set:
-            console.print(f"  {fixed_line(chosen)}", highlight=False)
+            console.print(f"  {fixed_line(chosen)}")
         console.print(
             f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
-            highlight=False,
         )
         for reason, count in assessment.reasons.items():
             line = f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
-            console.print(line, markup=False, highlight=False)
+            console.print(line)
         if assessment.warning:
-            console.print(f"warning: {assessment.warning}", style="yellow", markup=False, highlight=False)
+            console.print(f"warning: {assessment.warning}", style="yellow")
 
 
 @app.command()
@@ -219,7 +219,7 @@ def advise(
                 for name, value in entry.suggest.items()
             ]
             suggested += [f"preset {entry.preset}"] if entry.preset else []
-            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""), markup=False)
+            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
             console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
         if not found:
             console.print("the guide has no advice for this text and this machine")
@@ -274,6 +274,8 @@ def schema() -> None:
 def main() -> None:
     """The entry point of the `tinysearch` command."""
     collect_seldom()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is told which
     app()
 
 

@@ -11,9 +11,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+from search.words import told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,12 +35,10 @@ def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFol
 
 
 def make_console(*, to_stderr: bool = False) -> Console:
-    from rich.console import Console
+    """Where a command tells people things. The one place that makes a console."""
+    from search.console import PlainConsole
 
-    console = Console(highlight=False, stderr=to_stderr)
-    if not console.is_terminal:
-        console.width = 250  # a pipe has no width; wrapping there would break lines that scripts read
-    return console
+    return PlainConsole(to_stderr=to_stderr)
 
 
 def print_json(document: Any) -> None:
@@ -66,6 +66,7 @@ def reporting_errors() -> Iterator[None]:
         complain("interrupted", 130)
 
 
-def complain(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def complain(message: str, code: int) -> NoReturn:
+    """Say why a command ends, on stderr, and end it."""
+    print(told(message), file=sys.stderr)
     raise typer.Exit(code)

@@ -45,9 +45,7 @@ class Display:
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         if self._live is None and kind == "fault":
-            self._console.print(
-                f"trial {record.number}  {record.faults[-1]}", highlight=False, markup=False, soft_wrap=True
-            )
+            self._console.print(f"trial {record.number}  {record.faults[-1]}")
         if self._live is not None or kind != "ended":
             return
         overview = self._overview()
@@ -60,14 +58,14 @@ class Display:
             record.reason if record.outcome not in ("stopped", "finished") else "",
             f"[{self._num_ended(overview)}{self._of_all(overview)}, {self._elapsed()}]",
         ]
-        self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
+        self._console.print("  ".join(filter(None, parts)))
 
     def on_slots(self, num_slots: int) -> None:
         if num_slots:
             text = f"from now on {num_slots} trial{'s' if num_slots > 1 else ''} at a time"
         else:
             text = "no machine is free for a trial: waiting for one"
-        self._console.print(text, style="dim", highlight=False, soft_wrap=True)
+        self._console.print(text, style="dim")
 
     def _render(self) -> Group:
         overview = self._overview()

@@ -190,7 +190,6 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(
                 f"{study.rejections.total():,} configurations were rejected before launch, {count:,} for {reason}",
                 style="dim",
-                markup=False,
             )
         return Overview.of(study), was_interrupted
 

@@ -46,7 +46,8 @@ StoragePath = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
 Goals = Annotated[
-    list[str] | None, typer.Option("--goal", help="Narrow the space by a goal of the guide; may be repeated.")
+    list[str] | None,
+    typer.Option("--goal", metavar="NAME", help="Narrow the space by a goal of the guide; may be repeated."),
 ]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
@@ -88,10 +89,12 @@ MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hi
 Data = Annotated[
     list[Path] | None,
     typer.Option(
-        "--data", help="Text files, folders, .jsonl or token .bin files; the standard library's sources if left out."
+        "--data",
+        metavar="PATH...",
+        help="Text files, folders, .jsonl or token .bin files; the standard library's sources if left out.",
     ),
 ]
-DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")]
+DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", metavar="PATH", help="As for run; may be repeated.")]
 TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")]
 Metrics = Annotated[
     str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")

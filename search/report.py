@@ -29,6 +29,7 @@ from search.record import (
 from search.settings import StudySettings, num_trials_of, settled_of
 from search.storage import FAULTS
 from search.study import Study
+from trainer.checks import printable
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
@@ -313,7 +314,7 @@ def _trials_rows(
     for record in records:
         cells = [
             f"{record.number}" + ("*" if record.number in marked else ""),
-            record.outcome + (f" ({record.preset})" if record.preset else ""),
+            record.outcome + (f" ({printable(record.preset)})" if record.preset else ""),
             tokens_text(max(record.tokens, record.rung)),
             *(metric_text(name, record.measured(name)) if record.rung else "-" for name in own),
             _speed(record),
@@ -377,7 +378,7 @@ def seconds_text(seconds: float) -> str:
 def value_text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
 def is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ import typer
 
 from search.command import complain, make_console, print_json, reporting_errors, study_folder
 from search.options import Json, Runs, Storage, StudyName
+from trainer.checks import printable
 
 
 class BestFormat(StrEnum):
@@ -94,11 +95,11 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage 
             console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
-                print(f"trial {record.number} {record.outcome}: {record.reason}")
+                console.print(f"trial {record.number} {record.outcome}: {record.reason}")
             for fault in record.faults:
-                print(f"trial {record.number}: {fault}")
+                console.print(f"trial {record.number}: {fault}")
         for fault in overview.faults:
-            print(f"the study: {fault}")
+            console.print(f"the study: {fault}")
 
 
 def best(
@@ -166,7 +167,7 @@ def confirm(
         else:
             console.print(confirmation_table(confirmation))
             for line in closing_lines(confirmation):
-                console.print(line, markup=False)
+                console.print(line)
     if not confirmation.is_complete:
         if as_json:
             complain("interrupted; the same command goes on from here", 130)
@@ -199,10 +200,10 @@ def clean(
             return
         console = make_console()
         for file in found:
-            console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}", markup=False)
+            console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}")
         freed = "would be freed" if dry_run else "freed"
         console.print(f"{folder.name}: {len(found)} file{'' if len(found) == 1 else 's'}, {bytes_text(total)} {freed}")
-        if kept := disk_line(folder, folder.load()):
+        for kept in disk_line(folder, folder.load()).splitlines():
             console.print(f"{'now' if dry_run else 'left'}: {kept}", style="dim")
 
 
@@ -225,5 +226,5 @@ def dashboard(
             folder.open_storage(),
             host=host,
             port=port,
-            announce=lambda url: print(f"{folder.name}: {url}  (Ctrl-C ends it)", flush=True),
+            announce=lambda url: print(printable(f"{folder.name}: {url}  (Ctrl-C ends it)"), flush=True),
         )
