@@ -84,6 +84,18 @@ def resume(
 ) -> None:
     """Go on with a study, interrupted or to be extended, by its name alone."""
     with reporting_errors():
+        from search.amounts import check_amounts
+
+        check_amounts(
+            trials=trials,
+            max_tokens=max_tokens,
+            until=until,
+            hang_minutes=hang_minutes,
+            trials_per_gpu=trials_per_gpu,
+            gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
+            parallel=parallel,
+        )
         from search.launch import RunOptions
 
         options = RunOptions(
@@ -109,7 +121,7 @@ def resume(
 
 def _search(options: RunOptions) -> int:
     """Run a search and print what came of it; returns the exit code."""
-    from search.database import shown_url
+    from search.address import shown_url
     from search.launch import run_search, summary
     from search.report import trials_table
 

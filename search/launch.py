@@ -14,16 +14,16 @@ import optuna
 from rich.console import Console
 
 from search import hardware, turns
+from search.amounts import check_amounts, check_trials, gpu_share, number_of_tokens, seconds_to_hang
 from search.archive import archive_at
 from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
 from search.deadline import seconds_until
 from search.display import Display
-from search.document import parse_number
 from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
-from search.object_store import ObjectStore, ObjectStoreError, check_url
+from search.object_store import ObjectStore, ObjectStoreError
 from search.parameter import shown
 from search.record import FINISHED
 from search.report import Overview, comparison_line, counts_line, side_lines
@@ -33,9 +33,6 @@ from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.text import check_text, corpus_of
-
-MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
-MAX_HANG_MINUTES = 60 * 24 * 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +84,11 @@ class RunOptions:
             "parallel": self.parallel,
         }
 
+    def check(self) -> None:
+        """Raises ValueError for a number or a time that can mean nothing."""
+        names = ("trials", "max_tokens", "until", "hang_minutes", "seed", "storage_path", "trials_per_gpu")
+        check_amounts(**{name: getattr(self, name) for name in names}, **self.shares)
+
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
@@ -110,13 +112,9 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     runs = options.runs.absolute()
     folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
-    number_of_trials(options.trials, None)
-    number_of_tokens(options.max_tokens)
+    options.check()
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     hang_seconds = seconds_to_hang(options.hang_minutes)
-    hardware.check_shares(**options.shares)
-    if options.storage_path is not None:
-        check_url(options.storage_path)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
     existing = folder.load() if prepared is None else folder.find()
@@ -208,15 +206,6 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     return before
 
 
-def gpu_share(trials_per_gpu: str) -> float | None:
-    """The share of a GPU of each of so many trials; None for `auto`. Raises ValueError."""
-    if trials_per_gpu == "auto":
-        return None
-    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
-        raise ValueError(f"--trials-per-gpu {trials_per_gpu}: give a number of trials, or auto")
-    return 1 / int(trials_per_gpu)
-
-
 def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
     """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
     if options.address:
@@ -269,38 +258,15 @@ def fixed_line(budget: BudgetSpec) -> str:
     return f"in this budget every configuration, presets too, has {fixed}"
 
 
-def number_of_tokens(asked: str | None) -> int | None:
-    """`54M` as a number; None if nothing was asked. Raises ValueError."""
-    if asked is None:
-        return None
-    number = parse_number(asked)
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"--max-tokens {asked}: give a token count such as 500K or 27M")
-    return number
-
-
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
-    if asked is None:
+    if asked is None or (number := check_trials(asked)) is None:
         return None
-    try:
-        number = int(asked)
-    except ValueError:
-        raise ValueError(f"--trials {asked}: give a number, or +N for N more") from None
-    if number < 1:
-        raise ValueError(f"--trials {asked} is no search; give at least 1")
     existing = len(so_far.records) if so_far else 0
-    total = number + existing if asked.startswith("+") else number
+    total = number + existing if asked.strip().startswith("+") else number
     if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total
-
-
-def seconds_to_hang(minutes: float) -> float:
-    """Raises ValueError unless it is a time to wait."""
-    if not MIN_HANG_MINUTES <= minutes <= MAX_HANG_MINUTES:
-        raise ValueError(f"--hang-minutes {minutes:g}: give {MIN_HANG_MINUTES:g} to {MAX_HANG_MINUTES:,} minutes")
-    return minutes * 60
 
 
 def summary(overview: Overview) -> list[str]:

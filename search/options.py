@@ -152,11 +152,28 @@ def search_options(
     parallel: Parallel = None,
     hang_minutes: HangMinutes = 30.0,
 ) -> RunOptions:
-    """What a search is asked to do, but for its space and where. Raises ValueError for a second space."""
-    from search.launch import RunOptions
+    """What a search is asked to do, but for its space and where.
+
+    Raises ValueError for a second space, and for numbers and times that mean nothing.
+    """
+    from search.amounts import check_amounts
 
     if more_data and not data:
         raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
+    check_amounts(  # before Optuna, which takes a second, is imported
+        trials=trials,
+        max_tokens=max_tokens,
+        until=until,
+        hang_minutes=hang_minutes,
+        seed=seed,
+        storage_path=storage_path,
+        trials_per_gpu=trials_per_gpu,
+        gpus_per_trial=gpus_per_trial,
+        cpus_per_trial=cpus_per_trial,
+        parallel=parallel,
+    )
+    from search.launch import RunOptions
+
     return RunOptions(
         space=None,
         name=name,

@@ -6,8 +6,10 @@ And what typer says of a word that it does not know, in plain text.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperGroup
@@ -15,6 +17,7 @@ from typer.exceptions import TyperException
 
 from trainer.checks import printable
 
+_WITH_SECRET = re.compile(r"://(?:.*[@?]|[^/]*:(?!\d{1,5}(?:/|$))).*", re.DOTALL)  # a URL that may hold a password
 _typed: tuple[str, ...] = ()
 
 
@@ -41,9 +44,10 @@ def fault_of(words: Sequence[str]) -> str:
     """Why these words can be no command, in a sentence; empty if they may be one."""
     for before, word in zip(["", *words], words, strict=False):
         if any("\ud800" <= letter <= "\udfff" for letter in word):
+            shown = printable(_WITH_SECRET.sub("://***", word))
             return (
-                f"'{printable(word)}' is not UTF-8, which names must be here; rename the file, or the folder that it "
-                "is in, or give a link to it that has another name"
+                f"'{shown}' is not UTF-8, which names must be here; rename the file, or the folder that it is in, or "
+                "give a link to it that has another name"
             )
         name, has_value, value = word.partition("=")
         if word.startswith("--") and has_value and not value.strip():
@@ -56,8 +60,16 @@ def fault_of(words: Sequence[str]) -> str:
 
 
 def told(message: str) -> str:
-    """A message for a terminal: its lines are ours, but a line break within what was typed is shown as an escape."""
+    """A message for a terminal: its lines are ours, but a line break within what was typed is shown as an escape.
+
+    And a URL with a password, which was given where none is expected, is not shown in full.
+    """
     for word in _typed:
+        url = word.partition("=")[2] if word.startswith("--") else word
+        if _WITH_SECRET.search(url):
+            path = Path(url)
+            for form in (url, str(path), *(name for name in (path.name, path.stem) if re.search("[@?:]", name))):
+                message = message.replace(form, _WITH_SECRET.sub("://***", url))
         for part in (word, *word.split("/")):
             if part and printable(part) != part:
                 message = message.replace(part, printable(part))
