@@ -116,9 +116,10 @@ def _secrets(text: str, url: sqlalchemy.URL) -> list[str]:
     found += [v for value in values for v in ([value] if isinstance(value, str) else value)]
     if _OTHERS_QUERY.search(_database(url)):
         found += [_database(url), re.split("[;#&=?]", rest, maxsplit=1)[-1]]
-    elif values:  # what an & or a # divides may be one secret, typed as it is
-        first = next(key for key in url.query if key.lower() not in OPEN_KEYS)
-        found.append(rest.partition("?")[2].partition(f"{first}=")[2])
+    query = rest.partition("?")[2]
+    keys = [match for match in re.finditer("(?:^|&)([^=&]*)", query) if match[1].lower() not in OPEN_KEYS]
+    if keys:  # what an & or a # divides may be one secret, typed as it is
+        found.append(query[keys[0].end() :].removeprefix("="))
     return [secret for secret in found if secret]
 
 
