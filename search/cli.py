@@ -17,6 +17,7 @@ import typer
 from search import studies, submitting
 from search.command import make_console, print_json, reporting_errors, study_folder
 from search.garbage import collect_seldom
+from search.hangup import outliving_the_terminal
 from search.options import (
     Address,
     Assignments,
@@ -60,7 +61,7 @@ app = typer.Typer(
 @takes_search_options
 def run(space: SpaceFile, options: RunOptions, address: Address = None) -> None:
     """Search a space. Running again under the same name continues."""
-    with reporting_errors():
+    with outliving_the_terminal(), reporting_errors():
         code = _search(dataclasses.replace(options, space=space, address=address))
     if code:
         raise typer.Exit(code)
@@ -83,7 +84,7 @@ def resume(
     hang_minutes: HangMinutes = 30.0,
 ) -> None:
     """Go on with a study, interrupted or to be extended, by its name alone."""
-    with reporting_errors():
+    with outliving_the_terminal(), reporting_errors():
         from search.amounts import check_amounts
 
         check_amounts(

@@ -21,6 +21,7 @@ os.environ.pop("RAY_CLIENT_MODE", None)
 import ray
 from ray.util import list_named_actors
 
+from search.hangup import held_back
 from search.hardware import KIND, Node, share_of
 from search.scratch import scratch_folder
 from search.storage import StudyError
@@ -130,12 +131,13 @@ def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
     try:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
-            **options,
-        )
+        with held_back():  # a terminal that goes away ends what runs in it: Ray must outlast it, for trials to be saved
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
+                **options,
+            )
     except Exception as error:  # of many classes, plain Exception among them
         ray.shutdown()  # what has started already
         raise StudyError(f"{failure}: {_reason_of(error)}") from error

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from search.command import complain, make_console, print_json, reporting_errors, study_folder
+from search.hangup import interrupting, outliving_the_terminal
 from search.options import Json, Runs, Storage, StudyName
 from trainer.checks import printable
 
@@ -148,8 +149,8 @@ def confirm(
     study: StudyName = None,
     runs: Runs = Path("runs"),
     storage: Storage = None,
-    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1)] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1)] = 3,
+    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1, max=1000)] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1, max=1000)] = 3,
     as_json: Json = False,
 ) -> None:
     """Train the best trials again with other seeds, one at a time, and tell which differences are noise.
@@ -161,7 +162,8 @@ def confirm(
         from search.confirmation import closing_lines, confirmation_table
 
         console = make_console(to_stderr=as_json)
-        confirmation = confirm_study(study_folder(runs, storage, study), top=top, num_seeds=seeds, console=console)
+        with outliving_the_terminal(), interrupting():
+            confirmation = confirm_study(study_folder(runs, storage, study), top=top, num_seeds=seeds, console=console)
         if as_json:
             print_json(confirmation.to_dict())
         else:

@@ -43,7 +43,7 @@ ROWS = [
     {"search.parameter"},
     {"search.interval", "search.grammar"},
     {"search.document", "search.expression", "search.noise", "search.deadline"},
-    {"search.replay", "search.snapshot", "search.garbage", "search.words", "search.console"},
+    {"search.replay", "search.snapshot", "search.garbage", "search.words", "search.console", "search.hangup"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},
