@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search import studies, submitting
-from search.command import make_console, print_json, reporting_errors, study_folder
+from search.command import make_console, print_json, print_trials, reporting_errors, study_folder
 from search.garbage import collect_seldom
 from search.hangup import outliving_the_terminal
 from search.options import (
     Address,
     Assignments,
     Budget,
+    Columns,
     CpusPerTrial,
     DataAsForRun,
     Goals,
@@ -59,10 +60,10 @@ app = typer.Typer(
 
 @app.command()
 @takes_search_options
-def run(space: SpaceFile, options: RunOptions, address: Address = None) -> None:
+def run(space: SpaceFile, options: RunOptions, address: Address = None, columns: Columns = None) -> None:
     """Search a space. Running again under the same name continues."""
     with outliving_the_terminal(), reporting_errors():
-        code = _search(dataclasses.replace(options, space=space, address=address))
+        code = _search(dataclasses.replace(options, space=space, address=address), columns)
     if code:
         raise typer.Exit(code)
 
@@ -82,6 +83,7 @@ def resume(
     parallel: Parallel = None,
     address: Address = None,
     hang_minutes: HangMinutes = 30.0,
+    columns: Columns = None,
 ) -> None:
     """Go on with a study, interrupted or to be extended, by its name alone."""
     with outliving_the_terminal(), reporting_errors():
@@ -115,20 +117,24 @@ def resume(
             address=address,
             hang_minutes=hang_minutes,
         )
-        code = _search(options)
+        code = _search(options, columns)
     if code:
         raise typer.Exit(code)
 
 
-def _search(options: RunOptions) -> int:
+def _search(options: RunOptions, columns: str | None) -> int:
     """Run a search and print what came of it; returns the exit code."""
     from search.address import shown_url
     from search.launch import run_search, summary
-    from search.report import trials_table
+    from search.loading import load_space
+    from search.tables import TrialsTable, check_columns, columns_asked
 
-    console = make_console()
+    console, asked = make_console(), columns_asked(columns)
+    if asked and options.space is not None:  # before the search rather than after it
+        space = load_space(options.space)
+        check_columns(asked, (*options.metrics, *(m.name for m in space.spec.objectives)), space.parameters)
     overview, was_interrupted = run_search(options, console)
-    console.print(trials_table(overview, overview.ranked()[:10], width=console.width))
+    print_trials(console, TrialsTable(overview, overview.ranked()[:10], width=console.width, asked=asked))
     for line in summary(overview):
         console.print(line)
     where = "" if options.runs == Path("runs") else f" --runs {shlex.quote(str(options.runs))}"

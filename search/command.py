@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from search.storage import StudyFolder
+    from search.tables import TrialsTable
 
 
 def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
@@ -39,6 +40,18 @@ def make_console(*, to_stderr: bool = False) -> Console:
     from search.console import PlainConsole
 
     return PlainConsole(to_stderr=to_stderr)
+
+
+def print_trials(console: Console, table: TrialsTable, title: str | None = None) -> None:
+    """A table of trials and its notes; wider than the terminal if it was asked for."""
+    from search.tables import MAX_TABLE_ROWS
+
+    if len(table.records) > MAX_TABLE_ROWS:
+        print(*table.lines(title or ""), sep="\n")
+    else:
+        console.print(table.rich(title), width=max(console.width, table.width), crop=False, soft_wrap=False)
+    for note in table.notes:
+        console.print(note, style="dim")
 
 
 def print_json(document: Any) -> None:

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from search.faults import faults_line
 from search.record import RUNNING, TrialRecord
-from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text, trials_table
+from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text
+from search.tables import TrialsTable
 
 ROWS = 12
 
@@ -84,13 +85,15 @@ class Display:
         )
         times = f"{self._elapsed()} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
         shown = running + ended[: max(3, ROWS - len(running))]
+        table = TrialsTable(overview, shown, width=self._console.width)
         hidden = len(overview.records) - len(shown)
         return Group(
             head,
             Text(times, style="dim"),
             Text(comparison_line(overview)),
             *map(Text, filter(None, [faults_line(overview.records, overview.faults)])),
-            trials_table(overview, shown, width=self._console.width),
+            table.rich(),
+            *(Text(note, style="dim") for note in table.notes),
             Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
         )
 

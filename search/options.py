@@ -99,6 +99,10 @@ TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin f
 Metrics = Annotated[
     str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
 ]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
 
 

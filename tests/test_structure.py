@@ -22,7 +22,7 @@ ROWS = [
     {"search.command", "search.confirm", "search.jobs"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation", "search.requests"},
-    {"search.winner", "search.amounts"},
+    {"search.winner", "search.amounts", "search.tables"},
     {"search.report", "search.bridge", "search.text", "search.cluster"},
     {"search.study"},
     {"search.settings", "search.alone", "search.ledger"},
