@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
+from search.hangup import held_back
 from search.record import FAILED
 from search.trial import BrokenProcess, TrialRun
 
@@ -78,9 +79,10 @@ def _end_of(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """A process started meanwhile ignores Ctrl-C from its first moment on, before any of its code runs."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    """A process started meanwhile has no Ctrl-C and no hangup from its first moment on, before any of its code runs."""
+    with held_back():
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)

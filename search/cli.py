@@ -8,18 +8,21 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from search import studies, submitting
-from search.command import make_console, print_json, reporting_errors, study_folder
+from search.command import make_console, print_json, print_trials, reporting_errors, study_folder
 from search.garbage import collect_seldom
+from search.hangup import outliving_the_terminal
 from search.options import (
     Address,
     Assignments,
     Budget,
+    Columns,
     CpusPerTrial,
     DataAsForRun,
     Goals,
@@ -45,6 +48,7 @@ from search.options import (
     takes_search_options,
     words_of,
 )
+from search.words import Commands
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -54,15 +58,17 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=Commands,
+    rich_markup_mode=None,  # square brackets in what was typed would be taken for markup
 )
 
 
 @app.command()
 @takes_search_options
-def run(space: SpaceFile, options: RunOptions, address: Address = None) -> None:
+def run(space: SpaceFile, options: RunOptions, address: Address = None, columns: Columns = None) -> None:
     """Search a space. Running again under the same name continues."""
-    with reporting_errors():
-        code = _search(dataclasses.replace(options, space=space, address=address))
+    with outliving_the_terminal(), reporting_errors():
+        code = _search(dataclasses.replace(options, space=space, address=address), columns)
     if code:
         raise typer.Exit(code)
 
@@ -82,9 +88,22 @@ def resume(
     parallel: Parallel = None,
     address: Address = None,
     hang_minutes: HangMinutes = 30.0,
+    columns: Columns = None,
 ) -> None:
     """Go on with a study, interrupted or to be extended, by its name alone."""
-    with reporting_errors():
+    with outliving_the_terminal(), reporting_errors():
+        from search.amounts import check_amounts
+
+        check_amounts(
+            trials=trials,
+            max_tokens=max_tokens,
+            until=until,
+            hang_minutes=hang_minutes,
+            trials_per_gpu=trials_per_gpu,
+            gpus_per_trial=gpus_per_trial,
+            cpus_per_trial=cpus_per_trial,
+            parallel=parallel,
+        )
         from search.launch import RunOptions
 
         options = RunOptions(
@@ -103,23 +122,27 @@ def resume(
             address=address,
             hang_minutes=hang_minutes,
         )
-        code = _search(options)
+        code = _search(options, columns)
     if code:
         raise typer.Exit(code)
 
 
-def _search(options: RunOptions) -> int:
+def _search(options: RunOptions, columns: str | None) -> int:
     """Run a search and print what came of it; returns the exit code."""
-    from search.database import shown_url
+    from search.address import shown_url
     from search.launch import run_search, summary
-    from search.report import trials_table
+    from search.loading import load_space
+    from search.tables import TrialsTable, check_columns, columns_asked
 
-    console = make_console()
+    console, asked = make_console(), columns_asked(columns)
+    if asked and options.space is not None:  # before the search rather than after it
+        space = load_space(options.space)
+        check_columns(asked, (*options.metrics, *(m.name for m in space.spec.objectives)), space.parameters)
     overview, was_interrupted = run_search(options, console)
-    console.print(trials_table(overview, overview.ranked()[:10], width=console.width))
+    print_trials(console, TrialsTable(overview, overview.ranked()[:10], width=console.width, asked=asked))
     for line in summary(overview):
         console.print(line)
-    where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
+    where = "" if options.runs == Path("runs") else f" --runs {shlex.quote(str(options.runs))}"
     if options.storage is not None and options.storage != os.environ.get("OPTUNA_STORAGE"):
         where += f" --storage {shlex.quote(shown_url(options.storage))}"
     if was_interrupted and not overview.is_complete:
@@ -133,7 +156,6 @@ def _search(options: RunOptions) -> int:
             f"the configuration: tinysearch best {overview.name}{where}{front}; "
             f"in a browser: tinysearch dashboard {overview.name}{where}",
             style="dim",
-            highlight=False,
         )
     return 0
 
@@ -178,9 +200,9 @@ def validate(
             return
         console = make_console()
         for line in found.lines():
-            console.print(line, markup=False, highlight=False)
+            console.print(line)
         for warning in found.warnings:
-            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+            console.print(f"warning: {warning}", style="yellow")
 
 
 @app.command()
@@ -225,7 +247,7 @@ def advise(
                 for name, value in entry.suggest.items()
             ]
             suggested += [f"preset {entry.preset}"] if entry.preset else []
-            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""), markup=False)
+            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
             console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
         if not found:
             console.print("the guide has no advice for this text and this machine")
@@ -265,7 +287,7 @@ def _plan(
         print_json({**found.document(), "command": [*words, *found.options()] if found.proposal else None})
         return
     for line in found.lines(shlex.join(words)):
-        console.print(line, markup=False, highlight=False, soft_wrap=line.startswith(" "))
+        console.print(line, soft_wrap=line.startswith(" "))
 
 
 for command in (
@@ -317,6 +339,8 @@ def schema() -> None:
 def main() -> None:
     """The entry point of the `tinysearch` command."""
     collect_seldom()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is told which
     app()
 
 

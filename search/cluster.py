@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported, which reads it once
+# Before Ray is imported, which reads these once.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` it would send the present folder along
+os.environ.pop("RAY_CLIENT_MODE", None)
 
 import ray
-from ray.exceptions import RayError
 from ray.util import list_named_actors
 
+from search.hangup import held_back
 from search.hardware import KIND, Node, share_of
+from search.scratch import scratch_folder
 from search.storage import StudyError
 
 CONNECT_SECONDS = 5.0
@@ -27,30 +33,73 @@ SHIPPED = [str(PROJECT_ROOT / package) for package in ("search", "trainer")]  # 
 DRIVERS = "tinysearch"  # the namespace in which each driver of a cluster has an actor
 
 
+OF_ANOTHER_RAY = (
+    "RAY_ADDRESS",
+    "RAY_NAMESPACE",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_REDIS_ADDRESS",
+    "RAY_RAYLET_PID",
+    "RAY_NODE_ID",
+    "RAY_JOB_ID",
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING",
+    "RAY_OVERRIDE_RESOURCES",
+    "RAY_OVERRIDE_LABELS",
+    "RAY_RUNTIME_ENV_HOOK",
+    "RAY_TMPDIR",
+    "RAY_object_spilling_config",
+)
+"""Variables that say where a Ray is, or what its nodes and jobs have: of one that is not this search's own."""
+
+
 @contextlib.contextmanager
 def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """Start Ray on this machine until the block ends. Raises StudyError.
+    """Start Ray on this machine until the block ends, whatever other Ray runs or ran there. Raises StudyError.
 
     Ray 2.60 listens on every interface, whatever address it is told, and asks all who come for a token: one that only
     this process and what it starts know. Without one Ray would take, or write, a file in the home folder.
     """
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Workers import this very checkout, also where it is not installed.
-    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
-    with _ray(
-        "Ray does not start on this machine",
-        {"env_vars": {"PYTHONPATH": path}},
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-    ):
+    with scratch_folder() as scratch, _without(OF_ANOTHER_RAY):
+        if not os.environ.get("RAY_AUTH_TOKEN"):
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Workers import this very checkout, also where it is not installed.
+        path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+        with _ray(
+            "Ray does not start on this machine",
+            {"env_vars": {"PYTHONPATH": path}},
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(scratch),
+            _plasma_directory=_store_folder(scratch),
+        ):
+            yield
+
+
+@contextlib.contextmanager
+def _without(names: Sequence[str]) -> Iterator[None]:
+    """These variables are not in the environment until the block ends."""
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
         yield
+    finally:
+        os.environ.update(before)
+
+
+def _store_folder(scratch: Path) -> str:
+    """Where Ray's object store is: in shared memory, unless that is too small, as in many a container."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage("/dev/shm").free >= OBJECT_STORE_BYTES and os.access("/dev/shm", os.W_OK):
+            return "/dev/shm"
+    return str(scratch)
 
 
 @contextlib.contextmanager
 def ray_cluster(address: str) -> Iterator[list[Node]]:
     """Connect to a running cluster until the block ends; yields its machines. Raises StudyError."""
+    if address == "local":  # Ray's own word for a new one
+        raise StudyError("--address local names no cluster that is running; leave --address out to start Ray here")
     host, _, port = address.rpartition(":")
     if host and port.isdigit():  # Ray itself would try for minutes
         try:
@@ -82,18 +131,29 @@ def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
     try:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
-            **options,
-        )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, RayError) as error:
-        raise StudyError(f"{failure}: {str(error).splitlines()[0]}") from None
+        with held_back():  # a terminal that goes away ends what runs in it: Ray must outlast it, for trials to be saved
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
+                **options,
+            )
+    except Exception as error:  # of many classes, plain Exception among them
+        ray.shutdown()  # what has started already
+        raise StudyError(f"{failure}: {_reason_of(error)}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _reason_of(error: Exception) -> str:
+    """Why Ray has not begun, in a sentence, and what to do about it where that is known."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many open files; raise the limit with `ulimit -n 8192`"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def is_here() -> bool:

@@ -11,14 +11,17 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+
+from search.words import told
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from search.storage import StudyFolder
+    from search.tables import TrialsTable
 
 
 def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
@@ -33,12 +36,22 @@ def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFol
 
 
 def make_console(*, to_stderr: bool = False) -> Console:
-    from rich.console import Console
+    """Where a command tells people things. The one place that makes a console."""
+    from search.console import PlainConsole
 
-    console = Console(highlight=False, stderr=to_stderr)
-    if not console.is_terminal:
-        console.width = 250  # a pipe has no width; wrapping there would break lines that scripts read
-    return console
+    return PlainConsole(to_stderr=to_stderr)
+
+
+def print_trials(console: Console, table: TrialsTable, title: str | None = None) -> None:
+    """A table of trials and its notes; wider than the terminal if it was asked for."""
+    from search.tables import MAX_TABLE_ROWS
+
+    if len(table.records) > MAX_TABLE_ROWS:
+        print(*table.lines(title or ""), sep="\n")
+    else:
+        console.print(table.rich(title), width=max(console.width, table.width), crop=False, soft_wrap=False)
+    for note in table.notes:
+        console.print(note, style="dim")
 
 
 def print_json(document: Any) -> None:
@@ -66,6 +79,7 @@ def reporting_errors() -> Iterator[None]:
         complain("interrupted", 130)
 
 
-def complain(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
+def complain(message: str, code: int) -> NoReturn:
+    """Say why a command ends, on stderr, and end it."""
+    print(told(message), file=sys.stderr)
     raise typer.Exit(code)

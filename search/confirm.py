@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 from search.alone import train_alone
 from search.comparable import unmeasurable
@@ -27,6 +28,7 @@ from search.storage import StudyError, StudyFolder
 from search.text import check_text
 from search.trial import trial_request
 from search.winner import train_config
+from trainer.checks import printable
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
 LASTING = (FINISHED, DIVERGED)  # would end so again; memory may be free next time, and a bug mended
@@ -112,13 +114,11 @@ class _Confirming:
         )
         name = f"trial {record.number}{f' ({record.preset})' if record.preset else ''}, seed {seed}"
         started = time.monotonic()
-        with Status(name, console=self._console) as status:
+        with Status(Text(printable(name)), console=self._console) as status:
 
             def on_report(report: dict[str, Any]) -> None:
-                status.update(
-                    f"{name}: {tokens_text(report['tokens'])} of {tokens_text(self._settings.rungs[-1])} tokens  "
-                    rf"\{progress}"
-                )
+                done, end = tokens_text(report["tokens"]), tokens_text(self._settings.rungs[-1])
+                status.update(Text(f"{printable(name)}: {done} of {end} tokens  {progress}"))
 
             report = train_alone(request, on_report)
         if "obstacle" in report:
@@ -132,7 +132,6 @@ class _Confirming:
         self._console.print(
             f"{name}: {f'{self._overview.metric} {number_text(value)}' if is_number(value) else run.outcome}  "
             f"{progress[:-1]}, {seconds_text(time.monotonic() - started)}]",
-            markup=False,
         )
         return run
 

@@ -22,7 +22,8 @@ from rich.table import Table
 from search.confirm_cost import Cost
 from search.noise import CONFIDENCE, MAX_SEEDS, Difference, deviation, seeds_to_separate
 from search.record import FAILED, FINISHED, TrialRecord
-from search.report import Overview, finite, is_number, tokens_text
+from search.report import Overview, finite, is_number, tokens_text, value_text
+from trainer.checks import printable
 
 BEST, TIE, BEHIND = "best", "tie", "behind"
 SEEDS_TO_START = 3  # with one there is no noise to see, with two hardly
@@ -169,8 +170,8 @@ class Confirmation:
         }
 
 
-def confirmation_table(confirmation: Confirmation) -> Table:
-    """A row for each configuration. The searched value has a column of its own and is in no mean."""
+def confirmation_table(confirmation: Confirmation, parameters: Sequence[str] = ()) -> Table:
+    """A row for each configuration, with these of its parameters. The searched value is in no mean."""
     overview = confirmation.overview
     title = f"{overview.name}: {overview.metric} after {tokens_text(overview.rungs[-1])} tokens"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -182,17 +183,20 @@ def confirmation_table(confirmation: Confirmation) -> Table:
     table.add_column("seeds")
     table.add_column(f"from the best, {CONFIDENCE:.0%}")
     table.add_column("", no_wrap=True)
+    for name in parameters:
+        table.add_column(name, justify="right", style="dim", no_wrap=True)
     for row in confirmation.rows:
         table.add_row(
             str(row.rank),
             str(row.record.number),
-            row.record.preset,
+            printable(row.record.preset),
             number_text(row.searched),
             number_text(row.mean),
             number_text(deviation(row.values) if row.values else None),
             _seeds_text(row, len(confirmation.seeds)),
             difference_text(row.difference),
             row.verdict,
+            *(value_text(row.record.values.get(name)) for name in parameters),
             style={BEST: "bold", TIE: "cyan"}.get(row.verdict),
         )
     return table

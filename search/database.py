@@ -7,33 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 
+from search.address import DRIVERS, Address
 from search.lease import DRIVER, Lease, turn_of
 from search.patience import OnceStorage, PatientStorage, reason_of
 from search.storage import StudyError, note_fault, whole_study
-
-DRIVERS = {"sqlite": None, "postgresql": "psycopg", "mysql": "pymysql"}  # what speaks to it where the URL says nothing
-CONNECT_ARGS: dict[str, dict[str, Any]] = {  # a server that vanished is noticed in half a minute, not in many
-    "sqlite": {},
-    "postgresql": {"connect_timeout": 10, "keepalives_idle": 15, "keepalives_interval": 5, "tcp_user_timeout": 30_000},
-    "mysql": {"connect_timeout": 10, "read_timeout": 30, "write_timeout": 30},
-}
-
-
-def shown_url(url: str) -> str:
-    """A database's URL for messages, without its password."""
-    return Address(url).shown
 
 
 class Database:
@@ -134,7 +120,9 @@ class Database:
             if driver != usual:
                 remedy = f"install it, or write {backend}:// for {usual}"
             raise StudyError(f"{self} needs the driver {driver}, which is not installed; {remedy}") from None
-        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        except StudyError:
+            raise
+        except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, ValueError, TypeError) as error:
             raise StudyError(f"{self} cannot be opened: {self._address.masked(reason_of(error))}") from None
 
 
@@ -150,45 +138,6 @@ def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
             if pause is None or not overtaken:
                 raise
             time.sleep(pause)
-
-
-class Address:
-    """A database URL: as it is asked for, as SQLAlchemy takes it, and as it may be shown. Raises StudyError."""
-
-    def __init__(self, text: str):
-        try:
-            url = sqlalchemy.make_url(text)
-            self.backend = url.get_backend_name()
-        except (sqlalchemy.exc.ArgumentError, ValueError):
-            shown = re.sub(r":(?!//).*@", ":***@", text)
-            raise StudyError(
-                f"--storage {shown} is no database URL; write sqlite:///FILE, "
-                "postgresql://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
-            ) from None
-        secret = {key: value for key, value in url.query.items() if "pass" in key.lower()}
-        self._secrets = [value for value in (url.password, *secret.values()) if isinstance(value, str) and value]
-        hidden = url.difference_update_query(secret).render_as_string(hide_password=True)
-        self.shown = hidden + "".join(f"{'&' if '?' in hidden else '?'}{key}=***" for key in secret)
-        if self.backend not in DRIVERS:
-            raise StudyError(f"--storage {self.shown}: unknown scheme {self.backend!r}. Known: {', '.join(DRIVERS)}.")
-        if self.backend == "sqlite" and url.database in (None, "", ":memory:"):
-            raise StudyError(
-                f"--storage {self.shown} would be lost with this process; name a file: sqlite:///studies.db"
-            )
-        if DRIVERS[self.backend] and "+" not in url.drivername:
-            url = url.set(drivername=f"{self.backend}+{DRIVERS[self.backend]}")
-        self.driver = url.drivername.partition("+")[2] or "sqlite3"
-        self.file = Path(url.database) if self.backend == "sqlite" else None
-        self.for_sqlalchemy = url.render_as_string(hide_password=False)
-        known = CONNECT_ARGS[self.backend] if self.driver == DRIVERS[self.backend] else {}
-        self.connect_args = {key: value for key, value in known.items() if key not in url.query}
-
-    def masked(self, text: str) -> str:
-        """A message without the password, however it is written in it."""
-        for secret in self._secrets:
-            for form in (secret, quote(secret, safe=""), quote_plus(secret)):
-                text = text.replace(form, "***")
-        return text
 
 
 def _last_run(study: Any) -> tuple[int, int]:

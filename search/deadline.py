@@ -1,39 +1,55 @@
-"""When a search should end: `8h`, `45m`, `18:00` or `2026-11-24 08:00`."""
+"""When a search should end: `8h`, `1h30m`, `18:00`, `18:00+02:00` or `2026-11-24 08:00`."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)")
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_PART = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?)\s*(sec|s|min|m|hours?|h|days?|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?))?")
+
+
+def check_until(text: str) -> None:
+    """Raises ValueError for what `seconds_until` refuses at this moment."""
+    seconds_until(text, datetime.now())
 
 
 def seconds_until(text: str, now: datetime) -> float:
     """The seconds from `now` (local time) to what `text` says. Raises ValueError, also for a time that has passed.
 
-    The clock is asked once: whoever counts the seconds down does not notice when it is set.
+    A time without a zone is a local one. The clock is asked once: whoever counts the seconds down does not notice when
+    it is set.
     """
     text = text.strip()
-    if duration := _DURATION.fullmatch(text):
-        seconds = float(duration[1]) * _SECONDS[duration[2]]
-    else:
-        seconds = (_moment(text, now) - now).total_seconds()
+    seconds = _duration(text)
+    if seconds is None:
+        seconds = (_moment(text, now) - now.astimezone()).total_seconds()
     if not 0 < seconds < 366 * 86400:
         raise ValueError(f"--until {text}: that is {'past' if seconds <= 0 else 'more than a year away'}")
     return seconds
 
 
+def _duration(text: str) -> float | None:
+    """The seconds of `8h` or `1h 30m`; None for anything else."""
+    seconds, end = 0.0, 0
+    while match := _PART.match(text, end):
+        seconds += float(match[1]) * _SECONDS[match[2][0]]
+        end = match.end()
+    return seconds if end and end == len(text) else None
+
+
 def _moment(text: str, now: datetime) -> datetime:
+    """What a clock, or a calendar and a clock, says; in a zone."""
     try:
         if _CLOCK.fullmatch(text):
-            time = datetime.strptime(text, "%H:%M").time()
-            today = datetime.combine(now.date(), time)
-            return today if today > now else today + timedelta(days=1)
-        return datetime.fromisoformat(text).replace(tzinfo=None)
-    except ValueError:
+            clock = time.fromisoformat(f"{'0' if text[1] == ':' else ''}{text}".replace(" ", ""))
+            today = datetime.combine(now.astimezone(clock.tzinfo).date(), clock)
+            days = (today, today + timedelta(days=1))
+            return next(day.astimezone() for day in days if day.astimezone() > now.astimezone())
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
         raise ValueError(
             f"--until {text}: no time; give one from now such as 8h or 45m, of the clock as 18:00, "
-            "or with its day as '2026-11-24 08:00'"
+            "or with its day as '2026-11-24 08:00'; a zone may follow, as in 18:00+02:00"
         ) from None

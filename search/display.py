@@ -15,7 +15,8 @@ from rich.text import Text
 from search.cost import seconds_left
 from search.faults import faults_line
 from search.record import FINISHED, RUNNING, TrialRecord
-from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text, trials_table
+from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text
+from search.tables import TrialsTable
 
 ROWS = 12
 
@@ -47,9 +48,7 @@ class Display:
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         if self._live is None and kind == "fault":
-            self._console.print(
-                f"trial {record.number}  {record.faults[-1]}", highlight=False, markup=False, soft_wrap=True
-            )
+            self._console.print(f"trial {record.number}  {record.faults[-1]}")
         if self._live is not None or kind != "ended":
             return
         overview = self._overview()
@@ -62,14 +61,14 @@ class Display:
             record.reason if record.outcome not in ("stopped", "finished") else "",
             f"[{self._num_ended(overview)}{self._of_all(overview)}, {self._elapsed()}]",
         ]
-        self._console.print("  ".join(filter(None, parts)), highlight=False, markup=False, soft_wrap=True)
+        self._console.print("  ".join(filter(None, parts)))
 
     def on_slots(self, num_slots: int) -> None:
         if num_slots:
             text = f"from now on {num_slots} trial{'s' if num_slots > 1 else ''} at a time"
         else:
             text = "no machine is free for a trial: waiting for one"
-        self._console.print(text, style="dim", highlight=False, soft_wrap=True)
+        self._console.print(text, style="dim")
 
     def _render(self) -> Group:
         overview = self._overview()
@@ -88,13 +87,15 @@ class Display:
         )
         times = f"{self._elapsed()} so far, {self._time_left(overview)}; {speed:,.0f} tokens/s in total"
         shown = running + ended[: max(3, ROWS - len(running))]
+        table = TrialsTable(overview, shown, width=self._console.width)
         hidden = len(overview.records) - len(shown)
         return Group(
             head,
             Text(times, style="dim"),
             Text(comparison_line(overview)),
             *map(Text, filter(None, [faults_line(overview.records, overview.faults)])),
-            trials_table(overview, shown, width=self._console.width),
+            table.rich(),
+            *(Text(note, style="dim") for note in table.notes),
             Text(f"and {hidden} more: tinysearch trials {overview.name}" if hidden > 0 else "", style="dim"),
         )
 

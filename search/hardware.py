@@ -69,6 +69,9 @@ class Slots:
 
 def check_shares(*, gpus_per_trial: float | None, cpus_per_trial: float | None, parallel: int | None) -> None:
     """Raises ValueError for a share that no hardware could give."""
+    for option, share in (("--gpus-per-trial", gpus_per_trial), ("--cpus-per-trial", cpus_per_trial)):
+        if share is not None and not math.isfinite(share):
+            raise ValueError(f"{option} {share:g} is no number of them; give one such as 1 or 0.5")
     if gpus_per_trial is not None and gpus_per_trial < 0:
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
     if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():

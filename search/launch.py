@@ -14,20 +14,19 @@ from typing import Any
 
 import optuna
 from rich.console import Console
-from rich.text import Text
 
 from search import hardware, turns
+from search.amounts import check_amounts, check_trials, gpu_share, number_of_tokens, seconds_to_hang
 from search.archive import archive_at
 from search.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
 from search.comparable import incomparable, unmeasurable
 from search.deadline import seconds_until
 from search.display import Display
-from search.document import parse_count, parse_number
 from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
 from search.narrowing import narrow
-from search.object_store import ObjectStore, ObjectStoreError, check_url
+from search.object_store import ObjectStore, ObjectStoreError
 from search.pace import MAX_SECONDS, NoPace, measured_pace
 from search.parameter import shown
 from search.planning import SHORTEST_MEASURED, Plan, plan, until_lines
@@ -42,9 +41,6 @@ from search.text import StudyText, check_text, read_text
 from search.text_units import TextUnits
 from trainer.reading import size_text
 from trainer.text.errors import shown as shown_path
-
-MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
-MAX_HANG_MINUTES = 60 * 24 * 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +100,11 @@ class RunOptions:
             "parallel": self.parallel,
         }
 
+    def check(self) -> None:
+        """Raises ValueError for a number or a time that can mean nothing."""
+        names = ("trials", "max_tokens", "until", "hang_minutes", "seed", "storage_path", "trials_per_gpu")
+        check_amounts(**{name: getattr(self, name) for name in names}, **self.shares)
+
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
@@ -127,14 +128,10 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     runs = options.runs.absolute()
     folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
-    number_of_trials(options.trials, None)
-    number_of_tokens(options.max_tokens)
+    options.check()
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     ends = time.monotonic() + max_seconds
     hang_seconds = seconds_to_hang(options.hang_minutes)
-    hardware.check_shares(**options.shares)
-    if options.storage_path is not None:
-        check_url(options.storage_path)
     prepared = None if options.space is None else prepare_space(options)
     folder.check_writable()
     existing = folder.load() if prepared is None else folder.find()
@@ -149,7 +146,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             paths = map(Path, before.corpus["paths"])
             doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
         for warning in doubts:
-            console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
+            console.print(f"warning: {warning}", style="yellow")
         if prepared is not None:
             space, budget, assessment = prepared
             slots = _slots(options, stack, space, budget)
@@ -195,7 +192,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
         for preset, other in study.same_presets.items():
             if preset not in study.skipped_presets:
-                console.print(same_line(preset, other), style="dim", highlight=False, markup=False)
+                console.print(same_line(preset, other), style="dim")
         few = few_line(study.count_launchable(), study.num_trials)
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
@@ -207,7 +204,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if settings.budget.set:
             console.print(fixed_line(settings.budget), style="dim")
         if few:
-            console.print(few, style="yellow", highlight=False)
+            console.print(few, style="yellow")
         requests = Requests(study, folder, slots, hang_seconds)
         place = place_of(folder.checkpoints, folder.name, settings.storage_path)
         max_seconds = max(1.0, ends - time.monotonic())
@@ -229,7 +226,6 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(
                 f"{study.rejections.total():,} configurations were rejected before launch, {count:,} for {reason}",
                 style="dim",
-                markup=False,
             )
         return Overview.of(study), was_interrupted
 
@@ -280,10 +276,10 @@ def _say_what_fits(settings: StudySettings, slots: hardware.Slots, ends: float, 
     try:
         pace = measured_pace(settings, slots, max_seconds=min(MAX_SECONDS, left / 6))
     except NoPace as error:
-        console.print(str(error), style="dim", markup=False, highlight=False)
+        console.print(str(error), style="dim")
         return
     for line in until_lines(settings, pace, ends - time.monotonic()):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
@@ -298,15 +294,6 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     if max_tokens < end and (options.max_tokens or max_tokens not in before.earlier_ends):
         raise StudyError(f"max_tokens {max_tokens:,}, but the study trains to {end:,} already; give it another --name")
     return before
-
-
-def gpu_share(trials_per_gpu: str) -> float | None:
-    """The share of a GPU of each of so many trials; None for `auto`. Raises ValueError."""
-    if trials_per_gpu == "auto":
-        return None
-    if not trials_per_gpu.isdecimal() or not 1 <= int(trials_per_gpu) <= 100:
-        raise ValueError(f"--trials-per-gpu {trials_per_gpu}: give a number of trials, or auto")
-    return 1 / int(trials_per_gpu)
 
 
 def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
@@ -358,7 +345,7 @@ def _settings(
 
 def _read(options: RunOptions, space: Space, console: Console) -> StudyText:
     text = ", ".join(map(shown_path, options.data)) or "the standard library of this Python"
-    console.print(Text(f"reading the text: {text}", style="dim"), soft_wrap=True)
+    console.print(f"reading the text: {text}", style="dim", soft_wrap=True)
     paths = [str(path.absolute()) for path in options.data]
     read = read_text(space, paths, options.reading, on_progress=_progress(console))
     _print_text(console, read)
@@ -366,12 +353,12 @@ def _read(options: RunOptions, space: Space, console: Console) -> StudyText:
 
 
 def _progress(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(Text(line, style="dim"), soft_wrap=True)
+    return lambda line: console.print(line, style="dim", soft_wrap=True)
 
 
 def _print_text(console: Console, text: StudyText) -> None:
     for line in text.lines():
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        console.print(line, style="dim", soft_wrap=True)
 
 
 def equal_text_line(units: TextUnits, tokens: int) -> str:
@@ -404,35 +391,15 @@ def few_line(num_launchable: int | None, num_trials: float) -> str:
     return f"only {number} configurations may be launched, and none is trained twice: {number} trials at most"
 
 
-def number_of_tokens(asked: str | None) -> int | None:
-    """`54M` as a number; None if nothing was asked. Raises ValueError."""
-    if asked is None:
-        return None
-    if (number := parse_count(asked)) is None:
-        raise ValueError(f"--max-tokens {asked}: give a token count such as 500K or 27M")
-    return number
-
-
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
-    if asked is None:
+    if asked is None or (number := check_trials(asked)) is None:
         return None
-    if (number := parse_count(asked.strip().removeprefix("+"))) is None:
-        if (read := parse_number(asked)) is not None and read < 1:
-            raise ValueError(f"--trials {asked} is no search; give at least 1")
-        raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     existing = len(so_far.records) if so_far else 0
     total = number + existing if asked.strip().startswith("+") else number
     if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total
-
-
-def seconds_to_hang(minutes: float) -> float:
-    """Raises ValueError unless it is a time to wait."""
-    if not MIN_HANG_MINUTES <= minutes <= MAX_HANG_MINUTES:
-        raise ValueError(f"--hang-minutes {minutes:g}: give {MIN_HANG_MINUTES:g} to {MAX_HANG_MINUTES:,} minutes")
-    return minutes * 60
 
 
 def summary(overview: Overview) -> list[str]:

@@ -31,13 +31,17 @@ class ObjectStoreError(ValueError):
 
 def check_url(url: str) -> None:
     """Raises ObjectStoreError for what is no URL, or holds a password, which the study would keep and show."""
-    if "://" not in url:
+    scheme, separator, rest = url.partition("://")
+    if not separator or not re.fullmatch(r"[\w+.-]+(?:::[\w+.-]+)*", scheme):
         raise ObjectStoreError(
-            f"--storage-path {url}: no URL; write one such as s3://bucket/folder (a folder that all machines share is "
-            "given with --runs)"
+            f"--storage-path {'***' if '@' in url else url}: no URL; write one such as s3://bucket/folder "
+            "(a folder that all machines share is given with --runs)"
         )
-    if re.search(r"://.*:.*@", url) or "?" in url:  # a key may hold slashes, and a token follows a question mark
-        shown = re.sub(r"://.*@", "://***@", url).partition("?")[0]
+    # A key may hold slashes, a token follows a question mark, and what follows a colon is a port or a secret.
+    userinfo, at, place = rest.rpartition("@")
+    if ":" in userinfo or "?" in rest or "#" in rest or re.search(r"^[^/]*:(?!\d{1,5}(?:/|$))", place):
+        is_known = at and not re.search("[?#]", userinfo)
+        shown = f"{scheme}://***" + (f"@{re.split('[?#]', place)[0]}" if is_known else "")
         raise ObjectStoreError(
             f"--storage-path {shown}: the study would keep the password or token that was given with it; give that in "
             "the environment, or in the files in which the scheme's own tools look for it"

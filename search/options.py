@@ -46,7 +46,8 @@ StoragePath = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
 Goals = Annotated[
-    list[str] | None, typer.Option("--goal", help="Narrow the space by a goal of the guide; may be repeated.")
+    list[str] | None,
+    typer.Option("--goal", metavar="NAME", help="Narrow the space by a goal of the guide; may be repeated."),
 ]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
@@ -95,11 +96,12 @@ Data = Annotated[
     list[Path] | None,
     typer.Option(
         "--data",
+        metavar="PATH...",
         help="Text, JSON, JSON lines, Parquet, these compressed, token .bin files, or folders of them; the standard "
         "library's sources if left out.",
     ),
 ]
-DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", help="As for run; may be repeated.")]
+DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", metavar="PATH", help="As for run; may be repeated.")]
 TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")]
 TextKey = Annotated[
     str,
@@ -108,6 +110,10 @@ TextKey = Annotated[
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records without text, and unreadable files.")]
 Metrics = Annotated[
     str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
 
@@ -164,11 +170,28 @@ def search_options(
     parallel: Parallel = None,
     hang_minutes: HangMinutes = 30.0,
 ) -> RunOptions:
-    """What a search is asked to do, but for its space and where. Raises ValueError for a second space."""
-    from search.launch import RunOptions
+    """What a search is asked to do, but for its space and where.
+
+    Raises ValueError for a second space, and for numbers and times that mean nothing.
+    """
+    from search.amounts import check_amounts
 
     if more_data and not data:
         raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
+    check_amounts(  # before Optuna, which takes a second, is imported
+        trials=trials,
+        max_tokens=max_tokens,
+        until=until,
+        hang_minutes=hang_minutes,
+        seed=seed,
+        storage_path=storage_path,
+        trials_per_gpu=trials_per_gpu,
+        gpus_per_trial=gpus_per_trial,
+        cpus_per_trial=cpus_per_trial,
+        parallel=parallel,
+    )
+    from search.launch import RunOptions
+
     return RunOptions(
         space=None,
         name=name,

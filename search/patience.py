@@ -25,6 +25,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage import StudyError
+from trainer.checks import printable
 
 PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 15.0
@@ -170,7 +171,7 @@ class PatientStorage(BaseStorage):
                     raise StudyError(f"{self._name} refuses: {reason}") from error
                 if started is None:
                     started = time.monotonic()
-                    print(f"{self._name} does not answer, waiting: {reason}", file=sys.stderr, flush=True)
+                    print(printable(f"{self._name} does not answer, waiting: {reason}"), file=sys.stderr, flush=True)
                 if self._has_given_up or time.monotonic() - started > PATIENCE_SECONDS:
                     self._has_given_up = True  # what is still written while the driver ends is not waited for again
                     raise StudyError(

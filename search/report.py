@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from rich.table import Table
-from rich.text import Text
 
 from search.faults import faults_line
 from search.grammar import MetricSpec
@@ -31,12 +29,7 @@ from search.sampling import MAX_RANDOM_DRAWS
 from search.settings import Exhausted, StudySettings, exhausted_of, num_trials_of, settled_of
 from search.storage import FAULTS
 from search.study import Study
-
-STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
-STYLE_OF_OTHERS = "yellow"
-MAX_TABLE_ROWS = 500  # that rich is given
-FIXED_WIDTH = 84  # of the columns before the parameters
-ALWAYS_SHOWN = ("tokens_per_second", "peak_vram_bytes", "num_params")  # whatever the metrics are
+from trainer.checks import printable
 
 
 @dataclass(frozen=True)
@@ -52,6 +45,7 @@ class Overview:
     settled: int  # the last rung up to which every trial was decided on
     reference_name: str
     searched: tuple[str, ...]
+    parameters: tuple[str, ...] = ()  # all of the space, also those with one value
     faults: tuple[str, ...] = ()  # of the study; each trial has its own
     exhausted: Exhausted | None = None  # where nothing is left to start: `num_trials` is then what there is
 
@@ -101,6 +95,7 @@ class Overview:
             settled=settled_of(stored, settings),
             reference_name=reference,
             searched=tuple(settings.space.searched),
+            parameters=tuple(settings.space.spec.parameters),
             faults=tuple(stored.user_attrs.get(FAULTS, ())),
         )
 
@@ -303,65 +298,6 @@ def _front_line(overview: Overview) -> str:
     return f"{line}; {num_better} of it beat the guide's {reference.preset!r} in all"
 
 
-def trials_table(
-    overview: Overview, records: Iterable[TrialRecord], *, title: str | None = None, width: int | None = None
-) -> Table:
-    """A row for each trial; of the searched parameters, as many as fit `width` columns of a terminal."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    headings, rows = _trials_rows(overview, records, width)
-    for i, heading in enumerate(headings):
-        style = "dim" if heading in overview.searched else None
-        table.add_column(heading, justify="left" if i == 1 else "right", style=style, no_wrap=True)
-    for record, (number, state, *cells) in rows:
-        table.add_row(number, Text(state, style=STYLES.get(record.outcome, STYLE_OF_OTHERS)), *cells)
-    return table
-
-
-def trials_lines(
-    overview: Overview, records: Iterable[TrialRecord], *, title: str, width: int | None = None
-) -> Iterator[str]:
-    """As `trials_table`, without colours: rich takes a millisecond for a row, and there may be ten thousand."""
-    headings, rows = _trials_rows(overview, records, width)
-    lines = [headings, *(cells for _, cells in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    yield title
-    for cells in lines:
-        aligned = [c.ljust(w) if i == 1 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        yield "  ".join(aligned)
-
-
-def _trials_rows(
-    overview: Overview, records: Iterable[TrialRecord], width: int | None
-) -> tuple[list[str], list[tuple[TrialRecord, list[str]]]]:
-    """The headings, and each trial's cells."""
-    own = [m.name for i, m in enumerate(overview.metrics) if i == 0 or m.name not in ALWAYS_SHOWN]
-    shown = [name for name in overview.searched]
-    while shown and width is not None and FIXED_WIDTH + sum(len(name) + 2 for name in shown) > width:
-        shown.pop()
-    marked = {record.number for record in overview.front} if len(overview.metrics) > 1 else set()
-    marked |= {overview.best.number} if overview.best is not None else set()
-    rows = []
-    for record in records:
-        cells = [
-            f"{record.number}" + ("*" if record.number in marked else ""),
-            record.outcome + (f" ({record.preset})" if record.preset else ""),
-            tokens_text(max(record.tokens, record.rung)),
-            *(metric_text(name, record.measured(name)) if record.rung else "-" for name in own),
-            _speed(record),
-            bytes_text(record.measured("peak_vram_bytes")) + ("~" if record.measured("estimated") else ""),
-            tokens_text(record.measured("num_params")),
-            *(value_text(record.values.get(name)) for name in shown),
-        ]
-        rows.append((record, cells))
-    return ["trial", "state", "tokens", *own, "tok/s", "peak memory", "params", *shown], rows
-
-
-def _speed(record: TrialRecord) -> str:
-    """Tokens a second; marked where others used the device too, so that it cannot be compared."""
-    is_shared = record.measured("exclusive") is False
-    return f"{record.tokens_per_second:,.0f}" + ("~" if is_shared else "") if record.tokens_per_second else "-"
-
-
 def metric_text(name: str, value: float | None) -> str:
     """A measurement for a table: memory and counts in their units, losses to four digits after the point."""
     if not is_number(value):
@@ -408,7 +344,7 @@ def seconds_text(seconds: float) -> str:
 def value_text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
 def is_number(value: Any) -> bool:

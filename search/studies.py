@@ -6,12 +6,14 @@ import contextlib
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from search.command import complain, make_console, print_json, reporting_errors, study_folder
-from search.options import Json, Runs, Storage, StudyName
+from search.command import complain, make_console, print_json, print_trials, reporting_errors, study_folder
+from search.hangup import interrupting, outliving_the_terminal
+from search.options import Columns, Json, Runs, Storage, StudyName
+from trainer.checks import printable
 
 
 class BestFormat(StrEnum):
@@ -26,6 +28,7 @@ def status(
     study: StudyName = None,
     runs: Runs = Path("runs"),
     storage: Storage = None,
+    columns: Columns = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
     ] = False,
@@ -38,7 +41,8 @@ def status(
         from rich.text import Text
 
         from search.disk import disk_line
-        from search.report import Overview, comparison_line, counts_line, side_lines, trials_table
+        from search.report import Overview, comparison_line, counts_line, side_lines
+        from search.tables import TrialsTable, columns_asked
 
         folder = study_folder(runs, storage, study)
         stored = folder.load()
@@ -49,7 +53,7 @@ def status(
             return
         console = make_console()
 
-        def render() -> tuple[Any, bool]:
+        def render() -> tuple[list[str], TrialsTable, bool]:
             driver = folder.driver()
             overview = Overview.stored(stored, is_run=driver is not None)
             run_by = (
@@ -62,25 +66,41 @@ def status(
                 counts_line(overview.counts, overview.num_trials),
                 comparison_line(overview),
                 *side_lines(overview),
-                *filter(None, [disk_line(folder, stored)]),
+                *disk_line(folder, stored).splitlines(),
             ]
-            return Group(*map(Text, lines), trials_table(overview, overview.ranked()[:10], width=0)), driver is not None
+            table = TrialsTable(overview, overview.ranked()[:10], width=console.width, asked=columns_asked(columns))
+            return lines, table, driver is not None
 
-        view, is_running = render()
+        def view(lines: list[str], table: TrialsTable) -> Group:
+            return Group(*map(Text, lines), table.rich(), *(Text(note, style="dim") for note in table.notes))
+
+        lines, table, is_running = render()
         if not watch:
-            console.print(view)
+            for line in lines:
+                console.print(line)
+            print_trials(console, table)
             return
-        with Live(view, console=console, auto_refresh=False) as live, contextlib.suppress(KeyboardInterrupt):
+        with (
+            Live(view(lines, table), console=console, auto_refresh=False) as live,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             while is_running:
                 time.sleep(2)
-                view, is_running = render()
-                live.update(view, refresh=True)
+                lines, table, is_running = render()
+                live.update(view(lines, table), refresh=True)
 
 
-def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage = None, as_json: Json = False) -> None:
+def trials(
+    study: StudyName = None,
+    runs: Runs = Path("runs"),
+    storage: Storage = None,
+    columns: Columns = None,
+    as_json: Json = False,
+) -> None:
     """Every trial of a study: state, measurements, parameters."""
     with reporting_errors():
-        from search.report import MAX_TABLE_ROWS, Overview, trial_dict, trials_lines, trials_table
+        from search.report import Overview, trial_dict
+        from search.tables import TrialsTable, columns_asked
 
         folder = study_folder(runs, storage, study)
         overview = Overview.stored(folder.load(), is_run=folder.driver() is not None)
@@ -88,23 +108,22 @@ def trials(study: StudyName = None, runs: Runs = Path("runs"), storage: Storage 
             print_json([trial_dict(record) for record in overview.records])
             return
         console = make_console()
-        if len(overview.records) > MAX_TABLE_ROWS:
-            print(*trials_lines(overview, overview.ranked(), title=overview.name, width=console.width), sep="\n")
-        else:
-            console.print(trials_table(overview, overview.ranked(), title=overview.name, width=console.width))
+        table = TrialsTable(overview, overview.ranked(), width=console.width, asked=columns_asked(columns))
+        print_trials(console, table, overview.name)
         for record in overview.records:
             if record.reason and record.outcome not in ("stopped", "finished"):
-                print(f"trial {record.number} {record.outcome}: {record.reason}")
+                console.print(f"trial {record.number} {record.outcome}: {record.reason}")
             for fault in record.faults:
-                print(f"trial {record.number}: {fault}")
+                console.print(f"trial {record.number}: {fault}")
         for fault in overview.faults:
-            print(f"the study: {fault}")
+            console.print(f"the study: {fault}")
 
 
 def best(
     study: StudyName = None,
     runs: Runs = Path("runs"),
     storage: Storage = None,
+    columns: Columns = None,
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
@@ -125,7 +144,8 @@ def best(
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
         if pareto:
-            from search.report import Overview, trials_table
+            from search.report import Overview
+            from search.tables import TrialsTable, columns_asked
 
             if form is BestFormat.train:
                 raise ValueError("--pareto --format train: several configurations; --json has `train` of each")
@@ -133,7 +153,8 @@ def best(
                 print_json(front_documents(stored))
                 return
             console, overview = make_console(), Overview.stored(stored, is_run=False)
-            console.print(trials_table(overview, overview.front, width=console.width))
+            table = TrialsTable(overview, overview.front, width=console.width, asked=columns_asked(columns))
+            print_trials(console, table)
         elif form is BestFormat.train:
             print_json(document["train"])
         elif as_json or form is BestFormat.json:
@@ -147,8 +168,9 @@ def confirm(
     study: StudyName = None,
     runs: Runs = Path("runs"),
     storage: Storage = None,
-    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1)] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1)] = 3,
+    columns: Columns = None,
+    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1, max=1000)] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1, max=1000)] = 3,
     as_json: Json = False,
 ) -> None:
     """Train the best trials again with other seeds, one at a time, and tell which differences are noise.
@@ -158,15 +180,25 @@ def confirm(
     with reporting_errors():
         from search.confirm import confirm_study
         from search.confirmation import closing_lines, confirmation_table
+        from search.report import Overview
+        from search.tables import ALL, check_columns, columns_asked
 
         console = make_console(to_stderr=as_json)
-        confirmation = confirm_study(study_folder(runs, storage, study), top=top, num_seeds=seeds, console=console)
+        folder = study_folder(runs, storage, study)
+        asked = columns_asked(columns) or ()
+        if asked:  # before the training rather than after it
+            overview = Overview.stored(folder.load(), is_run=False)
+            check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
+            asked = overview.searched if ALL in asked else [name for name in asked if name in overview.parameters]
+        with outliving_the_terminal(), interrupting():
+            confirmation = confirm_study(folder, top=top, num_seeds=seeds, console=console)
         if as_json:
             print_json(confirmation.to_dict())
         else:
-            console.print(confirmation_table(confirmation))
+            table = confirmation_table(confirmation, asked)
+            console.print(table, width=max(console.width, 400 if asked else 0), crop=False, soft_wrap=False)
             for line in closing_lines(confirmation):
-                console.print(line, markup=False)
+                console.print(line)
     if not confirmation.is_complete:
         if as_json:
             complain("interrupted; the same command goes on from here", 130)
@@ -199,10 +231,10 @@ def clean(
             return
         console = make_console()
         for file in found:
-            console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}", markup=False)
+            console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}")
         freed = "would be freed" if dry_run else "freed"
         console.print(f"{folder.name}: {len(found)} file{'' if len(found) == 1 else 's'}, {bytes_text(total)} {freed}")
-        if kept := disk_line(folder, folder.load()):
+        for kept in disk_line(folder, folder.load()).splitlines():
             console.print(f"{'now' if dry_run else 'left'}: {kept}", style="dim")
 
 
@@ -225,5 +257,5 @@ def dashboard(
             folder.open_storage(),
             host=host,
             port=port,
-            announce=lambda url: print(f"{folder.name}: {url}  (Ctrl-C ends it)", flush=True),
+            announce=lambda url: print(printable(f"{folder.name}: {url}  (Ctrl-C ends it)"), flush=True),
         )

@@ -21,8 +21,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search import hardware
-from search.deadline import seconds_until
 from search.jobs import (
     CLAIM_PATH,
     SPACE_PATH,
@@ -35,8 +33,7 @@ from search.jobs import (
     slurm_log,
     slurm_script,
 )
-from search.launch import RunOptions, check_metrics, number_of_trials, prepare_space, seconds_to_hang
-from search.object_store import check_url
+from search.launch import RunOptions, check_metrics, prepare_space
 from search.storage import StudyError, StudyFolder
 
 RECORD = "jobs.json"
@@ -71,13 +68,7 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
         raise ValueError(f"--to {to}: {', '.join(wrong)} means nothing there")
     assert options.space is not None
     folder = StudyFolder(options.runs, options.study_name)
-    number_of_trials(options.trials, None)
-    seconds_to_hang(options.hang_minutes)
-    hardware.check_shares(**options.shares)
-    if options.storage_path is not None:
-        check_url(options.storage_path)
-    if options.until is not None:
-        seconds_until(options.until, datetime.now())
+    options.check()
     _check_space(options, folder)
     if to == "k8s":
         given = {"memory_per_node": K8S_MEMORY, "ray_version": version("ray"), **given}
@@ -259,9 +250,9 @@ def _storage_argument(url: str | None, to: str, job: Job) -> tuple[str, ...]:
         )
     if to != "ray" or url is None:
         return ()  # Slurm hands the environment on
-    from search.database import Address
+    from search.address import Address
 
-    if Address(url).shown != url:
+    if Address(url).holds_secret:
         raise ValueError(
             "--to ray: a job's command is shown to all who see the cluster, so a password cannot be given this way; "
             "set OPTUNA_STORAGE where the cluster's head is started, and leave it out here"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,9 +103,10 @@ def submit(
             print(text_of(job, to.value), end="")
             return
         submission = submit_job(job, to.value, runs=options.runs, storage=options.storage)
-        where = "" if options.runs == Path("runs") else f" --runs {options.runs}"
-        print(f"{job.study}: job {submission.id} submitted to {to.value}")
-        print(f"tinysearch logs {job.study}{where} --follow; tinysearch stop {job.study}{where}")
+        where = "" if options.runs == Path("runs") else f" --runs {shlex.quote(str(options.runs))}"
+        console = make_console()
+        console.print(f"{job.study}: job {submission.id} submitted to {to.value}")
+        console.print(f"tinysearch logs {job.study}{where} --follow; tinysearch stop {job.study}{where}")
 
 
 def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
@@ -125,13 +127,14 @@ def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False
         if as_json:
             print_json([{**dataclasses.asdict(submission), "state": state} for submission, state in found])
             return
+        console = make_console()
         if not found:
-            print(f"no job was submitted from {runs}" + (f" for {study}" if study else ""))
+            console.print(f"no job was submitted from {runs}" + (f" for {study}" if study else ""))
             return
         table = Table("study", "to", "job", "submitted", "state", box=None, pad_edge=False, header_style="dim")
         for submission, state in found:
             table.add_row(submission.study, submission.to, submission.id, submission.submitted[:19], state)
-        make_console().print(table)
+        console.print(table)
 
 
 def logs(
@@ -155,4 +158,4 @@ def stop(study: OfStudy = None, runs: Runs = Path("runs"), job: JobId = None) ->
         from search.submission import find_submission, stop_job
 
         submission = find_submission(runs.absolute(), study, job)
-        print(f"{submission.study}: job {submission.id}: {stop_job(submission)}")
+        make_console().print(f"{submission.study}: job {submission.id}: {stop_job(submission)}")

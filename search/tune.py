@@ -12,7 +12,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +34,9 @@ from ray.tune.search import Searcher
 
 from search.bridge import Bridge, Listener
 from search.cluster import Seat, is_here, nodes
+from search.hangup import HANGUP, is_heeded
 from search.hardware import Slots
+from search.scratch import scratch_folder
 from search.storage import StudyError
 from search.study import Study
 
@@ -55,13 +56,15 @@ def run_trials(
     """Run the study's trials on a started Ray until none is left; True if it was interrupted.
 
     `request_for` turns a trial's number and configuration into what `worker` ("module:class", with `step` and
-    `close`) is made with. The first Ctrl-C or SIGTERM drains: each trial stops at its next report and waits in the
-    study for another run. A second one ends at once. After `max_seconds` it drains by itself. `is_shared` says that
-    other searches may run on this Ray too. Raises what ended the study: StudyFailed, NothingFeasible, StudyError.
+    `close`) is made with. The first Ctrl-C, SIGTERM or hangup drains: each trial stops at its next report and waits in
+    the study for another run. A second one, but for a hangup, ends at once. After `max_seconds` it drains by itself.
+    `is_shared` says that other searches may run on this Ray too. Raises what ended the study: StudyFailed,
+    NothingFeasible, StudyError.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)  # the searcher itself limits how many run
     bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
-    with tempfile.TemporaryDirectory(prefix="tinysearch-ray-") as scratch, _interruptible(bridge):
+    with scratch_folder() as folder, _interruptible(bridge):
+        scratch = str(folder)
         try:
             watch = _Watch(bridge, slots, Seat() if is_shared else None)
             _tuner(bridge, slots, watch, scratch).fit()
@@ -219,17 +222,22 @@ class _Watch(Stopper):
 
 @contextlib.contextmanager
 def _interruptible(bridge: Bridge) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM drains; the second interrupts."""
+    """The first Ctrl-C or SIGTERM drains; the second interrupts. A hangup drains, however often it comes."""
 
     def on_signal(signum: int, frame: Any) -> None:
         if bridge.is_interrupted:
+            if signum == HANGUP:
+                return
             raise KeyboardInterrupt
         bridge.is_interrupted = True
-        print("\nending: every trial stops at its next checkpoint; once more ends at once", file=sys.stderr, flush=True)
+        again = "" if signum == HANGUP else "; once more ends at once"
+        print(f"\nending: every trial stops at its next checkpoint{again}", file=sys.stderr, flush=True)
 
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    signals = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if is_heeded() else []))
+    before = {s: signal.signal(s, on_signal) for s in signals}
     try:
         yield
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            ended_so = signum == HANGUP and bridge.is_interrupted  # a shell that ends sends one more
+            signal.signal(signum, signal.SIG_IGN if ended_so else handler)

@@ -28,9 +28,10 @@ from typer.testing import CliRunner
 
 from benchmarks.postgres import PASSWORD, Server
 from search import lease, patience
+from search.address import Address
 from search.archive import archive_at
 from search.cli import app
-from search.database import Address, Database
+from search.database import Database
 from search.lease import DRIVER, Lease
 from search.loading import load_space
 from search.patience import OnceStorage, PatientStorage

@@ -11,8 +11,9 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
+from search.amounts import number_of_tokens
 from search.deadline import seconds_until
-from search.launch import RunOptions, _going_on, number_of_tokens
+from search.launch import RunOptions, _going_on
 from search.loading import parse_space
 from search.record import FINISHED
 from search.report import Overview

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.large import RandomStrategy, crowd, fill, make_study, reports_in
-from search.report import MAX_TABLE_ROWS, Overview, trials_lines
+from search.report import Overview
 from search.storage import StudyFolder
+from search.tables import MAX_TABLE_ROWS, TrialsTable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,7 +43,7 @@ def test_a_long_table_without_colours_says_what_the_short_one_says(tmp_path: Pat
     study = make_study(tmp_path, 40, RandomStrategy)
     fill(study)
     overview = Overview.of(study)
-    lines = list(trials_lines(overview, overview.ranked(), title="large"))
+    lines = list(TrialsTable(overview, overview.ranked()).lines("large"))
     assert len(lines) == 42 and lines[0] == "large" and len({map(len, lines[1:])}) == 1
     best = next(line for line in lines if "*" in line)
     assert best.split()[1] == "finished" and f"{overview.best.number}*" in best

@@ -156,7 +156,7 @@ def test_what_will_not_change_is_not_waited_for(error: Exception, clock: list[fl
         ("runs/shared", "--storage-path runs/shared: no URL; write one such as s3://bucket/folder"),
         ("sftp://me:pass@host/x", "--storage-path sftp://***@host/x: the study would keep the password or token"),
         ("s3://KEY:a/pass@bucket/x", "--storage-path s3://***@bucket/x: the study would keep the password or token"),
-        ("abfs://box@host/x?sig=pass@", "--storage-path abfs://***@: the study would keep the password or token"),
+        ("abfs://box@host/x?sig=pass@", "--storage-path abfs://***: the study would keep the password or token"),
         ("nothing://x", "nothing://x cannot be used: ValueError: Protocol not known: nothing"),
         ("gs://bucket/x", "gs://bucket/x: what speaks to gs:// is not installed; Please install gcsfs"),
     ],

@@ -22,7 +22,7 @@ ROWS = [
     {"search.command", "search.confirm", "search.jobs", "search.validation"},
     {"search.launch", "search.preset", "search.context"},
     {"search.tune", "search.display", "search.dashboard", "search.confirmation", "search.requests", "search.planning"},
-    {"search.winner", "search.pace", "search.confirm_cost"},
+    {"search.winner", "search.pace", "search.confirm_cost", "search.amounts", "search.tables"},
     {"search.report", "search.bridge", "search.text", "search.cluster"},
     {"search.study"},
     {"search.settings", "search.alone", "search.ledger"},
@@ -31,7 +31,7 @@ ROWS = [
     {"search.object_store"},
     {"search.archive"},
     {"search.database"},
-    {"search.patience", "search.lease"},
+    {"search.patience", "search.lease", "search.scratch", "search.address"},
     {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
     {"search.pareto", "search.comparable"},
     {"search.strategy", "search.feasibility", "search.journal"},
@@ -52,7 +52,7 @@ ROWS = [
         "search.measurement",
         "search.synonyms",
     },
-    {"search.replay", "search.snapshot", "search.garbage"},
+    {"search.replay", "search.snapshot", "search.garbage", "search.words", "search.console", "search.hangup"},
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},
@@ -107,7 +107,7 @@ MAY_ASK_THE_TIME = {
     "search.deadline": "turns `--until 18:00` into seconds",
     "search.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
     "search.planning": "turns `--time 6m` into seconds, as launch does",
-    "search.submission": "notes when a job was submitted, and checks `--until` as launch does",
+    "search.submission": "notes when a job was submitted",
     "search.replay": "checks that the times of a journal's entries are times",
     "trainer.data": "compares the times of files, which are of that clock; a jump costs reading the text again",
 }

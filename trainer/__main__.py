@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from trainer.checks import ConfigError
+from trainer.checks import ConfigError, printable
 from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         # ConfigError, CorpusError and CheckpointError are the user's to mend; any other keeps its traceback.
         if not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(*map(printable, f"error: {error}".split("\n")), sep="\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -49,7 +49,7 @@ def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None 
 
     corpus = corpus_for(config, on_progress=None if as_json else lambda line: print(line, flush=True))
     if not as_json:
-        print(*reading_lines(corpus), sep="\n", flush=True)
+        print(*map(printable, reading_lines(corpus)), sep="\n", flush=True)
 
     def report(measurement: Measurement) -> None:
         print(json.dumps(measurement.to_dict()) if as_json else _line(measurement), flush=True)

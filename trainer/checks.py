@@ -6,6 +6,7 @@ The checks return a list of them: one for each fault, so none where the configur
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +21,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}. Known: {', '.join(names)}.{hint}"
+
+
+_ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: a control character, or a byte of a name that is not UTF-8, as its escape: `\\x1b`."""
+    return _ESCAPED.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python has a byte that it could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(match[0], f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
 def at_least(config: Any, minimum: int, *names: str) -> list[str]:

@@ -105,6 +105,7 @@ class TrainConfig:
             *require(0 <= self.min_lr_ratio <= 1, f"min_lr_ratio {self.min_lr_ratio} is not in [0, 1]"),
             *require(0 <= self.ema_share <= 0.5, f"ema_share {self.ema_share} is not in [0, 0.5]; 0 is off"),
             *require(self.weight_decay >= 0, f"weight_decay {self.weight_decay} is negative"),
+            *require(0 <= self.seed < 2**64, f"seed {self.seed} is not in [0, 2**64), which is what torch takes"),
             *require(0 <= self.beta1 < 1, f"beta1 {self.beta1} is not in [0, 1)"),
             *require(0 <= self.beta2 < 1, f"beta2 {self.beta2} is not in [0, 1)"),
             *require(self.grad_clip_norm >= 0, f"grad_clip_norm {self.grad_clip_norm} is negative"),

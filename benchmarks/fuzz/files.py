@@ -20,10 +20,11 @@ import torch
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
 from benchmarks.outcomes import make_study, train
-from search.report import Overview, comparison_line, counts_line, leading_line, trial_dict, trials_table, wasted_line
+from search.report import Overview, comparison_line, counts_line, leading_line, trial_dict, wasted_line
 from search.settings import StudySettings
 from search.storage import StudyFolder
 from search.study import Study, StudyFailed
+from search.tables import TrialsTable
 from search.winner import best_document, front_documents
 from trainer.checkpoint import HEADER_BYTES, MAGIC
 from trainer.config import TrainConfig
@@ -81,7 +82,7 @@ def _open_study(folder: StudyFolder) -> None:
     for line in (comparison_line, leading_line):
         line(overview)
     counts_line(overview.counts, overview.num_trials), wasted_line(overview.records)
-    trials_table(overview, overview.ranked(), width=200)
+    TrialsTable(overview, overview.ranked(), width=200).rich()
     json.dumps([overview.to_dict(), [trial_dict(record) for record in overview.records]], allow_nan=False)
     if best_document(stored) is not None:
         json.dumps(front_documents(stored), allow_nan=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainer.checks import printable
+
 
 class CorpusError(ValueError):
     """Text that cannot be trained on; the message says which file, why, and what to do."""
@@ -16,8 +18,7 @@ def unreadable(path: Path, error: OSError) -> CorpusError:
 
 def shown(path: str | Path) -> str:
     """A path for a message: what is not UTF-8 in it, and what would move the cursor, as escapes."""
-    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(str(path))
 
 
 def some_of(names: Iterable[str], total: int | None = None, most: int = 3) -> str:

@@ -1,0 +1,43 @@
+"""Where people are told things: rich's console, for which whatever a person typed is text and nothing else.
+
+No square bracket is markup, no `:smile:` an emoji, no number is coloured, and a control character is shown by its
+escape: it comes from a name or a message, never from us.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from trainer.checks import printable
+
+PIPE_WIDTH = 250  # a pipe has no width: unless COLUMNS says one, its tables are this wide
+
+
+class PlainConsole(Console):
+    """Prints text as it is: a line is a line, of any length where nobody looks at a terminal."""
+
+    def __init__(self, *, to_stderr: bool = False):
+        super().__init__(markup=False, emoji=False, highlight=False, stderr=to_stderr)
+        if not self.is_terminal:
+            self.soft_wrap = True  # a path that is cut in two is of no use to who copies it
+            if not os.environ.get("COLUMNS", "").isdecimal():
+                self.width = PIPE_WIDTH
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich's; text is one line, with its style if one is given."""
+        super().print(*(Text(printable(o)) if isinstance(o, str) else o for o in objects), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As rich's, for all that is printed: nothing but rich's own control codes reaches a terminal as such."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control or text.isprintable() or text == "\n":
+                yield segment
+            else:
+                yield Segment("\n".join(map(printable, text.split("\n"))), style)

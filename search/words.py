@@ -1,0 +1,76 @@
+"""The words of a command line, before any command reads them: what no option can mean is refused here.
+
+And what typer says of a word that it does not know, in plain text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from trainer.checks import printable
+
+_WITH_SECRET = re.compile(r"://(?:.*[@?]|[^/]*:(?!\d{1,5}(?:/|$))).*", re.DOTALL)  # a URL that may hold a password
+_typed: tuple[str, ...] = ()
+
+
+class Commands(TyperGroup):
+    """All commands. Whatever is wrong with the words is one message on stderr, and exit code 2."""
+
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+        global _typed
+        _typed = tuple(sys.argv[1:] if args is None else args)
+        if fault := fault_of(_typed):
+            print(fault, file=sys.stderr)
+            sys.exit(2)
+        try:
+            code = super().main(args=list(_typed), **{**options, "standalone_mode": False})
+        except TyperException as error:
+            said = io.StringIO()
+            error.show(file=said)  # type: ignore[attr-defined]
+            print(told(said.getvalue().rstrip("\n")), file=sys.stderr)
+            sys.exit(error.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def fault_of(words: Sequence[str]) -> str:
+    """Why these words can be no command, in a sentence; empty if they may be one."""
+    for before, word in zip(["", *words], words, strict=False):
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            shown = printable(_WITH_SECRET.sub("://***", word))
+            return (
+                f"'{shown}' is not UTF-8, which names must be here; rename the file, or the folder that it is in, or "
+                "give a link to it that has another name"
+            )
+        name, has_value, value = word.partition("=")
+        if word.startswith("--") and has_value and not value.strip():
+            return f"{printable(name)} has an empty value (an unset variable?); give one, or leave the option out"
+        if not word.strip():
+            if before.startswith("--") and "=" not in before:
+                return f"{printable(before)} has an empty value (an unset variable?); give one, or leave the option out"
+            return "one of the arguments is empty (an unset variable?); leave it out"
+    return ""
+
+
+def told(message: str) -> str:
+    """A message for a terminal: its lines are ours, but a line break within what was typed is shown as an escape.
+
+    And a URL with a password, which was given where none is expected, is not shown in full.
+    """
+    for word in _typed:
+        url = word.partition("=")[2] if word.startswith("--") else word
+        if _WITH_SECRET.search(url):
+            path = Path(url)
+            for form in (url, str(path), *(name for name in (path.name, path.stem) if re.search("[@?:]", name))):
+                message = message.replace(form, _WITH_SECRET.sub("://***", url))
+        for part in (word, *word.split("/")):
+            if part and printable(part) != part:
+                message = message.replace(part, printable(part))
+    return "\n".join(map(printable, message.split("\n")))
