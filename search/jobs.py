@@ -118,6 +118,7 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
     words += [f"--{name}={value}" for name, value in once.items() if value is not None]
     words += [f"--goal={goal}" for goal in options.goals]
     words += [f"--set={assignment}" for assignment in options.assignments]
+    words += [f"--limit={limit}" for limit in options.limits]
     words += [f"--data={path}" for path in options.data]
     return tuple(words)
 

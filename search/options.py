@@ -96,6 +96,14 @@ TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin f
 Metrics = Annotated[
     str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
 ]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=MAX",
+        help="A limit beside the space's: num_params=2M, tokens_per_second=1000.. for at least; may be repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
 
 
@@ -140,6 +148,7 @@ def search_options(
     token_dtype: TokenWidth = TokenDtype.uint16,
     goal: Goals = None,
     assign: Assignments = None,
+    limit: Limits = None,
     metrics: Metrics = None,
     seed: Seed = 0,
     gpus_per_trial: GpusPerTrial = None,
@@ -167,6 +176,7 @@ def search_options(
         seed=seed,
         goals=tuple(goal or ()),
         assignments=tuple(assign or ()),
+        limits=tuple(limit or ()),
         metrics=words_of(metrics),
         data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
         token_dtype=token_dtype.value,
