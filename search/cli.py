@@ -30,6 +30,7 @@ from search.options import (
     GpusPerTrial,
     HangMinutes,
     Json,
+    Limits,
     MaxTokens,
     Metrics,
     Parallel,
@@ -178,6 +179,7 @@ def validate(
     budget: Budget = None,
     goal: Goals = None,
     assign: Assignments = None,
+    limit: Limits = None,
     metrics: Metrics = None,
     as_json: Json = False,
 ) -> None:
@@ -192,6 +194,7 @@ def validate(
                 budget=budget,
                 goals=tuple(goal or ()),
                 assignments=tuple(assign or ()),
+                limits=tuple(limit or ()),
                 metrics=words_of(metrics),
             )
         )

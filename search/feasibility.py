@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,13 +84,43 @@ class Feasibility:
             config = self.train_config(values)
         except ConfigError as error:
             return [str(error)]
-        if config.tokens_per_step * self.min_steps > config.budget_tokens:
-            return [f"fewer than {self.min_steps} optimizer steps in {config.budget_tokens:,} tokens"]
+        if words := self._too_few_steps(config):
+            return [words]
+        return list(self._beyond_limits(config))
+
+    def all_reasons(self, values: Values) -> dict[str, str]:
+        """As `reasons_against`, but all of them, also those behind others; each with the same in full, with values."""
+        return self.examined(values)[0]
+
+    def examined(self, values: Values) -> tuple[dict[str, str], bool]:
+        """`all_reasons`, and whether the configuration can be built, so that its limits could be asked.
+
+        So each reason can be counted for itself: where a rule is broken, a limit may be as well. It takes longer.
+        """
+        found = {str(rule): f"breaks the rule {rule}" for rule in self.space.broken_rules(values)}
+        outside = self.space.outside(values)
+        found |= {f"{name} out of its range": f"{name}: {why}" for name, why in outside.items()}
+        try:
+            config = self.train_config(values)
+        except ConfigError as error:
+            return found or {str(error): str(error)}, False  # mostly what a rule has said already
+        if words := self._too_few_steps(config):
+            found[words] = words
+        return found | self._beyond_limits(config), True
+
+    def _too_few_steps(self, config: TrainConfig) -> str:
+        if config.tokens_per_step * self.min_steps <= config.budget_tokens:
+            return ""
+        return f"fewer than {self.min_steps} optimizer steps in {config.budget_tokens:,} tokens"
+
+    def _beyond_limits(self, config: TrainConfig) -> dict[str, str]:
+        """The limits that the estimates break: words that can be counted, and these with the value."""
         if not any(name in self.limits for name in ESTIMATED):
-            return []
+            return {}
         found = estimate(config)
         estimates = {"num_params": found.num_params, "peak_vram_bytes": found.peak_vram_bytes * self.correction}
-        return [r for name in ESTIMATED if (r := beyond(name, estimates[name], self.limits.get(name)))]
+        broken = {name: beyond(name, estimates[name], self.limits.get(name)) for name in ESTIMATED}
+        return {words: f"{words}: {estimates[name]:,.0f}" for name, words in broken.items() if words}
 
     def train_config(self, values: Values) -> TrainConfig:
         rungs = self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
@@ -142,53 +172,83 @@ class Assessment:
     num_sampled: int
     reasons: dict[str, int]  # the most frequent first; a configuration may have several
     num_launchable: int | None = None  # in all, where they can be listed and are no more than were drawn
+    reasons: dict[str, int]  # what rejects most stands first; a configuration may have several
+    asked: dict[str, int] = field(default_factory=dict)  # of how many, where it is not all: a limit, those that build
+    reference: str = ""  # what there is to say of what the search is compared with, see search/reference.py
 
     @property
     def warning(self) -> str:
         """What to do where hardly anything may be launched; empty where enough may."""
         if self.share >= SPARSE_SHARE:
             return ""
-        reason, count = next(iter(self.reasons.items()))
+        reason = next(iter(self.reasons))
         return (
             f"below {SPARSE_SHARE:.0%} proposals are slow to find; narrow the ranges or loosen the limits: "
-            f"most are rejected for {reason} ({count / self.num_sampled:.1%})"
+            f"most are rejected for {reason} ({self.rate(reason):.1%})"
         )
 
+    def rate(self, reason: str) -> float:
+        """The share that a reason rejects of the configurations that it could reject."""
+        return self.reasons[reason] / self.asked.get(reason, self.num_sampled)
 
-def assess(space: Space, budget: BudgetSpec, *, num_samples: int = 2000, seed: int = 0) -> Assessment:
+
+def assess(
+    space: Space, budget: BudgetSpec, *, known: Iterable[Values] = (), num_samples: int = 2000, seed: int = 0
+) -> Assessment:
     """Draw configurations at random and count; list those of a small space, too.
 
-    Raises SpaceError for a rule, or a space, that nothing satisfies.
+    `known` are configurations beside the presets of which one may be all that there is. Raises SpaceError for a rule,
+    or a space, that nothing satisfies.
     """
     feasibility = Feasibility.of(space, budget)
     rng = np.random.default_rng(seed)
     reasons: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     satisfied = [False] * len(space.rules)
-    num_feasible = 0
+    num_feasible = num_built = 0
+
+    def note(values: Values) -> list[bool]:
+        """Which rules have their parameters there; what a configuration satisfies is noted."""
+        there = [rule.require.names <= values.keys() for rule in space.rules]
+        for j, (rule, is_there) in enumerate(zip(space.rules, there, strict=True)):
+            satisfied[j] = satisfied[j] or not is_there or rule.holds(values)
+        return there
+
     for _ in range(num_samples):
         try:
             values = random_values(space, rng)
         except ExpressionError as error:
             reasons.update([str(error)])
             continue
-        for j, rule in enumerate(space.rules):
-            satisfied[j] = satisfied[j] or not rule.require.names <= values.keys() or rule.holds(values)
-        against = feasibility.reasons_against(values)
-        reasons.update(against)
+        there = note(values)
+        against, is_built = feasibility.examined(values)
+        reasons.update(against.keys())
+        asked.update(str(rule) for rule, is_there in zip(space.rules, there, strict=True) if is_there)
         num_feasible += not against
-    presets = [space.complete(preset.values) for preset in space.presets.values()]
+        num_built += is_built
+    asked.update({reason: num_built for reason in reasons if reason.startswith(ESTIMATED)})
+    asked = Counter({reason: number for reason, number in asked.items() if reason in reasons and number < num_samples})
+    presets = [*(space.complete(preset.values) for preset in space.presets.values()), *known]
     listing = Listing.of(space, feasibility.reasons_against, at_most=num_samples)
     is_hopeless = num_feasible == 0 and not listing.configurations
     is_hopeless = is_hopeless and all(feasibility.reasons_against(values) for values in presets)
+    for values in presets:
+        note(values)
+    ordered = sorted(reasons, key=lambda reason: -reasons[reason] / (asked.get(reason) or num_samples))
     faults = [
         space.document.fault(rule.path, f"no configuration satisfies {rule}; {num_samples:,} were drawn")
         for rule, ok in zip(space.rules, satisfied, strict=True)
         if not ok and is_hopeless
     ]
     if not faults and is_hopeless:
-        most = "; ".join(f"{reason} ({count:,} times)" for reason, count in reasons.most_common(3))
+        most = "; ".join(f"{reason} ({_of(reasons[reason], asked.get(reason))})" for reason in ordered[:3])
         faults = [space.document.fault((), f"none of {num_samples:,} configurations drawn can be launched: {most}")]
     if faults:
         raise SpaceError(space.document.source, faults)
     num_launchable = len(listing.configurations) if listing.is_whole else None
-    return Assessment(num_feasible / num_samples, num_samples, dict(reasons.most_common()), num_launchable)
+    rejected = {reason: reasons[reason] for reason in ordered}
+    return Assessment(num_feasible / num_samples, num_samples, rejected, num_launchable, dict(asked))
+
+
+def _of(count: int, asked: int | None) -> str:
+    return f"{count:,} times" if asked is None else f"{count:,} of {asked:,} times"

@@ -39,7 +39,12 @@ MISTAKEN_KEYS = {
 """Keys of other tools, and what they are called here."""
 
 MISTAKEN_NAMES = {
-    "val_loss": "loss", "bpb": "bits_per_byte", "speed": "tokens_per_second", "throughput": "tokens_per_second",
+    "val_loss": "loss", "eval_loss": "loss", "valid_loss": "loss", "validation_loss": "loss", "test_loss": "loss",
+    "val/loss": "loss", "eval/loss": "loss", "perplexity": "loss", "ppl": "loss", "bpc": "bits_per_byte",
+    "vram_bytes": "peak_vram_bytes", "peak_memory": "peak_vram_bytes", "gpu_memory": "peak_vram_bytes",
+    "num_parameters": "num_params", "n_params": "num_params", "size": "num_params", "tok/s": "tokens_per_second",
+    "tokens_per_sec": "tokens_per_second", "bpb": "bits_per_byte", "speed": "tokens_per_second",
+    "throughput": "tokens_per_second",
     "memory": "peak_vram_bytes", "vram": "peak_vram_bytes", "params": "num_params", "parameters": "num_params",
     "time": "train_seconds", "increase": "up", "higher": "up", "decrease": "down", "lower": "down",
     "neutral": "none", "max": "maximize", "min": "minimize",
@@ -141,7 +146,7 @@ class MetricSpec(_Entry):
     def of(cls, name: str) -> MetricSpec:
         """The metric of that measurement. Raises ValueError for a name that is none."""
         if name not in MEASUREMENTS:
-            raise ValueError(_unknown("measurement", name, MEASUREMENTS))
+            raise ValueError(unknown_measurement(name))
         return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]
 
     def signed(self, value: float | None) -> float:
@@ -449,6 +454,11 @@ def _unknown_key(key: str, fields: dict[str, Any]) -> str:
     if (ours := MISTAKEN_KEYS.get(key)) and any(part in known for part in ours.replace(",", " ").split()):
         return f"unknown key {given(key)}; here it is called {ours}"
     return _unknown("key", key, known)
+
+
+def unknown_measurement(name: str) -> str:
+    """The sentence that refuses a measurement's name."""
+    return _unknown("measurement", name, MEASUREMENTS)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

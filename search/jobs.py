@@ -119,6 +119,7 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
     words += ["--skip-bad"] if options.skip_bad else []
     words += [f"--goal={goal}" for goal in options.goals]
     words += [f"--set={assignment}" for assignment in options.assignments]
+    words += [f"--limit={limit}" for limit in options.limits]
     words += [f"--data={path}" for path in options.data]
     return tuple(words)
 

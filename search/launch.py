@@ -25,16 +25,17 @@ from search.display import Display
 from search.feasibility import Assessment, assess, largest_peak
 from search.grammar import BudgetSpec
 from search.loading import load_space
-from search.narrowing import narrow
+from search.narrowing import limited, narrow
 from search.object_store import ObjectStore, ObjectStoreError
 from search.pace import MAX_SECONDS, NoPace, measured_pace
 from search.parameter import shown
 from search.planning import SHORTEST_MEASURED, Plan, plan, until_lines
 from search.record import FINISHED
+from search.reference import referenced
 from search.report import Overview, comparison_line, counts_line, side_lines
 from search.requests import Requests, measures_alone
 from search.settings import StudySettings
-from search.space import Space
+from search.space import SHRUNK, Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.text import StudyText, check_text, read_text
@@ -59,6 +60,7 @@ class RunOptions:
     seed: int = 0
     goals: tuple[str, ...] = ()
     assignments: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()  # beside the space's and the budget's
     metrics: tuple[str, ...] = ()  # in place of the space's
     data: tuple[Path, ...] = ()
     token_dtype: str = "uint16"
@@ -115,8 +117,11 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
         if max_tokens < budget.min_tokens:
             raise ValueError(f"--max-tokens {options.max_tokens}: the first rung is at {budget.min_tokens:,} already")
         budget = budget.model_copy(update={"max_tokens": max_tokens})
+    budget = limited(space, budget, options.limits)
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
-    return space, budget, assess(space, budget)
+    space, told = referenced(space, budget)
+    known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
+    return space, budget, replace(assess(space, budget, known=known), reference=told)
 
 
 def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
@@ -188,11 +193,13 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             study = Study(existing, settings, trials=num_trials)
         if store is not None:
             take_place(store, folder.name, study.stored.user_attrs["storage_id"])
+        if existing is None and assessment.reference:
+            console.print(assessment.reference, style="yellow")
         for preset, why in study.skipped_presets.items():
-            console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
+            console.print(f"{settings.space.whose} {preset!r} is left out: {why}", style="dim")
         for preset, other in study.same_presets.items():
             if preset not in study.skipped_presets:
-                console.print(same_line(preset, other), style="dim")
+                console.print(same_line(preset, other, settings.space.whose), style="dim")
         few = few_line(study.count_launchable(), study.num_trials)
         how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
@@ -222,9 +229,11 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if math.isinf(study.num_trials) and not was_interrupted:
             study.close_to_new_trials()
         if study.rejections:
-            reason, count = study.rejections.most_common(1)[0]
+            seen = [reason for reason in assessment.reasons if reason in study.rejections]  # the worst first
+            reason = seen[0] if seen else study.rejections.most_common(1)[0][0]
             console.print(
-                f"{study.rejections.total():,} configurations were rejected before launch, {count:,} for {reason}",
+                f"{study.rejections.total():,} configurations were rejected before launch, "
+                f"{study.rejections[reason]:,} for {reason}",
                 style="dim",
             )
         return Overview.of(study), was_interrupted
@@ -376,9 +385,9 @@ def fixed_line(budget: BudgetSpec) -> str:
     return f"in this budget every configuration, presets too, has {fixed}"
 
 
-def same_line(preset: str, other: str) -> str:
+def same_line(preset: str, other: str, whose: str) -> str:
     """That two presets are one configuration here, in a sentence."""
-    return f"the guide's {preset!r} is the same configuration as {other!r} here: it is trained once, as {other!r}"
+    return f"{whose} {preset!r} is the same configuration as {other!r} here: it is trained once, as {other!r}"
 
 
 def few_line(num_launchable: int | None, num_trials: float) -> str:

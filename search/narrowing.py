@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from search.document import parse_number
 from search.expression import Expression, ExpressionError, parse_expression
-from search.grammar import BudgetSpec, GoalSpec, MetricSpec
+from search.grammar import BudgetSpec, GoalSpec, LimitSpec, MetricSpec, unknown_measurement
+from search.measurement import MEASURED
 from search.parameter import Parameter, Value, Values, checked_value, kind_name, shown, typed
-from search.space import Space, extremes, in_order, not_in
+from search.space import Space, extremes, in_order, not_in, tighter
 from search.synonyms import unknown_parameter
 from trainer.checks import unknown_name
 
@@ -41,6 +44,48 @@ def narrow(
     for assignment in assignments:
         _check_condition(space, assignment, defaults)
     return space
+
+
+def limited(space: Space, budget: BudgetSpec, limits: Iterable[str]) -> BudgetSpec:
+    """The budget with further limits, `num_params=2M` or `tokens_per_second=1000..`. Raises ValueError."""
+    found = dict(budget.limits)
+    for text in limits:
+        name, limit = _limit(text)
+        found[name] = both = tighter(limit, found.get(name, LimitSpec()))
+        whole = tighter(both, space.spec.limits.get(name, LimitSpec()))
+        if whole.min is not None and whole.max is not None and whole.min > whole.max:
+            raise ValueError(
+                f"--limit {text}: with the other limits no {name} is left: at least {shown(whole.min)}, "
+                f"at most {shown(whole.max)}"
+            )
+    return budget.model_copy(update={"limits": found})
+
+
+_LIMIT = re.compile(r"\s*([^\s=<>:]*)\s*(<=|>=|=|:)\s*(.*?)\s*", re.DOTALL)
+
+
+def _limit(text: str) -> tuple[str, LimitSpec]:
+    match = _LIMIT.fullmatch(text)
+    if match is None or not match.group(1) or not match.group(3):
+        remedy = "write NAME=MAX, NAME=MIN..MAX or NAME=MIN.., such as num_params=2M; quote < and > for the shell"
+        raise ValueError(f"--limit {text}: {remedy}")
+    name, sign, value = match.groups()
+    if name not in MEASURED:
+        raise ValueError(f"--limit {text}: {unknown_measurement(name)}")
+    low, dots, high = value.partition("..")
+    if sign == ">=":
+        low, high = value, ""
+    elif not dots:
+        if sign != "<=" and MEASURED[name].is_better_higher:
+            raise ValueError(f"--limit {text}: of {name} more is better; for at least that write {name}={value}..")
+        low, high = "", value
+    numbers = [parse_number(end) if end.strip() else None for end in (low, high)]
+    for end, number in zip((low, high), numbers, strict=True):
+        if end.strip() and (number is None or math.isinf(number)):
+            raise ValueError(f"--limit {text}: expected a number such as 0.5, 27M or 12 GiB, got {end.strip()!r}")
+    if numbers == [None, None]:
+        raise ValueError(f"--limit {text}: give a smallest value before .., or a largest after it")
+    return name, LimitSpec(min=numbers[0], max=numbers[1])
 
 
 def _with_budget(space: Space, budget: BudgetSpec) -> Space:

@@ -115,6 +115,14 @@ Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
 ]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=MAX",
+        help="A limit beside the space's: num_params=2M, tokens_per_second=1000.. for at least; may be repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
 
 
@@ -161,6 +169,7 @@ def search_options(
     skip_bad: SkipBad = False,
     goal: Goals = None,
     assign: Assignments = None,
+    limit: Limits = None,
     metrics: Metrics = None,
     seed: Seed = 0,
     gpus_per_trial: GpusPerTrial = None,
@@ -205,6 +214,7 @@ def search_options(
         seed=seed,
         goals=tuple(goal or ()),
         assignments=tuple(assign or ()),
+        limits=tuple(limit or ()),
         metrics=words_of(metrics),
         data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
         token_dtype=token_dtype.value,

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from search.grammar import BudgetSpec
 from search.loading import parse_space
 from search.narrowing import narrow
-from search.parameter import checked_value
-from search.space import Space, rungs_of
+from search.parameter import checked_value, shown
+from search.space import Preset, Space, rungs_of
 from search.storage import FORMAT_VERSION, StudyError
 from search.text_units import TextUnits
 
@@ -33,9 +33,10 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "run": (dict, "a mapping"),
     "corpus": (dict, "a mapping"),
     "earlier_ends": (list, "a list"),
+    "reference": (dict, "a mapping"),
 }
-"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are lists that may be left out."""
-OPTIONAL = ("metrics", "earlier_ends")
+"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are empty where they are left out."""
+OPTIONAL = ("metrics", "earlier_ends", "reference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ class StudySettings:
             "goals": list(self.goals),
             "assignments": list(self.assignments),
             "metrics": [metric.name for metric in self.space.spec.objectives],
+            "reference": _reference_of(self.space),
             "budget_name": self.budget_name,
             **self.extent(),
             "seed": self.seed,
@@ -108,7 +110,7 @@ class StudySettings:
         """The settings that a study was made with. Raises StudyError, naming the attribute, where they are damaged."""
         attrs = study.user_attrs
         for name, (kind, expected) in ATTRIBUTES.items():
-            if not isinstance(attrs.get(name, [] if name in OPTIONAL else None), kind):
+            if not isinstance(attrs.get(name, kind() if name in OPTIONAL else None), kind):
                 raise _damaged(study, name, f"is {attrs.get(name)!r:.60}, not {expected}")
         for name in ("goals", "assignments", "metrics"):
             if not all(isinstance(item, str) for item in attrs.get(name, ())):
@@ -134,6 +136,8 @@ class StudySettings:
             narrowed = narrow(
                 space, budget=budget, goals=goals, assignments=assignments, metrics=attrs.get("metrics", ())
             )
+            name = "reference"
+            narrowed = _led(narrowed, attrs.get("reference", {}))
         except ValidationError as error:
             first = error.errors()[0]
             raise _damaged(study, name, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -165,7 +169,9 @@ class StudySettings:
         may_grow = {"trials", "max_tokens"}
         before, now = self.budget.model_dump(exclude=may_grow), other.budget.model_dump(exclude=may_grow)
         found += [
-            f"budget {key}: {before[key]!r} before, {now[key]!r} now" for key in before if before[key] != now[key]
+            f"budget {key}: {_told(before[key])} before, {_told(now[key])} now"
+            for key in before
+            if before[key] != now[key]
         ]
         if self.storage_path != other.storage_path:
             before, now = self.storage_path or "none", other.storage_path or "none"
@@ -186,6 +192,17 @@ def text_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         f"the text has changed since the search: {before['about']} then, {now['about']} now; "
         "its trials go on with the same text only"
     )
+
+
+def _told(value: Any) -> str:
+    """A budget's value in words: limits as `--limit` takes them."""
+    if not isinstance(value, dict):
+        return repr(value)
+    ends = {
+        n: [e if e is None else shown(e) for e in (v["min"], v["max"])] for n, v in value.items() if isinstance(v, dict)
+    }
+    limits = [f"{n}={high}" if low is None else f"{n}={low}..{high or ''}" for n, (low, high) in ends.items()]
+    return ", ".join(limits or [f"{name}={shown(other)}" for name, other in value.items()]) or "none"
 
 
 def _differences_of_spaces(before: Space, now: Space) -> list[str]:
@@ -245,6 +262,31 @@ def exhausted_of(study: optuna.Study, settings: StudySettings) -> Exhausted | No
         raise _damaged(study, EXHAUSTED, f"is {found!r:.60}, not what was found")
     is_of_now = found["max_tokens"] == settings.budget.max_tokens  # more tokens can let more be launched
     return Exhausted(found["configurations"], found["exact"]) if is_of_now else None
+
+
+def _reference_of(space: Space) -> dict[str, Any]:
+    """The preset that leads a space, where it is not the first one that the space names: see search/reference.py."""
+    first = next(iter(space.spec.presets), None)
+    if space.reference is None or space.reference.name == first:
+        return {}
+    is_own = space.reference.name not in space.spec.presets
+    return {"preset": space.reference.name, **({"values": space.reference.values} if is_own else {})}
+
+
+def _led(space: Space, reference: dict[str, Any]) -> Space:
+    """The space led by that preset again. Raises ValueError where it is none."""
+    if not reference:
+        return space
+    name, values = reference.get("preset"), reference.get("values")
+    if name in space.presets and values is None:
+        return space.led_by(space.presets[name])
+    if not isinstance(name, str) or not isinstance(values, dict) or not values.keys() <= space.parameters.keys():
+        raise ValueError(f"{reference!r:.60} is no configuration")
+    if wrong := [key for key, value in values.items() if checked_value(value, space.parameters[key].type) is None]:
+        raise ValueError(f"it sets {wrong[0]} to {values[wrong[0]]!r}")
+    space = space.led_by(Preset(name=name, values=values))
+    space.complete(values)
+    return space
 
 
 def _check_set(space: Space, budget: BudgetSpec) -> None:

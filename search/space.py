@@ -18,6 +18,9 @@ from search.parameter import Parameter, Value, Values, given_value, listed, type
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
 
+SHRUNK = "reference shrunk to fit"
+"""The name of a reference that is none of the presets, see search/reference.py."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -81,6 +84,11 @@ class Space:
         return bool(self.spec.guide or self.spec.source)
 
     @property
+    def whose(self) -> str:
+        """Whose presets these are, in words."""
+        return "the guide's" if self.has_guide else "your"
+
+    @property
     def reference(self) -> Preset | None:
         """The guide's own configuration, which every search is compared with: the first preset."""
         return next(iter(self.presets.values()), None)
@@ -97,11 +105,13 @@ class Space:
         """The space's limits and the budget's; of two on one measurement, the tighter."""
         merged: dict[str, LimitSpec] = dict(self.spec.limits)
         for name, limit in budget.limits.items():
-            other = merged.get(name, LimitSpec())
-            lows = [m for m in (limit.min, other.min) if m is not None]
-            highs = [m for m in (limit.max, other.max) if m is not None]
-            merged[name] = LimitSpec(min=max(lows, default=None), max=min(highs, default=None))
+            merged[name] = tighter(limit, merged.get(name, LimitSpec()))
         return merged
+
+    def led_by(self, preset: Preset) -> Space:
+        """The space with that preset first, so that it is the reference; in place of one of its name."""
+        others = {name: other for name, other in self.presets.items() if name != preset.name}
+        return replace(self, presets={preset.name: preset, **others})
 
     def complete(self, chosen: Values) -> dict[str, Value]:
         """Every active parameter's value: `chosen` where given, else its fixed, derived or default value.
@@ -147,6 +157,13 @@ class Space:
     def train_config(self, values: Values, *, rungs: Iterable[int], **run: Any) -> TrainConfig:
         """What the trainer takes for a complete configuration. Raises ConfigError where it cannot be trained."""
         return TrainConfig.from_flat(self.family, {**values, "rungs": tuple(rungs), **run})
+
+
+def tighter(one: LimitSpec, other: LimitSpec) -> LimitSpec:
+    """The limit that two on one measurement make together."""
+    lows = [limit.min for limit in (one, other) if limit.min is not None]
+    highs = [limit.max for limit in (one, other) if limit.max is not None]
+    return LimitSpec(min=max(lows, default=None), max=min(highs, default=None))
 
 
 def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:

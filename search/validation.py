@@ -9,9 +9,10 @@ from typing import Any
 
 from search.comparable import incomparable
 from search.configurations import same_presets
-from search.feasibility import Assessment
+from search.feasibility import Assessment, Feasibility
 from search.grammar import BudgetSpec
 from search.launch import RunOptions, few_line, fixed_line, prepare_space, same_line
+from search.reference import left_out
 from search.space import Space, rungs_of
 
 
@@ -24,6 +25,7 @@ class Validation:
     budget: BudgetSpec
     assessment: Assessment
     warnings: list[str]
+    left_out: dict[str, str]  # presets that may not be launched, and why
 
     @classmethod
     def of(cls, options: RunOptions) -> Validation:
@@ -32,8 +34,23 @@ class Validation:
         space, budget, assessment = prepare_space(options)
         asked = {"budget_name": options.budget or "", "metrics": options.metrics}
         doubts = [f"run refuses this for text: {doubt}" for doubt in incomparable(space, budget, **asked)]
-        warnings = [*doubts, *filter(None, [assessment.warning])]
-        return cls(path=options.space, space=space, budget=budget, assessment=assessment, warnings=warnings)
+        warnings = [*doubts, *filter(None, [assessment.reference, assessment.warning])]
+        feasibility = Feasibility.of(space, budget)
+        why = {name: left_out(feasibility, preset) for name, preset in space.presets.items()}
+        return cls(
+            path=options.space,
+            space=space,
+            budget=budget,
+            assessment=assessment,
+            warnings=warnings,
+            left_out={name: reason for name, reason in why.items() if reason},
+        )
+
+    @property
+    def _reference(self) -> dict[str, Any]:
+        assert self.space.reference is not None
+        values = self.space.complete(self.space.reference.values)
+        return {"preset": self.space.reference.name, "parameters": values}
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -43,7 +60,9 @@ class Validation:
             "family": space.family,
             "searched": list(space.searched),
             "rules": len(space.rules),
-            "presets": list(space.presets),
+            "presets": [name for name in space.spec.presets if name in space.presets],
+            "presets_left_out": self.left_out,
+            "reference": None if space.reference is None or space.reference.name in self.left_out else self._reference,
             "goals": list(space.spec.goals),
             "rungs": list(rungs_of(self.budget)),
             "set": self.budget.set,
@@ -62,14 +81,18 @@ class Validation:
             f"{self.path} is valid: family {space.family}, {len(space.searched)} parameters searched, "
             f"{len(space.rules)} rules,"
         )
-        yield f"  presets {', '.join(space.presets) or 'none'}; goals {', '.join(space.spec.goals) or 'none'}"
+        yield f"  presets {', '.join(space.spec.presets) or 'none'}; goals {', '.join(space.spec.goals) or 'none'}"
         yield f"  rungs at {', '.join(f'{rung:,}' for rung in rungs_of(self.budget))} tokens"
+        for name, reason in self.left_out.items():
+            yield f"  not launched: {name!r}: {reason}"
         if self.budget.set:
             yield f"  {fixed_line(self.budget)}"
         for preset, other in same_presets(space).items():
-            yield f"  {same_line(preset, other)}"
+            yield f"  {same_line(preset, other, space.whose)}"
         yield f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched"
-        for reason, count in assessment.reasons.items():
-            yield f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
+        for reason in assessment.reasons:
+            asked = assessment.asked.get(reason)
+            of = "" if asked is None else f" (of the {asked:,} it applies to)"
+            yield f"  rejected {assessment.rate(reason):6.1%}  {reason}{of}"
         if few := few_line(assessment.num_launchable, self.budget.trials):
             yield few

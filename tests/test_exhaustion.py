@@ -37,7 +37,7 @@ from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.strategy import Continue, Start, Strategy
 from search.study import Study
-from search.text import corpus_of
+from search.text import read_text
 from trainer.estimate import estimate
 
 SPACE = """

@@ -207,7 +207,7 @@ def tinysearch(*arguments: str | Path) -> tuple[int, str, str]:
 EVERYTHING = [
     *("--name", "my.study", "--budget", "quick", "--trials", "7", "--max-tokens", "500K", "--until", "8h"),
     *("--data", "/texts/a b", "--data", "-c", "--token-dtype", "uint32", "--goal", "longer-memory", "--seed", "3"),
-    *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params"),
+    *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params", "--limit", "num_params=2M"),
     *("--storage-path", "s3://bucket/a b", "--trials-per-gpu", "2", "--gpu-kind", "A100"),
     *("--cpus-per-trial", "2", "--parallel", "3", "--hang-minutes", "5"),
 ]

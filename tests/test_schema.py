@@ -186,6 +186,13 @@ def test_the_errors_in_the_readme_are_real():
     with pytest.raises(SpaceError) as error:
         parse_space(text, "spaces/mine.yaml")
     assert f"```text\n{error.value}\n```" in README
+    text = (
+        "family: hybrid\nmethod: grid\nparameters:\n"
+        "  lr: {distribution: log_uniform_values, min: 1e-5, max: 1e-2}\n  epochs: {value: 5}\n"
+    )
+    with pytest.raises(SpaceError) as error:
+        parse_space(text, "sweep.yaml")
+    assert f"```text\n{error.value}\n```" in README
 
 
 def test_the_defaults_in_the_readme_are_those_of_the_grammar():

@@ -26,7 +26,7 @@ ROWS = [
     {"search.report", "search.bridge", "search.text", "search.cluster"},
     {"search.study"},
     {"search.settings", "search.alone", "search.ledger"},
-    {"search.trial"},
+    {"search.trial", "search.reference"},
     {"search.faults", "search.checkpoints", "search.corpora", "search.outcome"},
     {"search.object_store"},
     {"search.archive"},
