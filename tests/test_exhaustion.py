@@ -372,7 +372,7 @@ def test_a_search_that_has_ended_so_says_the_same_at_once_whatever_more_is_asked
     space = parse_space(SPACE)
     folder = StudyFolder(Path("runs").absolute(), "mine")
     folder.path.mkdir(parents=True)
-    corpus = corpus_of(space, [str(Path("text").absolute())], token_dtype="uint16")
+    corpus = read_text(space, [str(Path("text").absolute())], {}).to_settings()
     run = {"token_dtype": "uint16", "eval_tokens": 4000, "precision": "fp32"}
     made = replace(study_settings(space), corpus=corpus, run=run)
     run_all(Study.create(folder.open_storage(), "mine", made))
