@@ -51,7 +51,8 @@ def measured_pace(
     speeds, reason = _speeds(trains, at_once, max_seconds, seconds_each)
     known = [speed for speed in speeds if speed]
     if not known:
-        raise NoPace(f"the speed could not be measured: {reason or 'no process trained within {START_SECONDS:.0f} s'}")
+        why = reason or f"no process trained within {START_SECONDS:.0f} s"
+        raise NoPace(f"the speed could not be measured: {why}")
     between = [speed for speed in speeds[1 : 1 + len(typical)] if speed] or known
     mean = len(between) / sum(1 / speed for speed in between)
     return Pace(
