@@ -30,6 +30,7 @@ MAX_SECONDS = (
     30.0  # for all, once the first one trains: a configuration whose first step takes longer is known to be slow
 )
 START_SECONDS = 120.0  # until the first one trains, at most: it imports much of torch, where much else may run
+RAY_SECONDS = 6.0  # until it is up
 NUM_DRAWN = 200
 NUM_TYPICAL = 4
 
@@ -48,7 +49,7 @@ def measured_pace(
     chosen = [reference, *typical, *drawn[-1:]]
     trains = [train_config(settings, values, num_threads=slots.num_threads).to_dict() for values in chosen]
     at_once = slots.num_slots if not slots.gpus_per_trial else max(1, int(1 / slots.gpus_per_trial + 1e-9))
-    speeds, reason = _speeds(trains, at_once, max_seconds, seconds_each)
+    speeds, seconds_to_start, reason = _speeds(trains, at_once, max_seconds, seconds_each)
     known = [speed for speed in speeds if speed]
     if not known:
         why = reason or f"no process trained within {START_SECONDS:.0f} s"
@@ -61,6 +62,7 @@ def measured_pace(
         typical=mean,
         slowest=min(known),
         num_measured=len(known),
+        startup_seconds=RAY_SECONDS + 2 * seconds_to_start,  # Ray starts processes of its own beside them
         is_reference_preset=bool(preset) and bool(speeds[0]),
     )
 
@@ -89,8 +91,9 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
 
 def _speeds(
     trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float, seconds_each: float
-) -> tuple[list[float | None], str]:
-    """Tokens per second of each configuration, None where it cannot be trained; and why one could not.
+) -> tuple[list[float | None], float, str]:
+    """Tokens per second of each configuration, None where it cannot be trained; the seconds until the first trained;
+    and why one could not.
 
     One that had not ended its first step when the time was up has the speed that it has at most.
     """
@@ -98,8 +101,8 @@ def _speeds(
     speeds: list[float | None] = [None] * len(trains)
     under_way: dict[Connection, tuple[int, float]] = {}
     reason, processes = "", []
-    context, deadline = multiprocessing.get_context("spawn"), time.monotonic() + START_SECONDS
-    has_begun = False
+    context, started = multiprocessing.get_context("spawn"), time.monotonic()
+    deadline, seconds_to_start = started + START_SECONDS, 0.0
     try:
         for first in range(min(at_once, len(trains))):
             reports, there = context.Pipe(duplex=False)
@@ -118,8 +121,8 @@ def _speeds(
                 except EOFError:
                     del under_way[reports]
                     continue
-                if not has_begun:
-                    has_begun, deadline = True, time.monotonic() + max_seconds
+                if not seconds_to_start:
+                    seconds_to_start, deadline = time.monotonic() - started, time.monotonic() + max_seconds
                 if speed is None:
                     under_way[reports] = (number, time.monotonic())
                 else:
@@ -128,7 +131,7 @@ def _speeds(
         for number, since in under_way.values():
             if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds
-        return speeds, reason
+        return speeds, seconds_to_start, reason
     finally:
         for process in processes:
             process.kill()
