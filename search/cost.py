@@ -10,7 +10,7 @@ from search.space import rungs_of
 
 PASS_SHARE = 0.7  # of the trials at a rung go on to the next: of simulated and real searches, about
 EVALUATION = 1 / 3  # of a training token's time: the forward pass alone
-STARTUP_SECONDS = 15.0  # until workers train
+STARTUP_SECONDS = 15.0  # until workers train, where it was not measured
 FEWEST = 8  # trials below which a search is none
 SPARE = 0.1  # of the time, for what a plan cannot know
 
@@ -24,6 +24,7 @@ class Pace:
     typical: float  # the harmonic mean over configurations of the space: time adds up, speed does not
     slowest: float
     num_measured: int = 1
+    startup_seconds: float = STARTUP_SECONDS  # until workers train
     is_reference_preset: bool = True
 
 
@@ -62,7 +63,7 @@ def search_seconds(num_trials: int, rungs: tuple[int, ...], eval_tokens: int, pa
     """The time of a search; its reference is never stopped."""
     full = expected_tokens(rungs, eval_tokens, pass_share=1.0) / pace.reference
     each = expected_tokens(rungs, eval_tokens) / pace.typical
-    return STARTUP_SECONDS + max(full, (full + (num_trials - 1) * each) / pace.num_slots)
+    return pace.startup_seconds + max(full, (full + (num_trials - 1) * each) / pace.num_slots)
 
 
 def seconds_needed(proposal: Proposal) -> float:
@@ -74,7 +75,7 @@ def num_fitting(seconds: float, rungs: tuple[int, ...], eval_tokens: int, pace: 
     """How many trials fit in a time, about; 0 where not even the reference reaches the last rung."""
     full = expected_tokens(rungs, eval_tokens, pass_share=1.0) / pace.reference
     each = expected_tokens(rungs, eval_tokens) / pace.typical
-    left = seconds * (1 - SPARE) - STARTUP_SECONDS
+    left = seconds * (1 - SPARE) - pace.startup_seconds
     return 0 if left < full else 1 + int((left * pace.num_slots - full) / each + 1e-9)
 
 

@@ -30,6 +30,7 @@ MAX_SECONDS = (
     30.0  # for all, once the first one trains: a configuration whose first step takes longer is known to be slow
 )
 START_SECONDS = 120.0  # until the first one trains, at most: it imports much of torch, where much else may run
+RAY_SECONDS = 6.0  # until it is up
 NUM_DRAWN = 200
 NUM_TYPICAL = 4
 
@@ -48,13 +49,14 @@ def measured_pace(
     chosen = [reference, *typical, *drawn[-1:]]
     trains = [train_config(settings, values, num_threads=slots.num_threads).to_dict() for values in chosen]
     at_once = slots.num_slots if not slots.gpus_per_trial else max(1, int(1 / slots.gpus_per_trial + 1e-9))
-    own_speeds, reason = _speeds(trains, at_once, max_seconds, seconds_each)
+    own_speeds, seconds_to_start, reason = _speeds(trains, at_once, max_seconds, seconds_each)
     # As the study counts tokens, which may be those of another vocabulary.
     end = settings.rungs[-1]
     speeds = [s and s * end / train["rungs"][-1] for s, train in zip(own_speeds, trains, strict=True)]
     known = [speed for speed in speeds if speed]
     if not known:
-        raise NoPace(f"the speed could not be measured: {reason or 'no process trained within {START_SECONDS:.0f} s'}")
+        why = reason or f"no process trained within {START_SECONDS:.0f} s"
+        raise NoPace(f"the speed could not be measured: {why}")
     between = [speed for speed in speeds[1 : 1 + len(typical)] if speed] or known
     mean = len(between) / sum(1 / speed for speed in between)
     return Pace(
@@ -63,6 +65,7 @@ def measured_pace(
         typical=mean,
         slowest=min(known),
         num_measured=len(known),
+        startup_seconds=RAY_SECONDS + 2 * seconds_to_start,  # Ray starts processes of its own beside them
         is_reference_preset=bool(preset) and bool(speeds[0]),
     )
 
@@ -92,8 +95,9 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
 
 def _speeds(
     trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float, seconds_each: float
-) -> tuple[list[float | None], str]:
-    """Tokens per second of each configuration, None where it cannot be trained; and why one could not.
+) -> tuple[list[float | None], float, str]:
+    """Tokens per second of each configuration, None where it cannot be trained; the seconds until the first trained;
+    and why one could not.
 
     One that had not ended its first step when the time was up has the speed that it has at most.
     """
@@ -101,8 +105,8 @@ def _speeds(
     speeds: list[float | None] = [None] * len(trains)
     under_way: dict[Connection, tuple[int, float]] = {}
     reason, processes = "", []
-    context, deadline = multiprocessing.get_context("spawn"), time.monotonic() + START_SECONDS
-    has_begun = False
+    context, started = multiprocessing.get_context("spawn"), time.monotonic()
+    deadline, seconds_to_start = started + START_SECONDS, 0.0
     try:
         for first in range(min(at_once, len(trains))):
             reports, there = context.Pipe(duplex=False)
@@ -121,8 +125,8 @@ def _speeds(
                 except EOFError:
                     del under_way[reports]
                     continue
-                if not has_begun:
-                    has_begun, deadline = True, time.monotonic() + max_seconds
+                if not seconds_to_start:
+                    seconds_to_start, deadline = time.monotonic() - started, time.monotonic() + max_seconds
                 if speed is None:
                     under_way[reports] = (number, time.monotonic())
                 else:
@@ -131,7 +135,7 @@ def _speeds(
         for number, since in under_way.values():
             if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds
-        return speeds, reason
+        return speeds, seconds_to_start, reason
     finally:
         for process in processes:
             process.kill()
@@ -156,7 +160,10 @@ def _measure(jobs: Sequence[tuple[int, dict[str, Any]]], seconds_each: float, re
             config = TrainConfig.from_dict(train)
             run = TrainingRun(config)
             reports.send((number, None, ""))
-            speed = run.train(config.budget_tokens, max_seconds=seconds_each)
+            first = min(config.tokens_per_step, config.budget_tokens)
+            speed = run.train(first)  # not counted where another follows: it allocates and imports
+            if first < config.budget_tokens:
+                speed = run.train(config.budget_tokens, max_seconds=seconds_each)
             run.close()
         except Exception as error:  # out of memory, diverged: a trial that ends so costs little
             why = (str(error).splitlines() or [type(error).__name__])[0]

@@ -139,6 +139,9 @@ def until_lines(settings: StudySettings, pace: Pace, seconds: float) -> Iterator
                 f"the smallest search that makes sense, --max-tokens {amount(smallest.max_tokens)} for "
                 f"{smallest.trials} trials, takes about {seconds_text(smallest.seconds)}"
             )
+            budgets = settings.space.spec.budgets.items()
+            if shorter := [name for name, other in budgets if other.min_tokens < budget.min_tokens]:
+                yield f"a budget of the space that begins with fewer tokens: --budget {' or '.join(shorter)}"
 
 
 def pace_line(pace: Pace, reference: str) -> str:

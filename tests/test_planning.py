@@ -144,7 +144,8 @@ def test_until_says_before_it_starts_that_no_trial_can_finish_and_what_would():
     assert "not one trial will reach 900K tokens in 1 min 40 s" in said and "15 min" in said
     proposal = plan(long, PACE, 100.0).proposal
     assert f"--max-tokens {amount(proposal.max_tokens)}" in instead and f"{proposal.trials} trials" in instead
-    _, _, smallest = until_lines(long, PACE, 16.0)
+    _, _, smallest, shorter = until_lines(long, PACE, 16.0)
+    assert "--budget short" in shorter
     assert "smallest search that makes sense" in smallest and "--max-tokens 1K for 8 trials" in smallest
 
 
