@@ -44,6 +44,7 @@ from search.options import (
     takes_search_options,
 )
 from search.words import Commands
+from trainer.checks import counted
 
 if TYPE_CHECKING:
     from search.launch import RunOptions
@@ -56,6 +57,23 @@ app = typer.Typer(
     cls=Commands,
     rich_markup_mode=None,  # square brackets in what was typed would be taken for markup
 )
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"tinysearch {version('tinysearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tinysearch(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which tinysearch this is.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Find the right configuration of a small language model."""
 
 
 @app.command()
@@ -88,6 +106,8 @@ def resume(
     """Go on with a study, interrupted or to be extended, by its name alone."""
     with outliving_the_terminal(), reporting_errors():
         from search.amounts import check_amounts
+        from search.report import Overview
+        from search.tables import check_columns, columns_asked
 
         check_amounts(
             trials=trials,
@@ -101,9 +121,13 @@ def resume(
         )
         from search.launch import RunOptions
 
+        folder = study_folder(runs, storage, study)
+        if asked := columns_asked(columns):  # before the search rather than after it
+            overview = Overview.stored(folder.load(), is_run=False)
+            check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
         options = RunOptions(
             space=None,
-            name=study_folder(runs, storage, study).name,
+            name=folder.name,
             runs=runs,
             storage=storage,
             trials=trials,
@@ -186,8 +210,8 @@ def validate(
             return
         console = make_console()
         console.print(
-            f"{space} is valid: family {checked.family}, {len(checked.searched)} parameters searched, "
-            f"{len(checked.rules)} rules,",
+            f"{space} is valid: family {checked.family}, {counted(len(checked.searched), 'parameter')} searched, "
+            f"{counted(len(checked.rules), 'rule')},",
         )
         console.print(
             f"  presets {', '.join(checked.presets) or 'none'}; goals {', '.join(checked.spec.goals) or 'none'}",
@@ -195,9 +219,8 @@ def validate(
         console.print(f"  rungs at {', '.join(f'{r:,}' for r in rungs_of(chosen))} tokens")
         if chosen.set:
             console.print(f"  {fixed_line(chosen)}")
-        console.print(
-            f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched",
-        )
+        sampled = counted(assessment.num_sampled, "configuration")
+        console.print(f"{assessment.share:.1%} of {sampled} drawn at random may be launched")
         for reason, count in assessment.reasons.items():
             line = f"  rejected {count / assessment.num_sampled:6.1%}  {reason}"
             console.print(line)
@@ -241,7 +264,9 @@ def advise(
             console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
             console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
         if not found:
-            console.print("the guide has no advice for this text and this machine")
+            console.print(
+                f"{'the guide' if loaded.has_guide else 'the space'} has no advice for this text and this machine"
+            )
         if unknown:
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
@@ -255,7 +280,9 @@ for command in (
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny.")],
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny, or my/space.yaml/base.")
+    ],
     budget: Budget = None,
     assign: Assignments = None,
     data: DataAsForRun = None,
@@ -264,7 +291,7 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train one preset of a guide alone."""
+    """Train one preset of a space alone."""
     with reporting_errors():
         from search.preset import preset_config
         from trainer.__main__ import run_alone

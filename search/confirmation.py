@@ -197,7 +197,9 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
         reference = next((row for row in rows if row.record is overview.reference), None)
         if reference is not None and reference.difference is not None:
             inside = {True: ", inside the noise", False: ", outside the noise", None: ""}[reference.difference.is_tie]
-            lines.append(f"the guide's {reference.record.preset!r}: {difference_text(reference.difference)}{inside}")
+            lines.append(
+                f"{overview.whose} {reference.record.preset!r}: {difference_text(reference.difference)}{inside}"
+            )
     if num_seeds == 1:
         lines.append("one seed shows no noise, so no tie can be told; give --seeds 3")
     lines.append(f"the searched {overview.metric} chose these trials and so flatters them: it is in no mean")

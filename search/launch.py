@@ -33,6 +33,7 @@ from search.space import Space
 from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.text import check_text, corpus_of
+from trainer.checks import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +161,11 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if store is not None:
             take_place(store, folder.name, study.stored.user_attrs["storage_id"])
         for preset, why in study.skipped_presets.items():
-            console.print(f"the guide's {preset!r} is left out: {why}", style="dim")
-        how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
+            whose = "the guide's" if settings.space.has_guide else "your"
+            console.print(f"{whose} {preset!r} is left out: {why}", style="dim")
+        how_many = counted(study.num_trials, "trial") if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
-            f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
+            f"{folder.name}: {how_many} up to {counted(study.rungs[-1], 'token')}; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"
         )
         if settings.budget.set:
@@ -185,8 +187,10 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             study.close_to_new_trials()
         if study.rejections:
             reason, count = study.rejections.most_common(1)[0]
+            total = study.rejections.total()
             console.print(
-                f"{study.rejections.total():,} configurations were rejected before launch, {count:,} for {reason}",
+                f"{counted(total, 'configuration was', 'configurations were')} rejected before launch, "
+                f"{count:,} for {reason}",
                 style="dim",
             )
         return Overview.of(study), was_interrupted

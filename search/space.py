@@ -71,6 +71,11 @@ class Space:
         return {name: p for name, p in self.parameters.items() if p.is_searched}
 
     @property
+    def has_guide(self) -> bool:
+        """Whether the space writes down a guide, which is then whose the presets are; else they are the user's own."""
+        return bool(self.spec.guide or self.spec.source)
+
+    @property
     def aliases(self) -> dict[str, str]:
         """The parameter behind each other name that presets and `--set` may use."""
         return {alias: name for name, p in self.parameters.items() for alias in p.spec.aliases}
