@@ -144,7 +144,8 @@ def _is_ambiguous(text: str, url: sqlalchemy.URL) -> bool:
         return "@" in rest.partition("?")[0]
     userinfo = re.match(r"[^:/]*(?::[^@]*)?@", rest)  # as SQLAlchemy reads it
     assert userinfo is not None
-    return "@" in rest[userinfo.end() :]
+    # A host, a database and a query of which a value holds an @ look like a user and a password as well.
+    return "@" in rest[userinfo.end() :] or re.search("[/?].*=", userinfo[0]) is not None
 
 
 def _scheme(text: str) -> str:

@@ -64,6 +64,23 @@ app = typer.Typer(
 )
 
 
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        print(f"tinysearch {version('tinysearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tinysearch(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which tinysearch this is.", is_eager=True, callback=_say_version)
+    ] = False,
+) -> None:
+    """Find the right configuration of a small language model."""
+
+
 @app.command()
 @takes_search_options
 def run(space: SpaceFile, options: RunOptions, address: Address = None, columns: Columns = None) -> None:
@@ -94,6 +111,8 @@ def resume(
     """Go on with a study, interrupted or to be extended, by its name alone."""
     with outliving_the_terminal(), reporting_errors():
         from search.amounts import check_amounts
+        from search.report import Overview
+        from search.tables import check_columns, columns_asked
 
         check_amounts(
             trials=trials,
@@ -107,9 +126,13 @@ def resume(
         )
         from search.launch import RunOptions
 
+        folder = study_folder(runs, storage, study)
+        if asked := columns_asked(columns):  # before the search rather than after it
+            overview = Overview.stored(folder.load(), is_run=False)
+            check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
         options = RunOptions(
             space=None,
-            name=study_folder(runs, storage, study).name,
+            name=folder.name,
             runs=runs,
             storage=storage,
             trials=trials,
@@ -253,7 +276,9 @@ def advise(
             console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
             console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
         if not found:
-            console.print("the guide has no advice for this text and this machine")
+            console.print(
+                f"{'the guide' if loaded.has_guide else 'the space'} has no advice for this text and this machine"
+            )
         if unknown:
             console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
 
@@ -302,7 +327,9 @@ for command in (
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny.")],
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny, or my/space.yaml/base.")
+    ],
     budget: Budget = None,
     assign: Assignments = None,
     data: DataAsForRun = None,
@@ -313,7 +340,7 @@ def train(
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train one preset of a guide alone."""
+    """Train one preset of a space alone."""
     with reporting_errors():
         from search.preset import preset_config
         from trainer.__main__ import run_alone

@@ -28,7 +28,7 @@ from search.storage import StudyError, StudyFolder
 from search.text import check_text
 from search.trial import trial_request
 from search.winner import train_config
-from trainer.checks import printable
+from trainer.checks import counted, printable
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
 LASTING = (FINISHED, DIVERGED)  # would end so again; memory may be free next time, and a bug mended
@@ -171,10 +171,6 @@ def _opening(
     seconds = sum(record.measured("train_seconds") or 0 for record, _ in missing)
     left = f"; about {seconds_text(seconds)} at the search's speed" if seconds else ""
     return (
-        f"{overview.name}: {_counted(len(chosen), 'trial')} with {_counted(num_seeds, 'other seed')} each, "
-        f"{_counted(total, 'run')}{kept}{left}"
+        f"{overview.name}: {counted(len(chosen), 'trial')} with {counted(num_seeds, 'other seed')} each, "
+        f"{counted(total, 'run')}{kept}{left}"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

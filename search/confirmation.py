@@ -222,7 +222,7 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
         reference = next((row for row in rows if row.record is overview.reference), None)
         if reference is not None and reference.difference is not None:
             inside = {True: ", inside the noise", False: ", outside the noise", None: ""}[reference.difference.is_tie]
-            lines.append(f"the guide's {reference.record.preset!r}: {difference_text(reference.difference)}{inside}")
+            lines.append(f"{overview.named(reference.record.preset)}: {difference_text(reference.difference)}{inside}")
         lines += [_separation_line(row, leader) for row in rows if row.verdict == TIE]
     if (cost := confirmation.cost_of_spread) is not None:
         lines.append(f"one seed shows no noise, so no tie can be told; give --seeds {cost.seeds}: {cost}")

@@ -21,6 +21,7 @@ from search.report import Overview, bytes_text
 from search.settings import storage_path_of
 from search.storage import StudyError, StudyFolder
 from search.watchdog import TRACE_SUFFIX
+from trainer.checks import counted
 
 _CHECKPOINT = re.compile(r"trial-(\d+)\.pt")
 _CONFIRMING = re.compile(r"confirm-(\d+)-seed-(\d+)\.pt")
@@ -52,8 +53,7 @@ def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
 
 
 def _line(sizes: dict[str, int], where: str) -> str:
-    number = f"{len(sizes)} file{'' if len(sizes) == 1 else 's'}"
-    return f"checkpoints{where}: {number}, {bytes_text(sum(sizes.values()))}" if sizes else ""
+    return f"checkpoints{where}: {counted(len(sizes), 'file')}, {bytes_text(sum(sizes.values()))}" if sizes else ""
 
 
 def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -> list[Unneeded]:

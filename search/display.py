@@ -17,6 +17,7 @@ from search.faults import faults_line
 from search.record import FINISHED, RUNNING, TrialRecord
 from search.report import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text
 from search.tables import TrialsTable
+from trainer.checks import counted
 
 ROWS = 12
 
@@ -65,7 +66,7 @@ class Display:
 
     def on_slots(self, num_slots: int) -> None:
         if num_slots:
-            text = f"from now on {num_slots} trial{'s' if num_slots > 1 else ''} at a time"
+            text = f"from now on {counted(num_slots, 'trial')} at a time"
         else:
             text = "no machine is free for a trial: waiting for one"
         self._console.print(text, style="dim")

@@ -40,6 +40,7 @@ from search.storage import StudyError, StudyFolder
 from search.study import Study
 from search.text import StudyText, check_text, read_text
 from search.text_units import TextUnits
+from trainer.checks import counted
 from trainer.reading import size_text
 from trainer.text.errors import shown as shown_path
 
@@ -201,9 +202,9 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             if preset not in study.skipped_presets:
                 console.print(same_line(preset, other, settings.space.whose), style="dim")
         few = few_line(study.count_launchable(), study.num_trials)
-        how_many = f"{study.num_trials:.0f} trials" if math.isfinite(study.num_trials) else f"until {options.until},"
+        how_many = counted(study.num_trials, "trial") if math.isfinite(study.num_trials) else f"until {options.until},"
         console.print(
-            f"{folder.name}: {how_many} up to {study.rungs[-1]:,} tokens; {slots}; "
+            f"{folder.name}: {how_many} up to {counted(study.rungs[-1], 'token')}; {slots}; "
             f"{assessment.share:.0%} of the space may be launched"
         )
         if (units := settings.units) is not None:
@@ -231,9 +232,9 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if study.rejections:
             seen = [reason for reason in assessment.reasons if reason in study.rejections]  # the worst first
             reason = seen[0] if seen else study.rejections.most_common(1)[0][0]
+            total = counted(study.rejections.total(), "configuration was", "configurations were")
             console.print(
-                f"{study.rejections.total():,} configurations were rejected before launch, "
-                f"{study.rejections[reason]:,} for {reason}",
+                f"{total} rejected before launch, {study.rejections[reason]:,} for {reason}",
                 style="dim",
             )
         return Overview.of(study), was_interrupted

@@ -29,6 +29,9 @@ class ObjectStoreError(ValueError):
     """A place that cannot be read or written; the message says which, why, and what to do."""
 
 
+MAX_PORT = 65535
+
+
 def check_url(url: str) -> None:
     """Raises ObjectStoreError for what is no URL, or holds a password, which the study would keep and show."""
     scheme, separator, rest = url.partition("://")
@@ -39,7 +42,9 @@ def check_url(url: str) -> None:
         )
     # A key may hold slashes, a token follows a question mark, and what follows a colon is a port or a secret.
     userinfo, at, place = rest.rpartition("@")
-    if ":" in userinfo or "?" in rest or "#" in rest or re.search(r"^[^/]*:(?!\d{1,5}(?:/|$))", place):
+    port = re.match(r"[^/]*:([^/]*)", place)
+    is_port = port is None or port[1].isdecimal() and int(port[1]) <= MAX_PORT
+    if ":" in userinfo or "?" in rest or "#" in rest or not is_port:
         is_known = at and not re.search("[?#]", userinfo)
         shown = f"{scheme}://***" + (f"@{re.split('[?#]', place)[0]}" if is_known else "")
         raise ObjectStoreError(

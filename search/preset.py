@@ -51,11 +51,17 @@ def preset_config(
 
 
 def _find(preset: str) -> tuple[Space, str]:
-    """The space and preset that `space/preset` names, from ./spaces or the checkout's. Raises ValueError."""
+    """The space and preset that `space/preset` names: of a file, or from ./spaces or the checkout's.
+
+    Raises ValueError.
+    """
     space_name, slash, name = preset.rpartition("/")
     if not slash or not space_name or not name:
-        raise ValueError(f"--preset {preset}: write space/preset, such as hybrid/tiny")
-    path = next((p for folder in (SPACES, CHECKOUT) if (p := folder / f"{space_name}.yaml").is_file()), None)
+        raise ValueError(f"--preset {preset}: write space/preset, such as hybrid/tiny or my/space.yaml/base")
+    if (given := Path(space_name)).suffix in (".yaml", ".yml"):  # a file, where it is
+        path: Path | None = given
+    else:
+        path = next((p for folder in (SPACES, CHECKOUT) if (p := folder / f"{space_name}.yaml").is_file()), None)
     if path is None:
         known = {p.stem for folder in (SPACES, CHECKOUT) for p in folder.glob("*.yaml")}
         raise ValueError(f"--preset {preset}: {unknown_name('space', space_name, known)}")

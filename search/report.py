@@ -27,9 +27,10 @@ from search.record import (
 )
 from search.sampling import MAX_RANDOM_DRAWS
 from search.settings import Exhausted, StudySettings, exhausted_of, num_trials_of, settled_of
+from search.space import SHRUNK
 from search.storage import FAULTS
 from search.study import Study
-from trainer.checks import printable
+from trainer.checks import counted, printable
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Overview:
     parameters: tuple[str, ...] = ()  # all of the space, also those with one value
     faults: tuple[str, ...] = ()  # of the study; each trial has its own
     exhausted: Exhausted | None = None  # where nothing is left to start: `num_trials` is then what there is
+    has_guide: bool = False
 
     @classmethod
     def of(cls, study: Study) -> Overview:
@@ -96,6 +98,7 @@ class Overview:
             reference_name=reference,
             searched=tuple(settings.space.searched),
             parameters=tuple(settings.space.spec.parameters),
+            has_guide=settings.space.has_guide,
             faults=tuple(stored.user_attrs.get(FAULTS, ())),
         )
 
@@ -134,6 +137,20 @@ class Overview:
     def reference(self) -> TrialRecord | None:
         """The trial of the guide's own configuration."""
         return next((r for r in self.records if r.preset and r.preset == self.reference_name), None)
+
+    @property
+    def whose(self) -> str:
+        """Whose the presets are, in words."""
+        return "the guide's" if self.has_guide else "your"
+
+    def named(self, preset: str) -> str:
+        """A preset in a sentence: `the guide's 'tiny'`."""
+        return f"the {SHRUNK}" if preset == SHRUNK else f"{self.whose} {preset!r}"
+
+    @property
+    def num_others_finished(self) -> int:
+        """How many trials have finished beside the reference's: without any, nothing can be said of it."""
+        return sum(r.outcome == FINISHED and r is not self.reference for r in [*self.records, *self.continued])
 
     @property
     def is_complete(self) -> bool:
@@ -197,8 +214,11 @@ def counts_line(counts: Mapping[str, int], num_trials: float) -> str:
     """`7 of 24 trials: 2 finished, 3 stopped, 2 running`; without the `of 24` where no number was asked for."""
     parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
     num_started = sum(counts.values())
-    of = f" of {num_trials:.0f}" if num_started <= num_trials < math.inf else ""
-    return f"{num_started}{of} trials" + (f": {', '.join(parts)}" if parts else "")
+    if num_started <= num_trials < math.inf:
+        told = f"{num_started} of {counted(num_trials, 'trial')}"
+    else:
+        told = counted(num_started, "trial")
+    return told + (f": {', '.join(parts)}" if parts else "")
 
 
 def wasted_line(records: Iterable[TrialRecord]) -> str:
@@ -214,7 +234,7 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
     if not first + second:
         return ""
     parts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in WASTED if outcome in outcomes)
-    total = f"{first + second} of {len(outcomes)} trials ({(first + second) / len(outcomes) * 100:.0f} %)"
+    total = f"{first + second} of {counted(len(outcomes), 'trial')} ({(first + second) / len(outcomes) * 100:.0f} %)"
     return f"wasted: {total}: {parts}; {first} in the first half, {second} in the second"
 
 
@@ -252,7 +272,8 @@ def leading_line(overview: Overview) -> str:
         return ""
     value, end = metric_text(overview.metric, leading.measured(overview.metric)), tokens_text(overview.rungs[-1])
     where = f"after {tokens_text(leading.rung)} of {end} tokens"
-    return f"ahead, but {leading.outcome}: trial {leading.number}{_preset(leading)}, {overview.metric} {value} {where}"
+    trial = f"trial {leading.number}{_preset(overview, leading)}"
+    return f"ahead, but {leading.outcome}: {trial}, {overview.metric} {value} {where}"
 
 
 def comparison_line(overview: Overview) -> str:
@@ -263,39 +284,44 @@ def comparison_line(overview: Overview) -> str:
     if len(overview.metrics) > 1:
         return _front_line(overview)
     value = best.measured(overview.metric)
-    line = (
-        f"best: trial {best.number}{_preset(best)}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
-    )
+    trial = f"trial {best.number}{_preset(overview, best)}"
+    line = f"best: {trial}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
     if reference is None:
         return line
     theirs = reference.measured(overview.metric, best.rung)
     if not is_number(theirs):
-        return f"{line}; the guide's {reference.preset!r} did not get there ({reference.outcome})"
+        there = "did not get there" if reference.has_ended else "is not there yet"
+        return f"{line}; {overview.named(reference.preset)} {there} ({reference.outcome})"
     if best is reference:
-        return f"{line}; nothing found beats the guide's own configuration"
+        if not overview.num_others_finished:
+            return f"{line}; no other trial has finished{'' if overview.is_complete else ' yet'}"
+        return (
+            f"{line}; nothing found beats {overview.whose} {'own configuration' if overview.has_guide else 'reference'}"
+        )
     change = (value - theirs) / abs(theirs) if theirs else 0.0
-    return f"{line}; the guide's {reference.preset!r} has {theirs:.4g} ({change:+.1%})"
+    return f"{line}; {overview.named(reference.preset)} has {theirs:.4g} ({change:+.1%})"
 
 
 def _front_line(overview: Overview) -> str:
     """How many trials the front has, the best by each metric, and how many beat the guide's own configuration."""
     front, reference = overview.front, overview.reference
     names = " and ".join(metric.name for metric in overview.metrics)
-    line = f"front of {names}: {len(front)} of {overview.counts[FINISHED]} finished trials"
+    line = f"front of {names}: {len(front)} of {counted(overview.counts[FINISHED], 'finished trial')}"
     for metric in overview.metrics:
         end = min(front, key=lambda record: record.signed([metric]), default=None)
         if end is not None:
             value = metric_text(metric.name, end.measured(metric.name))
-            line += f"; best {metric.name}: trial {end.number}{_preset(end)}, {value}"
-    if reference is None or reference.outcome != FINISHED:
+            line += f"; best {metric.name}: trial {end.number}{_preset(overview, end)}, {value}"
+    if reference is None or reference.outcome != FINISHED or not overview.num_others_finished:
         return line
     if reference in front:
-        return f"{line}; the guide's {reference.preset!r} is on it"
+        return f"{line}; {overview.named(reference.preset)} is on it"
     theirs = reference.signed(overview.metrics)
     num_better = sum(
         all(a <= b for a, b in zip(record.signed(overview.metrics), theirs, strict=True)) for record in front
     )
-    return f"{line}; {num_better} of it beat the guide's {reference.preset!r} in all"
+    beat = "beats" if num_better == 1 else "beat"
+    return f"{line}; {num_better} of it {beat} {overview.named(reference.preset)} in all"
 
 
 def metric_text(name: str, value: float | None) -> str:
@@ -355,5 +381,5 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _preset(record: TrialRecord) -> str:
-    return f" (the guide's {record.preset!r})" if record.preset else ""
+def _preset(overview: Overview, record: TrialRecord) -> str:
+    return f" ({overview.named(record.preset)})" if record.preset else ""

@@ -13,7 +13,7 @@ import typer
 from search.command import complain, make_console, print_json, print_trials, reporting_errors, study_folder
 from search.hangup import interrupting, outliving_the_terminal
 from search.options import Columns, Json, Runs, Storage, StudyName
-from trainer.checks import printable
+from trainer.checks import counted, printable
 
 
 class BestFormat(StrEnum):
@@ -34,7 +34,7 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """How far a study is, its best trial, and the guide's own configuration beside it."""
+    """How far a study is, its best trial, and the reference (the space's first preset) beside it."""
     with reporting_errors():
         from rich.console import Group
         from rich.live import Live
@@ -127,6 +127,15 @@ def best(
     form: Annotated[
         BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
     ] = BestFormat.yaml,
+    max_tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--max-tokens", metavar="N", help="To train for, such as 27M; the search's last rung if left out."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", metavar="FILE", help="Write its tokenizer.json to this file, too.")
+    ] = None,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="All that no other beats in every metric, instead of the first metric's.")
     ] = False,
@@ -136,13 +145,19 @@ def best(
     with reporting_errors():
         import yaml
 
+        from search.amounts import number_of_tokens
         from search.storage import StudyError
-        from search.winner import best_document, front_documents
+        from search.winner import best_document, front_documents, write_tokenizer
 
+        tokens = number_of_tokens(max_tokens)
+        if tokens is not None and (pareto or form is BestFormat.yaml and not as_json):
+            raise ValueError("--max-tokens is of what the trainer takes: give --format train")
         stored = study_folder(runs, storage, study).load()
-        document = best_document(stored)
+        document = best_document(stored, max_tokens=tokens)
         if document is None:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
+        if tokenizer is not None:
+            make_console(to_stderr=True).print(write_tokenizer(stored, tokenizer))
         if pareto:
             from search.report import Overview
             from search.tables import TrialsTable, columns_asked
@@ -175,7 +190,7 @@ def confirm(
 ) -> None:
     """Train the best trials again with other seeds, one at a time, and tell which differences are noise.
 
-    The guide's own configuration is trained beside them. Running again goes on, and trains nothing twice.
+    The reference, the space's first preset, is trained beside them. Running again goes on, and trains nothing twice.
     """
     with reporting_errors():
         from search.confirm import confirm_study
@@ -233,7 +248,7 @@ def clean(
         for file in found:
             console.print(f"{file.name}  {bytes_text(file.num_bytes)}  {file.why}")
         freed = "would be freed" if dry_run else "freed"
-        console.print(f"{folder.name}: {len(found)} file{'' if len(found) == 1 else 's'}, {bytes_text(total)} {freed}")
+        console.print(f"{folder.name}: {counted(len(found), 'file')}, {bytes_text(total)} {freed}")
         for kept in disk_line(folder, folder.load()).splitlines():
             console.print(f"{'now' if dry_run else 'left'}: {kept}", style="dim")
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.record import FINISHED, RUNNING, WAITING, TrialRecord
 from search.report import Overview, bytes_text, metric_text, tokens_text, value_text
-from trainer.checks import printable, unknown_name
+from trainer.checks import counted, printable, unknown_name
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
@@ -84,9 +84,8 @@ class TrialsTable:
         if told := [f"{column.heading} {column.cells[0]}" for column in self._same if column.cells[0] not in ("", "-")]:
             notes.append(f"the same in all: {', '.join(told)}")
         if hidden := self._hidden:
-            plural = "" if len(hidden) == 1 else "s"
             named = ", ".join(column.heading for column in hidden)
-            notes.append(f"{len(hidden)} column{plural} hidden: {named}; --columns all shows every one")
+            notes.append(f"{counted(len(hidden), 'column')} hidden: {named}; --columns all shows every one")
         return notes
 
     def rich(self, title: str | None = None) -> Table:

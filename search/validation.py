@@ -14,6 +14,7 @@ from search.grammar import BudgetSpec
 from search.launch import RunOptions, few_line, fixed_line, prepare_space, same_line
 from search.reference import left_out
 from search.space import Space, rungs_of
+from trainer.checks import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,8 @@ class Validation:
         """For people; the warnings are not among them."""
         space, assessment = self.space, self.assessment
         yield (
-            f"{self.path} is valid: family {space.family}, {len(space.searched)} parameters searched, "
-            f"{len(space.rules)} rules,"
+            f"{self.path} is valid: family {space.family}, {counted(len(space.searched), 'parameter')} searched, "
+            f"{counted(len(space.rules), 'rule')},"
         )
         yield f"  presets {', '.join(space.spec.presets) or 'none'}; goals {', '.join(space.spec.goals) or 'none'}"
         yield f"  rungs at {', '.join(f'{rung:,}' for rung in rungs_of(self.budget))} tokens"

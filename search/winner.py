@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,16 +12,52 @@ import optuna
 from search.record import TrialRecord
 from search.report import Overview, finite, is_number
 from search.settings import StudySettings
+from search.storage import StudyError
+from search.text import corpus_digests
+from trainer.checks import counted
 from trainer.config import TrainConfig
+from trainer.configs.model import BYTE_VOCAB_SIZE
+from trainer.corpus import cache_folder
+from trainer.data import open_corpus
 
 
-def best_document(stored: optuna.Study) -> dict[str, Any] | None:
+def best_document(stored: optuna.Study, *, max_tokens: int | None = None) -> dict[str, Any] | None:
     """The best finished trial (by the first metric) for reuse; None where no trial has finished its budget.
 
-    It has the parameters, the measurements, and under `train` what the trainer takes.
+    It has the parameters, the measurements, and under `train` what the trainer takes, to train for `max_tokens`, or
+    for as many as the search's last rung.
     """
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
+    if max_tokens is not None:
+        budget = settings.budget.model_copy(update={"max_tokens": max_tokens})
+        settings = replace(settings, budget=budget, earlier_ends=())
     return None if overview.best is None else _document(overview, settings, overview.best)
+
+
+def write_tokenizer(stored: optuna.Study, file: Path) -> str:
+    """Write the tokenizer.json of the best trial's model; returns a sentence about it.
+
+    Raises StudyError where it has none, or its text has changed, and CorpusError.
+    """
+    overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
+    assert overview.best is not None
+    config = train_config(settings, overview.best.values)
+    size = config.model.vocab_size
+    if size == BYTE_VOCAB_SIZE:
+        raise StudyError(f"--tokenizer: trial {overview.best.number} reads bytes, so its model needs no tokenizer")
+    corpus = open_corpus(config.data, vocab_size=size, token_dtype=config.token_dtype)
+    if corpus.token_bytes is None:
+        raise StudyError("--tokenizer: the text is token files; the tokenizer is whatever these were made with")
+    digests = corpus_digests(settings)
+    source = cache_folder() / corpus.digest / "tokenizer.json"
+    if digests and corpus.digest not in digests:
+        raise StudyError("--tokenizer: the text has changed since the search, and with it the tokenizer would")
+    if not source.exists():
+        raise StudyError(f"--tokenizer: {source} is gone; delete its folder, then it is made again")
+    if file.exists() and file.read_bytes() != source.read_bytes():
+        raise StudyError(f"--tokenizer {file}: there is another file; give a new name")
+    shutil.copyfile(source, file)
+    return f"{file}: the tokenizer of trial {overview.best.number}, {counted(size, 'token')}"
 
 
 def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
@@ -33,6 +72,7 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
     theirs = {} if reference is None else {name: reference.measured(name, best.rung) for name in names}
     if reference is not None and all(map(is_number, theirs.values())):
         compared = {"reference": {"preset": reference.preset, **theirs, "tokens": best.rung}}
+    train = train_config(settings, best.values).to_dict()
     return {
         "study": overview.name,
         "trial": best.number,
@@ -41,7 +81,7 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
         "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
         **compared,
         "parameters": best.values,
-        "train": train_config(settings, best.values, num_threads=best.environment.get("num_threads")).to_dict(),
+        "train": {key: value for key, value in train.items() if key != "num_threads"},  # whose machine had so many
     }
 
 

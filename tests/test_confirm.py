@@ -153,9 +153,7 @@ def test_rows_are_ranked_by_mean_and_ties_are_called_so():
     assert [row.rank for row in found.rows] == [1, 2, 3]
     lines = closing_lines(found)
     assert "best: trial 2, loss 2.0500 ± 0.1000 after 36K tokens; inside the noise: trial 1" in lines
-    assert any(
-        line.startswith("the guide's 'default': +1.0500 [") and line.endswith("outside the noise") for line in lines
-    )
+    assert any(line.startswith("your 'default': +1.0500 [") and line.endswith("outside the noise") for line in lines)
 
 
 def test_a_tie_is_told_with_the_seeds_that_would_separate_it_and_their_cost():
@@ -244,7 +242,7 @@ def test_one_seed_tells_no_ties():
     assert verdicts(found) == [(1, BEST), (0, "")]
     lines = closing_lines(found)
     assert "best: trial 1, loss 2.0000 after 36K tokens" in lines
-    assert "the guide's 'default': +1.0000" in lines
+    assert "your 'default': +1.0000" in lines
     assert "one seed shows no noise, so no tie can be told; give --seeds 3: 4 more runs, 144K tokens" in lines
     assert found.to_dict()["cost_of_spread"] == {"seeds": 3, "runs": 4, "tokens": 144_000, "seconds": None}
 

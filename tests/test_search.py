@@ -151,7 +151,7 @@ def test_a_search_trains_stops_and_names_a_winner(finished: Path):
             assert measured["tokens_per_second"] > 0
             assert measured["peak_vram_bytes"] > 0 and measured["estimated"]
     output = (finished / "output.txt").read_text()
-    assert "8 of 8 trials" in output and "the guide's 'default'" in output
+    assert "8 of 8 trials" in output and "your 'default'" in output
 
 
 def test_every_trial_leaves_nothing_but_the_checkpoints_that_can_be_continued(finished: Path):

@@ -102,7 +102,6 @@ def test_no_piece_of_a_key_of_an_object_store_is_told(form: str, password: str):
         ["run", "space.yaml"],
         ["run", "--data"],
         ["validate"],
-        ["--version"],
     ],
 )
 def test_no_command_tells_a_password_that_was_given_anywhere(words: list[str], url: str, small_text):

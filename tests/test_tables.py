@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from search.cli import app
 from search.grammar import MetricSpec
 from search.loading import load_space
 from search.record import FINISHED, TrialRecord
 from search.report import Overview
 from search.tables import TrialsTable, columns_asked
 
-HYBRID = load_space(Path(__file__).resolve().parent.parent / "spaces" / "hybrid.yaml")
+SPACES = Path(__file__).resolve().parent.parent / "spaces"
+HYBRID = load_space(SPACES / "hybrid.yaml")
 FIXED = {"d_state": 16, "n_heads": 4}
 
 
@@ -90,3 +93,12 @@ def test_columns_are_chosen_by_name_and_in_that_order():
 def test_a_study_without_trials_has_a_table():
     overview = overview_of(0)
     assert told(TrialsTable(overview, [], width=80)).startswith("t\ntrial  state")
+
+
+@pytest.mark.parametrize(
+    "words", [["run", str(SPACES / "smoke.yaml")], ["run", str(SPACES / "smoke.yaml"), "--set", "x"]]
+)
+def test_a_column_that_there_is_not_is_refused_before_the_search(words: list[str], small_text: Path):
+    result = CliRunner().invoke(app, [*words, "--columns", "learnin_rate"])
+    assert result.exit_code == 2 and "Did you mean 'learning_rate'?" in result.stderr
+    assert not Path("runs").exists()

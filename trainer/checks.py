@@ -23,6 +23,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}. Known: {', '.join(names)}.{hint}"
 
 
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """`1 trial`, `1,234 trials`."""
+    return f"{number:,.0f} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.checks import counted
 from trainer.config import TOKEN_DTYPES, TrainConfig
 from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import (
@@ -33,7 +34,7 @@ from trainer.corpus import (
     write_json,
 )
 from trainer.text.collection import collect
-from trainer.text.errors import CorpusError, counted, shown
+from trainer.text.errors import CorpusError, shown
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
 from trainer.text.parts import marks_of, write_parts
 from trainer.text.sources import LeftOut, Sources, find_sources

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from trainer.checks import counted
 from trainer.corpus import Corpus
-from trainer.text.errors import counted
 from trainer.text.sources import LeftOut
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.checks import counted
 from trainer.text.encoding import checked_utf8
-from trainer.text.errors import CorpusError, counted, shown
+from trainer.text.errors import CorpusError, shown
 from trainer.text.formats import Format
 from trainer.text.records import MAX_BAD, NoRecords, read_records
 from trainer.text.sources import LeftOut, SourceFile

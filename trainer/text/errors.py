@@ -27,8 +27,3 @@ def some_of(names: Iterable[str], total: int | None = None, most: int = 3) -> st
     total = len(listed) if total is None else total
     text = ", ".join(listed[:most])
     return text if total <= most else f"{text} and {total - most:,} more"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 file`, `2 files`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.text.errors import CorpusError, counted, shown, some_of, unreadable
+from trainer.checks import counted
+from trainer.text.errors import CorpusError, shown, some_of, unreadable
 from trainer.text.formats import RECORDS, Format, format_of, is_beside_data, kind_of, may_hold_text
 
 # Folders of Python's standard library whose text is no library: tests, other people's packages, and what the

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.checks import counted
 from trainer.text.collection import Documents
-from trainer.text.errors import CorpusError, counted
+from trainer.text.errors import CorpusError
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
 
 HELD_OUT = 0.1  # of the bytes
