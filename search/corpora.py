@@ -20,6 +20,7 @@ from trainer.text.errors import CorpusError
 
 CORPORA = "corpora"
 LISTED = "corpus.json"
+SHARED = ("train_bytes", "validation_bytes")  # of what was read, what an evaluation needs
 
 
 def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
@@ -27,7 +28,12 @@ def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
     folder = f"{CORPORA}/{corpus.digest}"
     if store.exists(f"{folder}/{LISTED}"):
         return
-    arrays = {"train": corpus.train, "validation": corpus.validation, "token_bytes": corpus.token_bytes}
+    arrays = {
+        "train": corpus.train,
+        "validation": corpus.validation,
+        "token_bytes": corpus.token_bytes,
+        "marks": corpus.marks,
+    }
     parts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="building-") as scratch:
         for name, array in arrays.items():
@@ -39,7 +45,8 @@ def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
             store.put(file, f"{folder}/{name}.bin")
             parts[name] = {"dtype": array.dtype.name, "sha256": _checksum(file)}
             file.unlink()
-    about = {"vocab_size": corpus.vocab_size, "about": corpus.about, "parts": parts}
+    read = {name: corpus.read[name] for name in SHARED if name in corpus.read}
+    about = {"vocab_size": corpus.vocab_size, "about": corpus.about, "read": read, "parts": parts}
     store.write(json.dumps(about).encode(), f"{folder}/{LISTED}")
 
 
@@ -82,7 +89,8 @@ def _copy(digest: str, store: ObjectStore, vocab_size: int, cache: Path, scratch
             if not store.get(f"{folder}/{name}.bin", file) or _checksum(file) != part["sha256"]:
                 raise CorpusError(f"{place}: its {name} is damaged or not there; delete the folder")
             files[file.name] = (file, np.dtype(part["dtype"]).name)
-        keep_corpus(files, digest=digest, vocab_size=vocab_size, about=about["about"], cache_dir=cache)
+        read = about.get("read", {})
+        keep_corpus(files, digest=digest, vocab_size=vocab_size, about=about["about"], read=read, cache_dir=cache)
     except (CorpusError, ObjectStoreError, OSError):
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:

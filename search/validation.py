@@ -89,6 +89,8 @@ class Validation:
         if self.budget.set:
             yield f"  {fixed_line(self.budget)}"
         for preset, other in same_presets(space).items():
+            if preset in self.left_out:
+                continue
             yield f"  {same_line(preset, other, space.whose)}"
         yield f"{assessment.share:.1%} of {assessment.num_sampled:,} configurations drawn at random may be launched"
         for reason in assessment.reasons:

@@ -206,9 +206,11 @@ def test_a_text_is_the_same_on_a_machine_that_has_none_of_its_files(store: Objec
     share_corpus(here, store)
     there = fetch_corpus(here.digest, store, vocab_size=vocab_size, cache_dir="elsewhere")
     assert (there.digest, there.about, there.vocab_size) == (here.digest, here.about, here.vocab_size)
-    for part in ("train", "validation", "token_bytes"):
+    for part in ("train", "validation", "token_bytes", "marks"):
         ours, theirs = getattr(here, part), getattr(there, part)
         assert ours.dtype == theirs.dtype and (ours == theirs).all()
+    assert there.bytes_per_token == here.bytes_per_token
+    assert [list(s) for s in there.held_out_text(2000)] == [list(s) for s in here.held_out_text(2000)]
 
 
 def test_tokens_of_the_users_own_are_shared_as_the_parts_they_are_cut_into(store: ObjectStore, small_text: Path):

@@ -12,7 +12,7 @@ from trainer.text.sources import LeftOut
 def reading_lines(corpus: Corpus) -> list[str]:
     """How much text was found, how it was split, and what was left out by kind."""
     read = corpus.read
-    if not read:  # a corpus that was copied from another machine
+    if "files" not in read:  # a corpus that was copied from another machine
         return [corpus.about]
     sizes = [read["train_bytes"], read["validation_bytes"], read["test_bytes"]]
     total = sum(sizes)
