@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from trainer.text.encoding import MARK, SAMPLE_BYTES, fault_of_sample
-from trainer.text.errors import CorpusError, shown
+from trainer.text.errors import CorpusError, shown, unreadable
 from trainer.text.formats import Format
-from trainer.text.streams import CHUNK_BYTES, opened
+from trainer.text.streams import CHUNK_BYTES, arrow_for, opened
 
 MAX_RECORD_BYTES = 64 * 2**20  # a document each: it is held in memory several times
 MAX_BAD = 1000  # records that cannot be used; more are not looked for
@@ -200,25 +200,19 @@ class _JsonValues:
 
 
 def _parquet(path: Path, key: str) -> Iterator[tuple[str, str | ValueError]]:
+    pyarrow = arrow_for(path, "Parquet")
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise CorpusError(
-            f"{shown(path)}: Parquet is read with pyarrow, which is not installed: pip install pyarrow"
-        ) from None
-    try:
-        with pyarrow.parquet.ParquetFile(str(path)) as file:
+        with open(path, "rb") as content, pyarrow.parquet.ParquetFile(content) as file:
             column = _column(file.schema_arrow, key, path, pyarrow.types)
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=[column]):
                 for value in _flat(batch.column(0), key, column).to_pylist():
                     number += 1
-                    yield (
-                        f"row {number}",
-                        value if isinstance(value, str) else ValueError(f"the column {key!r} is null"),
-                    )
+                    is_text = isinstance(value, str)
+                    yield f"row {number}", value if is_text else ValueError(f"the column {key!r} is null")
     except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(path, error) from None
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CorpusError(
             f"{shown(path)}: not a whole Parquet file ({reason}); fetch it again or leave it out"

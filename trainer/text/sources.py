@@ -96,8 +96,6 @@ def find_sources(paths: Iterable[str]) -> Sources:
     files: dict[Path, SourceFile] = {}  # by resolved path: what is found twice is read once
     left_out = LeftOut()
     for path in map(Path, paths):
-        if not str(path).strip() or path.name == "" and str(path) != path.anchor and str(path) != ".":
-            raise CorpusError("an empty path was given as text")
         for file in _found(path, left_out):
             if files.setdefault(file.path.resolve(), file) is not file:
                 left_out.add("files found a second time", file.path.name)

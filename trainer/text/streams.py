@@ -51,28 +51,34 @@ def _opened(path: Path, compression: str | None) -> Any:
         return bz2.open(path, "rb")
     if compression == "xz":
         return _xz(path)
-    return io.BufferedReader(_zstd(path), CHUNK_BYTES)
+    return _zstd(path)
 
 
-def _xz(path: Path) -> Any:
+@contextlib.contextmanager
+def _xz(path: Path) -> Iterator[IO[bytes]]:
     import lzma
 
-    @contextlib.contextmanager
-    def reading() -> Iterator[IO[bytes]]:
-        try:
-            with lzma.open(path, "rb") as stream:
-                yield stream
-        except lzma.LZMAError as error:
-            raise CorpusError(f"{shown(path)}: the compressed file is damaged ({error}); fetch it again") from None
-
-    return reading()
-
-
-def _zstd(path: Path) -> Any:
     try:
-        import pyarrow
+        with lzma.open(path, "rb") as stream:
+            yield stream
+    except lzma.LZMAError as error:
+        raise CorpusError(f"{shown(path)}: the compressed file is damaged ({error}); fetch it again") from None
+
+
+@contextlib.contextmanager
+def _zstd(path: Path) -> Iterator[IO[bytes]]:
+    pyarrow = arrow_for(path, ".zst")
+    # Opened here, since a path that is not UTF-8 is none to Arrow.
+    with open(path, "rb") as file, pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd") as stream:
+        yield io.BufferedReader(stream, CHUNK_BYTES)
+
+
+def arrow_for(path: Path, what: str) -> Any:
+    """The package pyarrow. Raises CorpusError where it is not installed, as for the trainer alone."""
+    try:
+        import pyarrow.parquet
     except ImportError:
         raise CorpusError(
-            f"{shown(path)}: .zst is read with pyarrow, which is not installed: pip install pyarrow"
+            f"{shown(path)}: {what} is read with pyarrow, which is not installed: pip install pyarrow"
         ) from None
-    return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    return pyarrow
