@@ -268,11 +268,10 @@ def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
     plans: list[Plan] = []
     for name in names:
         named = replace(options, budget=name)
-        said = Console(quiet=True) if plans else console  # what was read is said once
         space, budget, _ = prepare_space(named)
         with contextlib.ExitStack() as stack:
             slots = _slots(named, stack, space, budget)
-        settings = _settings(named, space, budget, slots, _read(named, space, said))
+        settings = _settings(named, space, budget, slots, _read(named, space, None if plans else console))
         plans.append(plan(settings, measured_pace(settings, slots), seconds))
         if plans[-1].proposal is not None:
             return replace(plans[-1], too_long=plans[0].smallest if len(plans) > 1 else None)
@@ -353,10 +352,13 @@ def _settings(
     )
 
 
-def _read(options: RunOptions, space: Space, console: Console) -> StudyText:
+def _read(options: RunOptions, space: Space, console: Console | None) -> StudyText:
+    """The text in every vocabulary that the space may ask for; without a console, nothing is said of it."""
+    paths = [str(path.absolute()) for path in options.data]
+    if console is None:
+        return read_text(space, paths, options.reading)
     text = ", ".join(map(shown_path, options.data)) or "the standard library of this Python"
     console.print(f"reading the text: {text}", style="dim", soft_wrap=True)
-    paths = [str(path.absolute()) for path in options.data]
     read = read_text(space, paths, options.reading, on_progress=_progress(console))
     _print_text(console, read)
     return read

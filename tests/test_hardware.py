@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search import hardware, launch, report
+from search import hardware, launch, tables
 from search.archive import archive_at
 from search.feasibility import largest_peak
 from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
@@ -62,7 +62,11 @@ def test_each_trial_gets_a_share_of_one_machine(nodes, asked, expected):
         ([Node(4, 2)], {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: above one, only whole GPUs can be given"),
         ([Node(4)], {"cpus_per_trial": 1.5}, "--cpus-per-trial 1.5: above one, only whole cores can be given"),
         ([Node(4)], {"cpus_per_trial": 0}, "--cpus-per-trial 0 is no share of a core; give more than 0"),
-        ([Node(4)], {"cpus_per_trial": math.nan}, "--cpus-per-trial nan is no share of a core; give more than 0"),
+        (
+            [Node(4)],
+            {"cpus_per_trial": math.nan},
+            "--cpus-per-trial nan is no number of them; give one such as 1 or 0.5",
+        ),
         ([Node(4)], {"gpus_per_trial": -1}, "--gpus-per-trial -1 is negative"),
         ([Node(4)], {"parallel": 0}, "--parallel 0 is no number of trials; give at least 1"),
     ],
@@ -217,7 +221,7 @@ def test_a_speed_that_was_measured_on_a_shared_gpu_is_marked():
     for exclusive in (True, False):
         measured = {"loss": 1.0, "exclusive": exclusive, "tokens_per_second": 1234.0}
         record = TrialRecord(0, {}, measurements={10: measured}, tokens_per_second=1234.0)
-        spoken.append(report._speed(record))
+        spoken.append(tables._speed(record))
     assert spoken == ["1,234", "1,234~"]
 
 

@@ -377,7 +377,8 @@ def test_a_brain_without_one_of_its_parts_searches_otherwise(tmp_path: Path, nam
     made = arrays(n=100, num_rungs=27)
     made["Y"][made["U"][:, 0] > 0.7, 2:] = math.nan
     table = read_table(written(tmp_path, **made))
-    own, without = (contest([table], [policy], range(1), Terms.of(4, 10.0)) for policy in ("tinysearch", name))
+    # Over several seeds: in one search the part may happen to change nothing.
+    own, without = (contest([table], [policy], range(3), Terms.of(4, 10.0)) for policy in ("tinysearch", name))
     figures = [[(r.num_trials, r.num_stopped, r.below_median_share) for r in results] for results in (own, without)]
     assert figures[0] != figures[1]
 
