@@ -46,7 +46,7 @@ def shown_url(url: str) -> str:
 
 
 class Address:
-    """A database URL. Raises StudyError for what is none, and where it is not clear where the host begins."""
+    """A database URL. Raises StudyError if it is not one, or if it is unclear where its host begins."""
 
     def __init__(self, text: str):
         try:

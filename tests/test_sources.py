@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
 import trainer.data
@@ -55,7 +57,7 @@ LINES = "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumer
 
 
 def zstd(content: bytes) -> bytes:
-    return pytest.importorskip("pyarrow").compress(content, codec="zstd", asbytes=True)
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "b.JSONL", "c.ndjson", "d.jsonlines", "e.json", "f.Json"])
@@ -99,7 +101,6 @@ def test_compressed_files_are_read_as_what_is_in_them(tmp_path, suffix, compress
 
 
 def test_parquet_is_read_by_its_column(tmp_path):
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pyarrow.table({"text": STORIES, "story": [f"{t}!" for t in STORIES], "n": range(300)})
     path = tmp_path / "a.parquet"
     parquet.write_table(table, path)

@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -81,7 +83,6 @@ def as_json_and_gzip(folder: Path, texts: list[str]) -> list[Path]:
 
 
 def as_parquet(folder: Path, texts: list[str]) -> list[Path]:
-    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": texts}), folder / "d.parquet", row_group_size=7)
     return [folder / "d.parquet"]
