@@ -18,8 +18,7 @@ import typer
 from search.words import told
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from search.console import PlainConsole
     from search.storage import StudyFolder
     from search.tables import TrialsTable
 
@@ -35,21 +34,21 @@ def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFol
     return StudyFolder(runs.absolute(), study or names[-1], archive)
 
 
-def make_console(*, to_stderr: bool = False) -> Console:
+def make_console(*, to_stderr: bool = False) -> PlainConsole:
     """Where a command tells people things. The one place that makes a console."""
     from search.console import PlainConsole
 
     return PlainConsole(to_stderr=to_stderr)
 
 
-def print_trials(console: Console, table: TrialsTable, title: str | None = None) -> None:
+def print_trials(console: PlainConsole, table: TrialsTable, title: str | None = None) -> None:
     """A table of trials and its notes; wider than the terminal if it was asked for."""
     from search.tables import MAX_TABLE_ROWS
 
     if len(table.records) > MAX_TABLE_ROWS:
         print(*table.lines(title or ""), sep="\n")
     else:
-        console.print(table.rich(title), width=max(console.width, table.width), crop=False, soft_wrap=False)
+        console.print_whole(table.rich(title))
     for note in table.notes:
         console.print(note, style="dim")
 

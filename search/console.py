@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from trainer.checks import printable
 
 PIPE_WIDTH = 250  # a pipe has no width: unless COLUMNS says one, its tables are this wide
+UNLIMITED = 100_000  # characters, wider than any table
 
 
 class PlainConsole(Console):
@@ -33,6 +36,10 @@ class PlainConsole(Console):
         """As rich's; text is one line, with its style if one is given."""
         super().print(*(Text(printable(o)) if isinstance(o, str) else o for o in objects), **options)
 
+    def print_whole(self, table: Table) -> None:
+        """A table at the width it needs: a narrow terminal folds its lines, where rich would cut words and figures."""
+        self.print(_Whole(table), crop=False, soft_wrap=False)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """As rich's, for all that is printed: nothing but rich's own control codes reaches a terminal as such."""
         for segment in super().render(renderable, options):
@@ -41,3 +48,14 @@ class PlainConsole(Console):
                 yield segment
             else:
                 yield Segment("\n".join(map(printable, text.split("\n"))), style)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A table as wide as its cells, whatever the console's width."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        needed = console.measure(self.table, options=options.update(max_width=UNLIMITED)).maximum
+        yield from console.render(self.table, options.update(max_width=max(options.max_width, needed)))

@@ -211,7 +211,10 @@ def confirm(
             print_json(confirmation.to_dict())
         else:
             table = confirmation_table(confirmation, asked)
-            console.print(table, width=max(console.width, 400 if asked else 0), crop=False, soft_wrap=False)
+            if asked:
+                console.print_whole(table)
+            else:
+                console.print(table, soft_wrap=False)  # its longest cells in several lines
             for line in closing_lines(confirmation):
                 console.print(line)
     if not confirmation.is_complete:

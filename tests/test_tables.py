@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli import app
+from search.command import make_console, print_trials
 from search.grammar import MetricSpec
 from search.loading import load_space
 from search.record import FINISHED, TrialRecord
@@ -88,6 +89,19 @@ def test_columns_are_chosen_by_name_and_in_that_order():
     assert set(overview.searched) <= set(list(every.lines("t"))[1].split()) and every.notes == []
     with pytest.raises(ValueError, match="--columns learnin_rate: unknown column .* Did you mean 'learning_rate'"):
         TrialsTable(overview, [], asked=columns_asked("learnin_rate"))
+
+
+@pytest.mark.parametrize("width", [20, 80, 120])
+def test_columns_asked_for_are_printed_whole_however_narrow_the_terminal(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    overview = overview_of()
+    table = TrialsTable(overview, overview.ranked(), width=width, asked=columns_asked("all"))
+    print_trials(make_console(), table, "title")
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert [line.split() for line in out.splitlines()] == [line.split() for line in table.lines("title")]
 
 
 def test_a_study_without_trials_has_a_table():
