@@ -30,11 +30,11 @@ from typing import Any
 import optuna
 
 from benchmarks.large import RandomStrategy, make_study, measurement
-from search.curves import Curve
-from search.garbage import collect_seldom
-from search.strategy import Continue, Start
-from search.study import Study
-from search.trial import SLICE_SECONDS
+from search.cli.garbage import collect_seldom
+from search.strategy.curves import Curve
+from search.strategy.strategy import Continue, Start
+from search.study.study import Study
+from search.worker.trial import SLICE_SECONDS
 
 MIN_TRIALS = 200  # before anything is measured: the model has as much to look at as it ever will
 

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from search.curves import Curve
-from search.garbage import collect_seldom
-from search.loading import load_space
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.strategy import Continue, Start, Strategy
-from search.study import Proposal, Study
+from search.cli.garbage import collect_seldom
+from search.space.loading import load_space
+from search.storage.folder import StudyFolder
+from search.strategy.curves import Curve
+from search.strategy.strategy import Continue, Start, Strategy
+from search.study.settings import StudySettings
+from search.study.study import Proposal, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = ROOT / "spaces" / "hybrid.yaml"

@@ -11,7 +11,7 @@ made-up losses that fall with memory, so that it comes near the limit. The confi
 train for two steps: half of them of those that the search launched, half of random ones that it would have launched.
 They train on a GPU as above; on a CPU on fake tensors where these can, and what CUDA's allocator adds is taken as
 estimated. The last columns are the shares of the limit that they took, and how many took more than it, and more than it
-and the margin that search/correction.py states.
+and the margin that search/strategy/correction.py states.
 
 An error is |estimated / measured - 1|.
 """
@@ -36,15 +36,15 @@ import optuna
 import torch
 
 from benchmarks.live_bytes import peak_live_bytes, random_corpus
-from search.correction import MARGIN
-from search.document import parse_number
-from search.drawing import random_values
-from search.grammar import LimitSpec
-from search.loading import load_space
-from search.narrowing import narrow
-from search.parameter import Values
-from search.settings import StudySettings
-from search.study import Study
+from search.space.document import parse_number
+from search.space.drawing import random_values
+from search.space.grammar import LimitSpec
+from search.space.loading import load_space
+from search.space.narrowing import narrow
+from search.space.parameter import Values
+from search.strategy.correction import MARGIN
+from search.study.settings import StudySettings
+from search.study.study import Study
 from trainer.config import ConfigError, TrainConfig
 from trainer.estimate import ALLOCATOR_SLACK, CUBLAS_WORKSPACE_BYTES, estimate, live_bytes
 from trainer.loop import TrainingRun

@@ -16,11 +16,11 @@ from typing import Any
 
 import optuna
 
-from search.loading import parse_space
-from search.record import DIVERGED, FAILED, OUT_OF_MEMORY
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Proposal, Study
+from search.space.loading import parse_space
+from search.storage.folder import StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Proposal, Study
+from search.worker.messages import DIVERGED, FAILED, OUT_OF_MEMORY
 
 SPACE = """\
 family: hybrid

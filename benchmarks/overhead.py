@@ -47,7 +47,7 @@ TINYSEARCH, RAY_STOCK = "tinysearch", "ray_stock"
 
 
 class NoopTrial:
-    """Stands in for search.trial's TrialRun: each step is a rung, reached at once. Runs in the worker."""
+    """Stands in for search.worker.trial's TrialRun: each step is a rung, reached at once. Runs in the worker."""
 
     def __init__(self, request: dict[str, Any]):
         self._request = request
@@ -170,8 +170,8 @@ class _Results:
 
 def measure(num_trials: int, num_rounds: int, num_slots: int) -> dict[str, Any]:
     """Run both systems in turns; medians, 90th percentiles (seconds) and counts over all rounds."""
-    from search.cluster import local_ray
-    from search.hardware import Node, divide, num_cores
+    from search.driver.cluster import local_ray
+    from search.driver.hardware import Node, divide, num_cores
 
     results = {TINYSEARCH: _Results(), RAY_STOCK: _Results()}
     runs: dict[str, Callable[..., None]] = {TINYSEARCH: _run_tinysearch, RAY_STOCK: _run_ray_stock}
@@ -203,16 +203,16 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     import optuna
     from rich.console import Console
 
-    from search.checkpoints import checkpoint_name
-    from search.display import Display
-    from search.loading import load_space
-    from search.report import Overview
-    from search.settings import StudySettings
-    from search.storage import StudyFolder
-    from search.study import Study
-    from search.trial import trial_request
-    from search.tune import run_trials
-    from search.winner import train_config
+    from search.driver.tune import run_trials
+    from search.report.display import Display
+    from search.report.overview import Overview
+    from search.report.winner import train_config
+    from search.space.loading import load_space
+    from search.storage.folder import StudyFolder
+    from search.study.settings import StudySettings
+    from search.study.study import Study
+    from search.worker.checkpoints import checkpoint_name
+    from search.worker.trial import trial_request
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     common = {"slots": slots.num_slots, "stamps": str(stamps)}
@@ -236,9 +236,9 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
 def _run_ray_stock(folder: Path, stamps: Path, slots: Any, num_trials: int, *, seed: int) -> None:
     import optuna
 
-    from search.loading import load_space
-    from search.sampling import distributions
-    from search.space import rungs_of
+    from search.space.loading import load_space
+    from search.space.space import rungs_of
+    from search.strategy.sampling import distributions
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     common = {"slots": slots.num_slots, "stamps": str(stamps)}
@@ -288,7 +288,7 @@ def _run_ray_stock(folder: Path, stamps: Path, slots: Any, num_trials: int, *, s
 
 @contextlib.contextmanager
 def _environment_of_stock_ray() -> Iterator[None]:
-    """Without what search/tune.py sets for itself: Tune reads its TUNE_ variables when an experiment starts."""
+    """Without what search/driver/tune.py sets for itself: Tune reads its TUNE_ variables when an experiment starts."""
     ours = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TUNE_")}
     try:
         yield

@@ -59,8 +59,8 @@ def tokens_per_second(config: dict[str, Any], num_processes: int, num_threads: i
 
 
 def measure(presets: list[str], packed: int, rounds: int, seconds: float) -> list[dict[str, Any]]:
-    from search.hardware import num_cores
-    from search.preset import preset_config
+    from search.cli.preset import preset_config
+    from search.driver.hardware import num_cores
 
     cores, found = num_cores(), []
     with tempfile.TemporaryDirectory() as folder:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from search import hardware
-from search.record import TrialRecord
-from search.report import Overview, bytes_text, seconds_text, tokens_text
-from search.storage import StudyFolder
+from search.driver import hardware
+from search.report.overview import Overview, bytes_text, seconds_text, tokens_text
+from search.storage.folder import StudyFolder
+from search.study.record import TrialRecord
 
 SPACES = Path(__file__).resolve().parent.parent / "spaces"
 GUIDES = ("hybrid", "ghost", "robo", "bdh")

@@ -31,8 +31,8 @@ import numpy as np
 
 from benchmarks.scale import NUM_PARTS, SCALES, Scale
 from benchmarks.trainings import Curve, Job, curves_of
-from search.parameter import Parameter, Value, Values
-from search.space import Space, extremes
+from search.space.parameter import Parameter, Value, Values
+from search.space.space import Space, extremes
 
 EVAL_TOKENS = 1024  # the same for all: 27 evaluations must not cost more than the training
 MAX_LEVELS = 32  # of a range of whole numbers; one with more is an axis without levels

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from search.drawing import random_values
-from search.expression import ExpressionError
-from search.feasibility import Feasibility
-from search.loading import load_space
-from search.parameter import Parameter, Value, Values
-from search.space import Space
+from search.space.drawing import random_values
+from search.space.expression import ExpressionError
+from search.space.loading import load_space
+from search.space.parameter import Parameter, Value, Values
+from search.space.space import Space
+from search.strategy.feasibility import Feasibility
 from trainer.config import TrainConfig
 from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.estimate import estimate

@@ -1,1 +1,1 @@
-"""The search service: a space becomes a study, Ray places its trials, the brain decides. docs/design.md is the map."""
+"""The search service: a space becomes a study, and Ray runs its trials. docs/design.md is the map."""

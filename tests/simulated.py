@@ -8,13 +8,14 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
-from search.lease import DRIVER
-from search.loading import parse_space
-from search.patience import TOKEN
-from search.record import OUT_OF_MEMORY, TrialRecord
-from search.settings import StudySettings
-from search.storage import FAULTS, whole_study
-from search.study import Study
+from search.space.loading import parse_space
+from search.storage.folder import FAULTS, whole_study
+from search.storage.lease import DRIVER
+from search.storage.retrying import TOKEN
+from search.study.record import TrialRecord
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.worker.messages import OUT_OF_MEMORY
 
 RUNGS = (1000, 3000, 9000)
 NUM_TRIALS = 7

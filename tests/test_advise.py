@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.advise import Advice, advise, unknown_to
-from search.context import text_facts
-from search.loading import load_space, parse_space
+from search.cli.context import text_facts
+from search.space.advice import Advice, advise, unknown_to
+from search.space.loading import load_space, parse_space
 from trainer.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +90,7 @@ def test_a_mistaken_context_is_refused(context: dict, message: str):
     ],
 )
 def test_what_scripts_a_text_has_is_counted_by_character(text: str, non_ascii: float, cjk: float, monkeypatch):
-    monkeypatch.setattr("search.context.CHUNK_TOKENS", 2)  # so that characters lie across chunks
+    monkeypatch.setattr("search.cli.context.CHUNK_TOKENS", 2)  # so that characters lie across chunks
     tokens = np.frombuffer(text.encode(), dtype=np.uint8)
     corpus = Corpus(train=tokens, validation=tokens, vocab_size=256, token_bytes=None, digest="", about="")
     assert text_facts(corpus) == {
@@ -103,7 +103,7 @@ def test_what_scripts_a_text_has_is_counted_by_character(text: str, non_ascii: f
 @pytest.mark.parametrize("path", sorted((ROOT / "spaces").glob("*.yaml")), ids=lambda path: path.stem)
 @pytest.mark.parametrize("vram_gib", [1, 8, 80])
 def test_what_a_shipped_space_suggests_its_parameters_can_have(path: Path, vram_gib: int):
-    from search.space import not_in
+    from search.space.space import not_in
 
     space = load_space(path)
     entries = {entry.say: entry for entry in space.spec.advice}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.amounts import MAX_SEED, check_amounts, check_trials, number_of_tokens
-from search.cli import app
-from search.deadline import seconds_until
-from search.loading import parse_space
+from search.cli.main import app
+from search.driver.amounts import MAX_SEED, check_amounts, check_trials, number_of_tokens
+from search.driver.deadline import seconds_until
+from search.space.loading import parse_space
 from trainer.config import ConfigError, TrainConfig
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
@@ -42,7 +42,7 @@ def test_what_can_mean_nothing_is_refused_before_anything_is_read(
     command: list[str], words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("search.launch.load_space", lambda path: pytest.fail("the space was read first"))
+    monkeypatch.setattr("search.driver.launch.load_space", lambda path: pytest.fail("the space was read first"))
     if command == ["resume"] and words[0] in ("--seed", "--storage-path"):
         pytest.skip("resume has no such option")
     result = CliRunner().invoke(app, [*command, *words])

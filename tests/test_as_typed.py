@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.command import make_console
-from search.console import PlainConsole
-from search.display import Display
-from search.loading import load_space
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study
-from search.words import fault_of
+from search.cli.command import make_console
+from search.cli.console import PlainConsole
+from search.cli.main import app
+from search.cli.words import fault_of
+from search.report.display import Display
+from search.report.overview import Overview
+from search.space.loading import load_space
+from search.storage.folder import StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study
 from trainer.checks import printable
 from trainer.data import open_corpus
 

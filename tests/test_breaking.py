@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from search.faults import HOST_OUT_OF_MEMORY, cause_of
+from search.worker.faults import HOST_OUT_OF_MEMORY, cause_of
 
 pytestmark = pytest.mark.slow  # starts Ray, waits for a hang to be noticed, and starts nine workers again
 
@@ -23,7 +23,7 @@ WORKER = """
 import os, signal, time
 from pathlib import Path
 import torch
-from search.trial import TrialRun
+from search.worker.trial import TrialRun
 
 class BreakingTrial(TrialRun):
     def _advance(self, corpus):
@@ -46,7 +46,7 @@ class BreakingTrial(TrialRun):
 LATE_WORKER = """
 import os, time
 from pathlib import Path
-from search.trial import TrialRun
+from search.worker.trial import TrialRun
 
 HERE = Path(__file__).parent
 BEGUN, REPORTED = HERE / "begun", HERE / "reported"  # a file for each process, a line for each report
@@ -69,7 +69,7 @@ DRIVER = f"""
 import ray, sys
 from pathlib import Path
 from rich.console import Console
-import search.launch as launch, search.tune as tune
+import search.driver.launch as launch, search.driver.tune as tune
 original = tune.run_trials
 def with_breaking_workers(*arguments, **options):
     print("asks for a token:", ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
@@ -115,7 +115,7 @@ def python(place: Path, *arguments: str) -> str:
 def test_a_worker_that_rays_memory_monitor_ends_is_lost_like_any_other():
     from ray.exceptions import OutOfMemoryError, RayActorError
 
-    from search.tune import ActorManager
+    from search.driver.tune import ActorManager
 
     class Manager(ActorManager):
         def __init__(self):

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from benchmarks.faults import SPACE, found_wrong, written_twice
 from benchmarks.postgres import PASSWORD, Server, binaries
-from search.cli import app
-from search.object_store import ObjectStore
+from search.cli.main import app
+from search.worker.object_store import ObjectStore
 from tests.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
 from tests.s3 import BUCKET, s3_server
 

@@ -14,17 +14,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.launch import RunOptions, number_of_trials, prepare_space, summary
-from search.loading import load_space
-from search.narrowing import narrow
-from search.preset import preset_config
-from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study
-from search.text import read_text
+from search.cli.main import app
+from search.cli.preset import preset_config
+from search.driver.launch import RunOptions, number_of_trials, prepare_space, summary
+from search.report.overview import Overview
+from search.space.loading import load_space
+from search.space.narrowing import narrow
+from search.storage.folder import StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.study.text import read_text
+from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
 from trainer.config import MODEL_CONFIGS, TrainConfig
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"

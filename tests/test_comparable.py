@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.comparable import has_text, incomparable, unmeasurable, vocabularies
-from search.confirm import confirm_study
-from search.launch import check_metrics
-from search.loading import load_space, parse_space
-from search.narrowing import narrow
-from search.record import DIVERGED, FAILED
-from search.settings import StudySettings
-from search.storage import StudyError, StudyFolder
-from search.study import Study, StudyFailed
-from search.text import read_text
-from search.text_units import TextUnits
+from search.cli.main import app
+from search.confirm.training import confirm_study
+from search.driver.launch import check_metrics
+from search.space.loading import load_space, parse_space
+from search.space.narrowing import narrow
+from search.storage.folder import StudyError, StudyFolder
+from search.study.comparable import has_text, incomparable, unmeasurable, vocabularies
+from search.study.settings import StudySettings
+from search.study.study import Study, StudyFailed
+from search.study.text import read_text
+from search.worker.messages import DIVERGED, FAILED
+from trainer.text.units import TextUnits
 
 ROBO = Path(__file__).resolve().parent.parent / "spaces" / "robo.yaml"
 

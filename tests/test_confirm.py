@@ -15,23 +15,24 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-import search.confirm
-from search.alone import train_alone
-from search.cli import app
-from search.confirm import leaders
-from search.confirm_cost import Cost
-from search.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
-from search.grammar import MetricSpec
-from search.loading import load_space, parse_space
-from search.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
-from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED, TrialRecord
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study
-from search.text import read_text
-from search.trial import TrialRun, trial_request
-from search.winner import train_config
+import search.confirm.training
+from search.cli.main import app
+from search.confirm.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
+from search.confirm.cost import Cost
+from search.confirm.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
+from search.confirm.training import leaders
+from search.report.overview import Overview
+from search.report.winner import train_config
+from search.space.grammar import MetricSpec
+from search.space.loading import load_space, parse_space
+from search.storage.folder import StudyFolder
+from search.study.record import TrialRecord
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.study.text import read_text
+from search.worker.alone import train_alone
+from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED
+from search.worker.trial import TrialRun, trial_request
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
@@ -317,7 +318,7 @@ class FakeTraining:
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     fake = FakeTraining()
-    monkeypatch.setattr(search.confirm, "train_alone", fake)
+    monkeypatch.setattr(search.confirm.training, "train_alone", fake)
     return fake
 
 
@@ -420,7 +421,7 @@ def test_what_cannot_be_confirmed_is_refused(study: Study, training: FakeTrainin
 
 def test_what_keeps_a_run_from_training_is_no_result_of_it(study: Study, monkeypatch: pytest.MonkeyPatch):
     obstacle = {"tokens": 0, "obstacle": "x.pt: the checkpoint cannot be written: No space left on device"}
-    monkeypatch.setattr(search.confirm, "train_alone", lambda *_: obstacle)
+    monkeypatch.setattr(search.confirm.training, "train_alone", lambda *_: obstacle)
     assert refused().endswith(f"{obstacle['obstacle']}; then the same command goes on")
     assert not any(key.startswith("confirmed") for key in study._study.user_attrs)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.correction import MARGIN, correction
+from search.strategy.correction import MARGIN, correction
 
 peaks = st.floats(min_value=1e3, max_value=1e12)
 pairs = st.lists(st.tuples(peaks, peaks), max_size=20)

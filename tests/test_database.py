@@ -27,17 +27,17 @@ from optuna_dashboard import wsgi
 from typer.testing import CliRunner
 
 from benchmarks.postgres import PASSWORD, Server
-from search import lease, patience
-from search.address import Address
-from search.archive import archive_at
-from search.cli import app
-from search.database import Database
-from search.lease import DRIVER, Lease
-from search.loading import load_space
-from search.patience import OnceStorage, PatientStorage
-from search.settings import StudySettings
-from search.storage import FAULTS, StudyError, StudyFolder
-from search.study import Study
+from search.cli.main import app
+from search.space.loading import load_space
+from search.storage import lease
+from search.storage.address import Address
+from search.storage.archive import archive_at
+from search.storage.database import Database
+from search.storage.folder import FAULTS, StudyError, StudyFolder
+from search.storage.lease import DRIVER, Lease
+from search.storage.retrying import OnceStorage, PatientStorage
+from search.study.settings import StudySettings
+from search.study.study import Study
 from tests.simulated import SPACE, Workers, check_whole, described, go_on, settings
 from trainer.data import open_corpus
 
@@ -70,8 +70,8 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases and retries in tenths of a second."""
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(lease, "WATCH_SECONDS", 1.0)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retrying, "LONGEST_PAUSE_SECONDS", 0.1)
 
 
 @functools.cache
@@ -149,8 +149,8 @@ def connected(url: str) -> Iterator[sqlalchemy.Connection]:
 DRIVER_PROCESS = """
 import sys, time
 from pathlib import Path
-from search.archive import archive_at
-from search.storage import StudyFolder
+from search.storage.archive import archive_at
+from search.storage.folder import StudyFolder
 with StudyFolder(Path(sys.argv[2]), "study", archive_at(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
     print("holds", flush=True)
     time.sleep(600)
@@ -365,7 +365,7 @@ def test_what_was_done_although_its_answer_was_lost_is_not_done_twice(
 def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
     postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 0.3)
     folder = folder_at(postgres.new_database(), tmp_path)
     with folder.lock(settings(SPACE).directions):
         storage = folder.open_storage()
@@ -373,7 +373,7 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
         try:
             with pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s") as caught:
                 go_on(storage, SPACE, Workers())
-            monkeypatch.setattr(patience, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
+            monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
             with pytest.raises(StudyError, match="did not answer"):
                 storage.get_all_studies()
         finally:

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.checkpoints import checkpoint_name
-from search.cli import app
-from search.loading import parse_space
-from search.narrowing import narrow
-from search.record import DIVERGED
-from search.report import bytes_text
-from search.settings import StudySettings
-from search.storage import StudyError, StudyFolder
-from search.study import Study
+from search.cli.main import app
+from search.report.overview import bytes_text
+from search.space.loading import parse_space
+from search.space.narrowing import narrow
+from search.storage.folder import StudyError, StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.worker.checkpoints import checkpoint_name
+from search.worker.messages import DIVERGED
 
 SPACE = """
 family: hybrid

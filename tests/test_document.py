@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.document import (
+from search.space.document import (
     MAX_BYTES,
     MAX_FAULTS,
     MAX_NUMBER,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from search.drawing import random_values
-from search.loading import load_space
-from search.space import Space
+from search.space.drawing import random_values
+from search.space.loading import load_space
+from search.space.space import Space
 from trainer.config import TrainConfig
 from trainer.corpus import Corpus
 from trainer.data import open_corpus

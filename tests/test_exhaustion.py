@@ -21,23 +21,23 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import InMemoryStorage
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.configurations import Listing, identity, same_presets
-from search.curves import Curve
-from search.expression import ExpressionError
-from search.feasibility import Feasibility
-from search.launch import few_line
-from search.loading import parse_space
-from search.narrowing import narrow
-from search.record import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
-from search.report import Overview, counts_line, exhausted_line
-from search.sampling import Candidates, NothingFeasible, distributions
-from search.settings import Exhausted, StudySettings
-from search.space import Space
-from search.storage import StudyError, StudyFolder
-from search.strategy import Continue, Start, Strategy
-from search.study import Study
-from search.text import read_text
+from search.cli.main import app
+from search.driver.launch import few_line
+from search.report.overview import Overview, counts_line, exhausted_line
+from search.space.configurations import Listing, identity, same_presets
+from search.space.expression import ExpressionError
+from search.space.loading import parse_space
+from search.space.narrowing import narrow
+from search.space.space import Space
+from search.storage.folder import StudyError, StudyFolder
+from search.strategy.curves import Curve
+from search.strategy.feasibility import Feasibility
+from search.strategy.sampling import Candidates, NothingFeasible, distributions
+from search.strategy.strategy import Continue, Start, Strategy
+from search.study.settings import Exhausted, StudySettings
+from search.study.study import Study
+from search.study.text import read_text
+from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
 from trainer.estimate import estimate
 
 SPACE = """
@@ -270,7 +270,7 @@ def test_what_measurements_let_be_launched_is_still_started(ratio: float, num_mo
 
 
 def test_a_space_too_large_to_list_ends_after_many_draws_and_says_that(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("search.sampling.MAX_RANDOM_DRAWS", 300)
+    monkeypatch.setattr("search.strategy.sampling.MAX_RANDOM_DRAWS", 300)
     text = SPACE.replace("n_layers: {values: [1, 2], default: 1}", "context_factor: {min: 0.5, max: 1.5, default: 1.0}")
     space = parse_space(text)
 
@@ -287,7 +287,7 @@ def test_a_space_too_large_to_list_ends_after_many_draws_and_says_that(monkeypat
     run_all(study)
     assert len(study.records) == 2 and study.exhausted == Exhausted(2, is_exact=False)
     assert Overview.of(study).is_complete and "random draws gave no other" in exhausted_line(Overview.of(study))
-    monkeypatch.setattr("search.sampling.random_values", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr("search.strategy.sampling.random_values", lambda *_: pytest.fail("drawn again"))
     stored = optuna.load_study(study_name="study", storage=study.stored._storage)
     again = Study(stored, study.settings, feasibility=study.feasibility)
     assert again.propose() is None and again.exhausted == Exhausted(2, is_exact=False)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.expression import FUNCTIONS, Expression, ExpressionError, parse_expression
-from search.interval import interval
+from search.space.expression import FUNCTIONS, Expression, ExpressionError, parse_expression
+from search.space.interval import interval
 
 NAMES = ("a", "b", "c")
 SMALL = st.integers(-9, 9)

@@ -11,15 +11,15 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.amounts import number_of_tokens
-from search.deadline import seconds_until
-from search.launch import RunOptions, _going_on
-from search.loading import parse_space
-from search.record import FINISHED
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyError
-from search.study import Proposal, Study
+from search.driver.amounts import number_of_tokens
+from search.driver.deadline import seconds_until
+from search.driver.launch import RunOptions, _going_on
+from search.report.overview import Overview
+from search.space.loading import parse_space
+from search.storage.folder import StudyError
+from search.study.settings import StudySettings
+from search.study.study import Proposal, Study
+from search.worker.messages import FINISHED
 
 SPACE = """
 family: hybrid

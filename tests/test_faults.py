@@ -10,16 +10,18 @@ import pytest
 from optuna.storages import InMemoryStorage
 from typer.testing import CliRunner
 
-from search.bridge import Bridge
-from search.cli import app
-from search.faults import cause_of, faults_line, loss
-from search.launch import RunOptions, run_search
-from search.loading import parse_space
-from search.record import FAILED, OUT_OF_MEMORY, RUNNING, WAITING, TrialRecord
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyError, StudyFolder
-from search.study import Study, StudyFailed
+from search.cli.main import app
+from search.driver.bridge import Bridge
+from search.driver.launch import RunOptions, run_search
+from search.report.faults import faults_line
+from search.report.overview import Overview
+from search.space.loading import parse_space
+from search.storage.folder import StudyError, StudyFolder
+from search.study.record import TrialRecord
+from search.study.settings import StudySettings
+from search.study.study import Study, StudyFailed
+from search.worker.faults import cause_of, loss
+from search.worker.messages import FAILED, OUT_OF_MEMORY, RUNNING, WAITING
 
 SPACE = """
 family: hybrid
@@ -58,8 +60,8 @@ torch.AcceleratorError: CUDA error: device-side assert triggered
 
 The above exception was the direct cause of the following exception:
 
-  File "search/tune.py", line 158, in step
-search.trial.BrokenProcess: CUDA error: device-side assert triggered
+  File "search/driver/tune.py", line 158, in step
+search.worker.trial.BrokenProcess: CUDA error: device-side assert triggered
 """
 NODE_DIED = "1 (occurred)\nThe actor is dead because its node has died. Node Id: 7193abd7\n"
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.correction import MARGIN
-from search.document import SpaceError
-from search.drawing import random_values
-from search.feasibility import Feasibility, assess, beyond, overrun
-from search.grammar import LimitSpec
-from search.loading import parse_space
-from search.sampling import distributions
-from search.space import extremes, rungs_of
+from search.space.document import SpaceError
+from search.space.drawing import random_values
+from search.space.grammar import LimitSpec
+from search.space.loading import parse_space
+from search.space.space import extremes, rungs_of
+from search.strategy.correction import MARGIN
+from search.strategy.feasibility import Feasibility, assess, beyond, overrun
+from search.strategy.sampling import distributions
 from trainer.estimate import estimate
 
 SPACE = """

@@ -14,7 +14,7 @@ import pytest
 import benchmarks.fuzz.campaign
 from benchmarks.fuzz.campaign import Opening, run_campaign
 from benchmarks.fuzz.spaces import space_file
-from search.document import Fault, SpaceError
+from search.space.document import Fault, SpaceError
 
 ROOT = Path(__file__).resolve().parent.parent
 

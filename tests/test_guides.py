@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
-from search.advise import advise
-from search.drawing import random_values
-from search.expression import parse_expression
-from search.feasibility import Feasibility
-from search.loading import load_space
-from search.narrowing import narrow
-from search.parameter import Parameter, Value
-from search.space import Space, extremes, not_in
+from search.space.advice import advise
+from search.space.drawing import random_values
+from search.space.expression import parse_expression
+from search.space.loading import load_space
+from search.space.narrowing import narrow
+from search.space.parameter import Parameter, Value
+from search.space.space import Space, extremes, not_in
+from search.strategy.feasibility import Feasibility
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = {

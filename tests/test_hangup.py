@@ -19,10 +19,11 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from search import hangup, tune
-from search.bridge import Bridge
-from search.cli import app
-from search.hangup import HANGUP, held_back, interrupting, outliving_the_terminal
+from search.cli.main import app
+from search.driver import tune
+from search.driver.bridge import Bridge
+from search.worker import hangup
+from search.worker.hangup import HANGUP, held_back, interrupting, outliving_the_terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 600  # a slow machine is no fault

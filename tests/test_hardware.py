@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search import hardware, launch, tables
-from search.archive import archive_at
-from search.feasibility import largest_peak
-from search.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
-from search.record import TrialRecord
-from search.requests import Requests
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study
+from search.driver import hardware, launch
+from search.driver.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
+from search.driver.requests import Requests
+from search.report import tables
+from search.storage.archive import archive_at
+from search.storage.folder import StudyFolder
+from search.strategy.feasibility import largest_peak
+from search.study.record import TrialRecord
+from search.study.settings import StudySettings
+from search.study.study import Study
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
 
 def test_without_turns_no_speeds_of_trials_that_share_a_gpu_are_compared(monkeypatch):
     monkeypatch.setattr(hardware, "this_machine", lambda: Node(8, 1))
-    monkeypatch.setattr("search.turns.fcntl", None)
+    monkeypatch.setattr("search.worker.turns.fcntl", None)
     assert not slots_of(trials_per_gpu="2").is_exclusive
     assert slots_of(metrics=("tokens_per_second",)).is_exclusive
     with pytest.raises(

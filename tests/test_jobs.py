@@ -18,11 +18,19 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-import search.cli
-from search.cli import app
-from search.jobs import Job, check_job, ray_job_command, rayjob_documents, rayjob_manifest, slurm_script, slurm_seconds
-from search.launch import RunOptions
-from search.submission import submissions
+import search.cli.main
+from search.cli.main import app
+from search.driver.launch import RunOptions
+from search.jobs.jobs import (
+    Job,
+    check_job,
+    ray_job_command,
+    rayjob_documents,
+    rayjob_manifest,
+    slurm_script,
+    slurm_seconds,
+)
+from search.jobs.submission import submissions
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -218,8 +226,8 @@ EVERYTHING = [
 def test_a_job_runs_with_every_option_that_was_given(monkeypatch: pytest.MonkeyPatch):
     """The words of the job, read by the command line again, ask for the same."""
     seen: list[RunOptions] = []
-    monkeypatch.setattr(search.cli, "_search", lambda options, columns: seen.append(options) or 0)
-    monkeypatch.setattr("search.submission._check_space", lambda options, folder: None)
+    monkeypatch.setattr(search.cli.main, "_search", lambda options, columns: seen.append(options) or 0)
+    monkeypatch.setattr("search.jobs.submission._check_space", lambda options, folder: None)
     space = ROOT / "spaces" / "hybrid.yaml"
     assert tinysearch("run", space, *EVERYTHING)[0] == 0
     code, script, message = tinysearch("submit", space, "--to", "slurm", "--dry-run", *EVERYTHING)

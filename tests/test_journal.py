@@ -14,10 +14,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.journal import Journal, JournalError
-from search.replay import Replay
-from search.snapshot import WORTHWHILE, Snapshot
-from search.storage import StudyFolder
+from search.storage.folder import StudyFolder
+from search.storage.journal import Journal, JournalError
+from search.storage.replay import Replay
+from search.storage.snapshot import WORTHWHILE, Snapshot
 
 
 def new_study(path) -> tuple[Journal, optuna.Study]:

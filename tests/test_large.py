@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.large import RandomStrategy, crowd, fill, make_study, reports_in
-from search.report import Overview
-from search.storage import StudyFolder
-from search.tables import MAX_TABLE_ROWS, TrialsTable
+from search.report.overview import Overview
+from search.report.tables import MAX_TABLE_ROWS, TrialsTable
+from search.storage.folder import StudyFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 

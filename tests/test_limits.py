@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.document import SpaceError
-from search.drawing import random_values
-from search.feasibility import Feasibility, assess
-from search.launch import RunOptions, prepare_space
-from search.loading import load_space, parse_space
-from search.narrowing import limited, narrow
-from search.reference import nearest, referenced
-from search.report import Overview
-from search.settings import StudySettings
-from search.space import SHRUNK
-from search.storage import StudyError
-from search.study import Study
+from search.cli.main import app
+from search.driver.launch import RunOptions, prepare_space
+from search.report.overview import Overview
+from search.space.document import SpaceError
+from search.space.drawing import random_values
+from search.space.loading import load_space, parse_space
+from search.space.narrowing import limited, narrow
+from search.space.space import SHRUNK
+from search.storage.folder import StudyError
+from search.strategy.feasibility import Feasibility, assess
+from search.strategy.reference import nearest, referenced
+from search.study.settings import StudySettings
+from search.study.study import Study
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 

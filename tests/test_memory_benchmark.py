@@ -18,7 +18,7 @@ from benchmarks.memory import (
     measured_under,
     summary,
 )
-from search.correction import MARGIN
+from search.strategy.correction import MARGIN
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.loading import load_space
+from search.space.loading import load_space
 from tests import reference
 from trainer.config import TrainConfig
 from trainer.configs.hybrid import HybridConfig

@@ -14,12 +14,12 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-import search.object_store
-from search.checkpoints import checkpoints_at, is_owner, take_place
-from search.cli import app
-from search.corpora import fetch_corpus, share_corpus
-from search.object_store import ObjectStore, ObjectStoreError
-from search.trial import TrialRun, trial_request
+import search.worker.object_store
+from search.cli.main import app
+from search.worker.checkpoints import checkpoints_at, is_owner, take_place
+from search.worker.corpora import fetch_corpus, share_corpus
+from search.worker.object_store import ObjectStore, ObjectStoreError
+from search.worker.trial import TrialRun, trial_request
 from tests.s3 import BUCKET, s3_server
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
@@ -69,8 +69,8 @@ class Flaky:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Sleeping passes the time, and only that; how long it was each time."""
     slept: list[float] = []
-    monkeypatch.setattr(search.object_store.time, "monotonic", lambda: 1000.0 + sum(slept))
-    monkeypatch.setattr(search.object_store.time, "sleep", slept.append)
+    monkeypatch.setattr(search.worker.object_store.time, "monotonic", lambda: 1000.0 + sum(slept))
+    monkeypatch.setattr(search.worker.object_store.time, "sleep", slept.append)
     return slept
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from search import cluster, scratch
-from search.scratch import scratch_folder
-from search.storage import StudyError
+from search.driver import cluster, scratch
+from search.driver.scratch import scratch_folder
+from search.storage.folder import StudyError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 SEEN = """
 import json, os
-from search import cluster
+from search.driver import cluster
 with cluster.local_ray(1, 0):
     seen = [[node.cpus for node in cluster.nodes()], sorted(set(cluster.OF_ANOTHER_RAY) & set(os.environ))]
 print(json.dumps([*seen, "RAY_ADDRESS" in os.environ]))

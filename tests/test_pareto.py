@@ -15,10 +15,11 @@ from benchmarks.search.contest import Terms
 from benchmarks.search.pareto import Front, measure, play
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.table import Axis, Table
-from search.grammar import MetricSpec
-from search.pareto import favourable_views, hypervolume, random_view, undominated
-from search.record import OUTCOMES, TrialRecord, pareto_front
-from search.strategy import Curve
+from search.space.grammar import MetricSpec
+from search.strategy.pareto import favourable_views, hypervolume, random_view, undominated
+from search.strategy.strategy import Curve
+from search.study.record import TrialRecord, pareto_front
+from search.worker.messages import OUTCOMES
 
 LOSS, SPEED = MetricSpec.of("loss"), MetricSpec.of("tokens_per_second")
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, math.nan, math.inf])  # few, so that ties are common

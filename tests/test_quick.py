@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.quick import GUIDES, HEADINGS, row, table
-from search.grammar import MetricSpec
-from search.record import TrialRecord
-from search.report import Overview
+from search.report.overview import Overview
+from search.space.grammar import MetricSpec
+from search.study.record import TrialRecord
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from search.report import Overview
-from search.storage import StudyFolder
+from search.report.overview import Overview
+from search.storage.folder import StudyFolder
 from tests.machines import NAMESPACES, can_make_machines, command, descendants
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,9 +14,9 @@ import pytest
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.journal import Journal
-from search.record import FAILED, OUT_OF_MEMORY
-from search.study import Study
+from search.storage.journal import Journal
+from search.study.study import Study
+from search.worker.messages import FAILED, OUT_OF_MEMORY
 from tests.simulated import OUTCOMES, PARETO, SPACE, Workers, check_whole, described, go_on, records_of, settings
 
 WRITES = [

@@ -12,8 +12,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.journal import Journal
-from search.replay import Replay
+from search.storage.journal import Journal
+from search.storage.replay import Replay
 
 DISTRIBUTIONS = {
     "x": FloatDistribution(0.1, 10, log=True),

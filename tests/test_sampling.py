@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from search.feasibility import Feasibility
-from search.loading import load_space, parse_space
-from search.sampling import NUM_NEAR, POOL_SIZE, Candidates, NothingFeasible, distributions
+from search.space.loading import load_space, parse_space
+from search.strategy.feasibility import Feasibility
+from search.strategy.sampling import NUM_NEAR, POOL_SIZE, Candidates, NothingFeasible, distributions
 
 SPACE = """
 family: hybrid

@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 import yaml
 
-from search.cli import app
-from search.document import SpaceError, parse_number
-from search.grammar import (
+from search.cli.main import app
+from search.space.document import SpaceError, parse_number
+from search.space.grammar import (
     CONTEXT,
     MEASUREMENTS,
     MISTAKEN_KEYS,
@@ -34,7 +34,7 @@ from search.grammar import (
     SpaceSpec,
     json_schema,
 )
-from search.loading import parse_space
+from search.space.loading import parse_space
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "spaces" / "README.md").read_text(encoding="utf-8")

@@ -277,10 +277,10 @@ def test_a_killed_worker_and_a_killed_driver_lose_no_trial(place: Path):
 
 def test_a_worker_with_another_trainer_is_refused_with_both_paths(place: Path):
     code = (
-        "import search.trial, search.cli, sys\n"
-        "search.trial.code_digest = lambda: 'another'\n"  # what this driver sends; its workers import the real one
+        "import search.worker.trial, search.cli.main, sys\n"
+        "search.worker.trial.code_digest = lambda: 'another'\n"  # the driver's; its workers import the real one
         f"sys.argv = ['tinysearch', 'run', {SMOKE!r}, '--data', 'text', '--name', 'foreign']\n"
-        "search.cli.main()"
+        "search.cli.main.main()"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -299,14 +299,14 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
     """A worker whose trials end in every way there is; the study goes on and each has its outcome."""
     code = (
         "from pathlib import Path\nimport json\nfrom rich.console import Console\n"
-        "import search.launch as launch, search.tune as tune\n"
+        "import search.driver.launch as launch, search.driver.tune as tune\n"
         "original = tune.run_trials\n"
         "tune.run_trials = lambda *a, **k: original(*a, **{**k, 'worker': 'faulty:FaultyTrial'})\n"
         f"options = launch.RunOptions(space=Path({SMOKE!r}), name='faulty', data=(Path('text'),), parallel=1)\n"
         "launch.run_search(options, Console())\n"
     )
     (place / "faulty.py").write_text(
-        "from search.outcome import report_of\n"
+        "from search.worker.errors import report_of\n"
         "class FaultyTrial:\n"
         "    def __init__(self, request):\n"
         "        self.number = int(request['checkpoint'].rsplit('-', 1)[1].removesuffix('.pt'))\n"

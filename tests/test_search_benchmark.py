@@ -23,7 +23,7 @@ from benchmarks.search.ray_peers import RayOptunaAsha
 from benchmarks.search.score import NUM_RESAMPLES, Reference, Scores
 from benchmarks.search.simulation import GUESS, random_curves, simulate
 from benchmarks.search.table import Axis, Rows, Table, TableError, labels, point, read_table, read_tables, values_at
-from search.record import FINISHED
+from search.worker.messages import FINISHED
 
 LEARNERS = ["tpe", "tpe_hyperband", "ray_docs", "ray_eta3", "tinysearch"]
 LEVELS = [

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from search.address import PIECE, Address
-from search.cli import app
-from search.database import Database
-from search.object_store import ObjectStoreError, check_url
-from search.storage import StudyError
+from search.cli.main import app
+from search.storage.address import PIECE, Address
+from search.storage.database import Database
+from search.storage.folder import StudyError
+from search.worker.object_store import ObjectStoreError, check_url
 
 # Letters that no message of ours has in this order; and what means something in a URL, a shell, a terminal or rich.
 LETTERS = st.text("QXZJ9745", min_size=PIECE, max_size=12)

@@ -12,12 +12,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.document import SpaceError
-from search.drawing import random_values
-from search.feasibility import Feasibility, assess
-from search.loading import load_space, parse_space
-from search.narrowing import narrow
-from search.space import extremes, rungs_of
+from search.space.document import SpaceError
+from search.space.drawing import random_values
+from search.space.loading import load_space, parse_space
+from search.space.narrowing import narrow
+from search.space.space import extremes, rungs_of
+from search.strategy.feasibility import Feasibility, assess
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = sorted((ROOT / "spaces").glob("*.yaml"))

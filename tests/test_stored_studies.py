@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from benchmarks.outcomes import train
-from search.cli import app
-from search.record import OUTCOMES
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyError, StudyFolder
-from search.study import Study
+from search.cli.main import app
+from search.report.overview import Overview
+from search.storage.folder import StudyError, StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.worker.messages import OUTCOMES
 
 STUDIES = Path(__file__).resolve().parent / "studies"  # each as `python -m benchmarks.outcomes` of its time wrote it
 FORMATS = sorted(path.name for path in STUDIES.iterdir())

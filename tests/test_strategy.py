@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from search.curves import Curve, Curves
-from search.strategy import NUM_FIRST, Continue, Start, Strategy, expected_improvement, standardised
-from search.success import SuccessModel
-from search.surrogate import CurveModel, Observations
+from search.strategy.curves import Curve, Curves
+from search.strategy.strategy import NUM_FIRST, Continue, Start, Strategy, expected_improvement, standardised
+from search.strategy.success import SuccessModel
+from search.strategy.surrogate import CurveModel, Observations
 
 RUNGS = (1, 3, 9, 27)
 LAST = len(RUNGS) - 1

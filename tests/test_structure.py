@@ -14,52 +14,34 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the top of the house to its foundation: a module imports only from rows below its own.
-ROWS = [
-    {"search.cli"},
-    {"search.studies", "search.submitting"},
-    {"search.disk", "search.submission", "search.options"},
-    {"search.command", "search.confirm", "search.jobs", "search.validation"},
-    {"search.launch", "search.preset", "search.context"},
-    {"search.tune", "search.display", "search.dashboard", "search.confirmation", "search.requests", "search.planning"},
-    {"search.winner", "search.pace", "search.confirm_cost", "search.amounts", "search.tables"},
-    {"search.report", "search.bridge", "search.text", "search.cluster"},
-    {"search.study"},
-    {"search.settings", "search.alone", "search.ledger"},
-    {"search.trial", "search.reference"},
-    {"search.faults", "search.checkpoints", "search.corpora", "search.outcome"},
-    {"search.object_store"},
-    {"search.archive"},
-    {"search.database"},
-    {"search.patience", "search.lease", "search.scratch", "search.address"},
-    {"search.storage", "search.record", "search.hardware", "search.sampling", "search.watchdog", "search.turns"},
-    {"search.pareto", "search.comparable"},
-    {"search.strategy", "search.feasibility", "search.journal"},
-    {"search.surrogate", "search.success", "search.curves"},
-    {"search.drawing", "search.configurations", "search.loading", "search.correction", "search.cost"},
-    {"search.checking", "search.advise"},
-    {"search.narrowing"},
-    {"search.space"},
-    {"search.parameter"},
-    {"search.interval", "search.grammar", "search.text_units"},
-    {"search.sweeps"},
-    {"search.translation"},
-    {
-        "search.document",
-        "search.expression",
-        "search.noise",
-        "search.deadline",
-        "search.measurement",
-        "search.synonyms",
-    },
-    {"search.replay", "search.snapshot", "search.garbage", "search.words", "search.console", "search.hangup"},
+# From the top of the house to its foundation: a room imports from rooms below its own.
+ROOMS = [
+    "search.cli",
+    "search.jobs",
+    "search.driver",
+    "search.confirm",
+    "search.report",
+    "search.study",
+    "search.strategy",
+    "search.storage",
+    "search.space",
+    "search.worker",
+    "trainer",
 ]
 FOREIGN_TO = {
     "trainer": {"search", "ray", "optuna", "yaml", "pydantic", "typer", "rich"},
-    "search.study": {"ray", "torch", "time", "datetime"},
-    "search.trial": {"ray", "optuna"},
-    "search.bridge": {"ray", "torch"},
+    "search.worker": {"ray", "optuna", "pydantic", "yaml"},
+    "search.space": {"ray", "optuna", "torch"},
+    "search.storage": {"ray", "torch", "search.space", "search.worker"},
+    "search.strategy": {"ray", "torch", "search.storage"},
+    "search.study": {"ray", "torch"},
+    "search.report": {"ray"},
+    "search.confirm": {"ray"},
+    "search.driver.bridge": {"ray"},
 }
+"""What a room, or a module, does without: whatever it imports does without it too."""
+
+WITHOUT_A_CLOCK = ("search.space", "search.strategy", "search.study")
 
 
 def modules() -> dict[str, Path]:
@@ -68,47 +50,84 @@ def modules() -> dict[str, Path]:
 
 
 def imports_of(path: Path) -> set[str]:
+    """Everything that a file imports, also within functions; of `from a import b` the module `a.b` if it is one."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES.keys()) or {node.module or ""}
     return found
 
 
-def test_search_imports_point_one_way():
-    row_of = {module: i for i, row in enumerate(ROWS) for module in row}
-    unplaced = {m for m in modules() if m.startswith("search.")} - row_of.keys()
-    assert not unplaced, f"give these a row: {sorted(unplaced)}"
-    for module, path in modules().items():
-        for imported in imports_of(path) & row_of.keys():
-            if module in row_of:
-                upward = row_of[imported] < row_of[module]
-                assert not upward, f"{module} imports {imported}, which stands above it"
+MODULES = modules()
+IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
+
+
+def is_in(module: str, owner: str) -> bool:
+    return module == owner or module.startswith(f"{owner}.")
+
+
+def room_of(module: str) -> int | None:
+    """The row of a module's room; None for the package itself, and for what is not ours."""
+    return next((i for i, room in enumerate(ROOMS) if is_in(module, room)), None)
+
+
+def ways_from(module: str) -> dict[str, tuple[str, ...]]:
+    """Everything that a module imports, through others too, and the way there."""
+    ways: dict[str, tuple[str, ...]] = {}
+    todo = [(module,)]
+    while todo:
+        way = todo.pop()
+        for imported in IMPORTS.get(way[-1], ()):
+            if imported not in ways:
+                ways[imported] = (*way, imported)
+                todo.append(ways[imported])
+    return ways
+
+
+def test_every_module_of_search_is_in_a_room():
+    assert {m for m in MODULES if room_of(m) is None} == {"search"}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_between_rooms_point_down(room: str):
+    for module in MODULES:
+        if is_in(module, room):
+            for imported, way in ways_from(module).items():
+                above = room_of(imported)
+                assert above is None or above >= ROOMS.index(room), f"{' -> '.join(way)}: {imported} is above {room}"
 
 
 @pytest.mark.parametrize("owner", FOREIGN_TO)
-def test_parts_stay_free_of_what_is_foreign_to_them(owner: str):
-    for module, path in modules().items():
-        if module == owner or module.startswith(f"{owner}."):
-            foreign = {name for name in imports_of(path) if name.split(".")[0] in FOREIGN_TO[owner]}
-            assert not foreign, f"{module} imports {sorted(foreign)}"
+def test_rooms_stay_free_of_what_is_foreign_to_them(owner: str):
+    for module in MODULES:
+        if is_in(module, owner):
+            for imported, way in ways_from(module).items():
+                foreign = [name for name in FOREIGN_TO[owner] if is_in(imported, name)]
+                assert not foreign, f"{' -> '.join(way)}: {owner} does without {foreign[0]}"
+
+
+def test_what_decides_has_no_clock():
+    for module in MODULES:
+        if any(is_in(module, room) for room in WITHOUT_A_CLOCK):
+            assert not IMPORTS[module] & {"time", "datetime"}, module
 
 
 def test_only_two_modules_import_ray():
-    users = {m for m, path in modules().items() if any(n.split(".")[0] == "ray" for n in imports_of(path))}
-    assert users == {"search.cluster", "search.tune"}
+    users = {m for m in MODULES if any(is_in(n, "ray") for n in IMPORTS[m])}
+    assert users == {"search.driver.cluster", "search.driver.tune"}
 
 
 WALL_CLOCK = {"time", "time_ns", "now", "utcnow", "today", "ctime", "localtime", "gmtime"}  # of time and datetime
 MAY_ASK_THE_TIME = {
-    "search.deadline": "turns `--until 18:00` into seconds",
-    "search.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
-    "search.planning": "turns `--time 6m` into seconds, as launch does",
-    "search.submission": "notes when a job was submitted",
-    "search.replay": "checks that the times of a journal's entries are times",
+    "search.driver.deadline": "turns `--until 18:00` into seconds",
+    "search.driver.launch": "asks once, for that; the seconds are then counted by the monotonic clock",
+    "search.driver.planning": "turns `--time 6m` into seconds, as launch does",
+    "search.jobs.submission": "notes when a job was submitted",
+    "search.storage.replay": "checks that the times of a journal's entries are times",
     "trainer.data": "compares the times of files, which are of that clock; a jump costs reading the text again",
 }
 
@@ -127,7 +146,7 @@ def asks_the_time(path: Path) -> bool:
 
 
 def test_nothing_that_decides_reads_the_wall_clock_which_may_jump():
-    assert {module for module, path in modules().items() if asks_the_time(path)} == MAY_ASK_THE_TIME.keys()
+    assert {module for module, path in MODULES.items() if asks_the_time(path)} == MAY_ASK_THE_TIME.keys()
 
 
 def loaded_by(code: str, names: set[str]) -> set[str]:
@@ -138,20 +157,20 @@ def loaded_by(code: str, names: set[str]) -> set[str]:
 
 
 def test_help_imports_nothing_heavy():
-    code = "import search.cli"
+    code = "import search.cli.main"
     assert loaded_by(code, {"torch", "ray", "optuna", "numpy", "pydantic", "yaml"}) == set()
 
 
 def test_validate_needs_neither_torch_nor_ray():
     code = (
-        "import sys\nsys.argv = ['tinysearch', 'validate', 'spaces/hybrid.yaml']\nfrom search.cli import main\n"
+        "import sys\nsys.argv = ['tinysearch', 'validate', 'spaces/hybrid.yaml']\nfrom search.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code"
     )
     assert loaded_by(code, {"torch", "ray"}) == set()
 
 
 def test_every_module_says_what_it_is_and_init_files_hold_nothing_else():
-    for module, path in modules().items():
+    for module, path in MODULES.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree), f"{module} has no docstring"
         if path.name == "__init__.py":
@@ -176,7 +195,7 @@ def test_readme_names_the_two_commands_and_every_command_there_is():
     readme = (ROOT / "README.md").read_text()
     opening = "\n".join(readme.splitlines()[:30])
     assert "make run" in opening and "make test" in opening
-    from search.cli import app
+    from search.cli.main import app
 
     for command in app.registered_commands:
         if not command.hidden:

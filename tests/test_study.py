@@ -12,13 +12,14 @@ import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from search.loading import load_space, parse_space
-from search.narrowing import narrow
-from search.record import FAILED, OUT_OF_MEMORY, TrialRecord, pareto_front
-from search.report import Overview
-from search.settings import StudySettings
-from search.storage import StudyError
-from search.study import Proposal, Study, StudyFailed
+from search.report.overview import Overview
+from search.space.loading import load_space, parse_space
+from search.space.narrowing import narrow
+from search.storage.folder import StudyError
+from search.study.record import TrialRecord, pareto_front
+from search.study.settings import StudySettings
+from search.study.study import Proposal, Study, StudyFailed
+from search.worker.messages import FAILED, OUT_OF_MEMORY
 
 SPACE = """
 family: hybrid

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.document import SpaceError
-from search.grammar import SpaceSpec
-from search.loading import load_space, parse_space
-from search.narrowing import narrow
-from search.sweeps import COUNTS, FOREIGN_KEYS, SPACES
-from search.synonyms import ELSEWHERE, SYNONYMS, synonym, unknown_parameter
-from search.translation import as_ours, translated
+from search.space.document import SpaceError
+from search.space.grammar import SpaceSpec
+from search.space.loading import load_space, parse_space
+from search.space.narrowing import narrow
+from search.space.sweeps import COUNTS, FOREIGN_KEYS, SPACES
+from search.space.synonyms import ELSEWHERE, SYNONYMS, synonym, unknown_parameter
+from search.space.translation import as_ours, translated
 from trainer.config import MODEL_CONFIGS, parameter_types
 
 SWEEPS = Path(__file__).resolve().parent / "sweeps"

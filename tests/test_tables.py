@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.command import make_console, print_trials
-from search.grammar import MetricSpec
-from search.loading import load_space
-from search.record import FINISHED, TrialRecord
-from search.report import Overview
-from search.tables import TrialsTable, columns_asked
+from search.cli.command import make_console, print_trials
+from search.cli.main import app
+from search.report.overview import Overview
+from search.report.tables import TrialsTable, columns_asked
+from search.space.grammar import MetricSpec
+from search.space.loading import load_space
+from search.study.record import TrialRecord
+from search.worker.messages import FINISHED
 
 SPACES = Path(__file__).resolve().parent.parent / "spaces"
 HYBRID = load_space(SPACES / "hybrid.yaml")

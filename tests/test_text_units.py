@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer.data
-from search.checkpoints import checkpoint_name
-from search.feasibility import Feasibility
-from search.launch import RunOptions, prepare_space
-from search.settings import StudySettings
-from search.text import read_text
-from search.text_units import TextUnits, study_tokens
-from search.trial import TrialRun, trial_request
-from search.winner import train_config
+from search.driver.launch import RunOptions, prepare_space
+from search.report.winner import train_config
+from search.strategy.feasibility import Feasibility
+from search.study.settings import StudySettings
+from search.study.text import read_text
+from search.worker.checkpoints import checkpoint_name
+from search.worker.trial import TrialRun, trial_request
+from trainer.text.units import TextUnits, study_tokens
 
 SPACE = """
 family: transformer

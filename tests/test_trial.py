@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from search import alone
-from search.record import FAILED
-from search.trial import BrokenProcess, TrialRun, limit_memory, trial_request
-from search.watchdog import take_trace, trace_file, watched
+from search.worker import alone
+from search.worker.messages import FAILED
+from search.worker.trial import BrokenProcess, TrialRun, limit_memory, trial_request
+from search.worker.watchdog import take_trace, trace_file, watched
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
 from trainer.loop import TrainingRun
@@ -192,7 +192,7 @@ def test_a_slice_is_far_shorter_than_what_counts_as_a_hang(monkeypatch: pytest.M
         return advance(self, tokens, max_seconds=max_seconds)
 
     monkeypatch.setattr(TrainingRun, "advance", slow_to_save)
-    monkeypatch.setattr("search.trial.SAVE_SHARE", 1e-9)  # as if saving took ages
+    monkeypatch.setattr("search.worker.trial.SAVE_SHARE", 1e-9)  # as if saving took ages
     run = trial(hang_seconds=100.0)
     run.step(), run.step()
     assert asked == [10.0, 25.0]
@@ -202,7 +202,7 @@ def test_a_slice_is_far_shorter_than_what_counts_as_a_hang(monkeypatch: pytest.M
 HANGS = """
 import sys, time
 from pathlib import Path
-from search.watchdog import watched
+from search.worker.watchdog import watched
 def waits_for_ever():
     sum(range(10**18))  # holds the interpreter's lock
 with watched(Path("checkpoints/trial-7.hang"), 0.5):

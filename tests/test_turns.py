@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from search import turns
-from search.trial import TrialRun, trial_request
-from search.turns import MIN_STEPS_ALONE, Turns, TurnsError, steps_together
-from search.watchdog import trace_file
+from search.worker import turns
+from search.worker.trial import TrialRun, trial_request
+from search.worker.turns import MIN_STEPS_ALONE, Turns, TurnsError, steps_together
+from search.worker.watchdog import trace_file
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.loop import TrainingRun
@@ -41,7 +41,7 @@ def own_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 OPENING = """
 import json, sys, time
 from pathlib import Path
-from search.turns import Turns
+from search.worker.turns import Turns
 
 def wait_for(*names):
     while not all(Path(name).exists() for name in names):
@@ -221,8 +221,8 @@ def state_of(request: dict[str, Any]) -> list[Any]:
 
 def save_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a step or two, unless the machine is slow."""
-    monkeypatch.setattr("search.trial.SLICE_SECONDS", 0.003)
-    monkeypatch.setattr("search.trial.SAVE_SHARE", math.inf)
+    monkeypatch.setattr("search.worker.trial.SLICE_SECONDS", 0.003)
+    monkeypatch.setattr("search.worker.trial.SAVE_SHARE", math.inf)
 
 
 @pytest.mark.usefixtures("small_text")
@@ -231,7 +231,7 @@ def test_a_trial_that_measures_alone_is_the_same_to_the_bit(is_lost: bool, monke
     rungs = [10 * STEP, 21 * STEP + 5, 50 * STEP]
     undisturbed = request("undisturbed", rungs)
     expected, _ = trained(undisturbed)
-    monkeypatch.setattr("search.trial.TURN_SECONDS", 0.001)  # a step or two
+    monkeypatch.setattr("search.worker.trial.TURN_SECONDS", 0.001)  # a step or two
     save_often(monkeypatch)
     shared = request("shared", rungs, **SHARED)
     found, num_reports = trained(shared, is_lost=is_lost)
@@ -363,7 +363,7 @@ def test_without_locks_a_speed_that_matters_is_an_obstacle_and_no_other(monkeypa
 
 SHARING = """
 import contextlib
-from search.trial import TrialRun
+from search.worker.trial import TrialRun
 from trainer.loop import TrainingRun
 
 alone, train_step = Turns.alone, TrainingRun.train_step

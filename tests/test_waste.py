@@ -11,7 +11,7 @@ import pytest
 from benchmarks.search import waste
 from benchmarks.search.problems import NEVER, NUM_RUNGS, PROBLEMS
 from benchmarks.search.waste import PLAYERS, measure, play, simulate
-from search.record import DIVERGED, OUT_OF_MEMORY
+from search.worker.messages import DIVERGED, OUT_OF_MEMORY
 
 SEEDS, NUM_WORKERS, NUM_TRIALS = range(2), 8, 80
 

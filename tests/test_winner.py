@@ -10,14 +10,14 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from search.cli import app
-from search.loading import load_space, parse_space
-from search.preset import preset_config
-from search.report import Overview, comparison_line, counts_line
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study
-from search.text import read_text
+from search.cli.main import app
+from search.cli.preset import preset_config
+from search.report.overview import Overview, comparison_line, counts_line
+from search.space.loading import load_space, parse_space
+from search.storage.folder import StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.study.text import read_text
 from trainer.checks import counted
 from trainer.config import TrainConfig
 

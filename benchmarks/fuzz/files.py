@@ -20,12 +20,12 @@ import torch
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
 from benchmarks.outcomes import make_study, train
-from search.report import Overview, comparison_line, counts_line, leading_line, trial_dict, wasted_line
-from search.settings import StudySettings
-from search.storage import StudyFolder
-from search.study import Study, StudyFailed
-from search.tables import TrialsTable
-from search.winner import best_document, front_documents
+from search.report.overview import Overview, comparison_line, counts_line, leading_line, trial_dict, wasted_line
+from search.report.tables import TrialsTable
+from search.report.winner import best_document, front_documents
+from search.storage.folder import StudyFolder
+from search.study.settings import StudySettings
+from search.study.study import Study, StudyFailed
 from trainer.checkpoint import HEADER_BYTES, MAGIC
 from trainer.config import TrainConfig
 from trainer.data import open_corpus

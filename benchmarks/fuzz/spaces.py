@@ -12,11 +12,11 @@ import yaml
 
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
-from search.expression import FUNCTIONS
-from search.feasibility import assess
-from search.grammar import SpaceSpec
-from search.loading import load_space
-from search.narrowing import narrow
+from search.space.expression import FUNCTIONS
+from search.space.grammar import SpaceSpec
+from search.space.loading import load_space
+from search.space.narrowing import narrow
+from search.strategy.feasibility import assess
 from trainer.config import MODEL_CONFIGS, parameter_types
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "spaces"

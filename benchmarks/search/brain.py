@@ -1,4 +1,4 @@
-"""tinysearch's own brain over a table: `search.study.Study` as a search runs it, only that nothing is trained.
+"""tinysearch's own brain over a table: `search.study.study.Study` as a search runs it, only that nothing is trained.
 
 A table's rung is a token to the brain, so that its rungs are 1, eta, eta squared and so on to R. A configuration whose
 own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by. What it
@@ -19,16 +19,16 @@ import optuna
 from benchmarks.search.optuna_peers import overwrite
 from benchmarks.search.policy import ETA, Problem, Proposal
 from benchmarks.search.table import Axis, point, values_at
-from search.configurations import identity
-from search.document import Document
-from search.feasibility import Feasibility
-from search.grammar import BudgetSpec, SpaceSpec
-from search.parameter import Parameter, Values
-from search.record import leading_record
-from search.settings import StudySettings
-from search.space import Preset, Space
-from search.strategy import Strategy
-from search.study import Study
+from search.space.configurations import identity
+from search.space.document import Document
+from search.space.grammar import BudgetSpec, SpaceSpec
+from search.space.parameter import Parameter, Values
+from search.space.space import Preset, Space
+from search.strategy.feasibility import Feasibility
+from search.strategy.strategy import Strategy
+from search.study.record import leading_record
+from search.study.settings import StudySettings
+from search.study.study import Study
 
 METRIC = "loss"
 

@@ -30,7 +30,7 @@ from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.policy import Problem
 from benchmarks.search.simulation import simulate
 from benchmarks.search.table import Table, labels
-from search.pareto import hypervolume, undominated
+from search.strategy.pareto import hypervolume, undominated
 
 MARGIN = 0.1  # of the reference point beyond the front's box
 MIN_FRONT = 3

@@ -13,7 +13,7 @@ from benchmarks.search.entrants import TINYSEARCH
 from benchmarks.search.optuna_peers import OptunaAsked
 from benchmarks.search.peers import RandomSearch
 from benchmarks.search.policy import Problem
-from search.record import pareto_front
+from search.study.record import pareto_front
 
 METRICS = ["loss", "train_seconds"]
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.brain import Tinysearch
-from search.curves import Curves
-from search.strategy import Strategy
-from search.success import SuccessModel
-from search.surrogate import Observations, Posterior
+from search.strategy.curves import Curves
+from search.strategy.strategy import Strategy
+from search.strategy.success import SuccessModel
+from search.strategy.surrogate import Observations, Posterior
 
 
 class _OnlyFinishedToBeat(Strategy):

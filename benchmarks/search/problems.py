@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.search.table import Axis
-from search.record import DIVERGED, INFEASIBLE, OUT_OF_MEMORY
+from search.worker.messages import DIVERGED, INFEASIBLE, OUT_OF_MEMORY
 
 NUM_RUNGS = 27
 NUM_SAMPLED = 20_000

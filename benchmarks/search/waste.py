@@ -32,10 +32,11 @@ from benchmarks.search.optuna_peers import OptunaTPE
 from benchmarks.search.policy import ETA, Policy, Problem, Proposal
 from benchmarks.search.problems import MEMORY_LIMIT, NUM_RUNGS, PROBLEMS, Landscape
 from benchmarks.search.table import point
-from search.grammar import BudgetSpec, LimitSpec
-from search.record import INFEASIBLE, best_record
-from search.settings import StudySettings
-from search.study import Study
+from search.space.grammar import BudgetSpec, LimitSpec
+from search.study.record import best_record
+from search.study.settings import StudySettings
+from search.study.study import Study
+from search.worker.messages import INFEASIBLE
 
 QUARTERS = 4
 LAUNCH_COST = 0.01  # full trainings: what a trial costs that is out of memory at once

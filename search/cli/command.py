@@ -1,0 +1,84 @@
+"""What all commands share: the study that they are about, where they print, and what becomes of an error.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from search.cli.words import told
+
+if TYPE_CHECKING:
+    from search.cli.console import PlainConsole
+    from search.report.tables import TrialsTable
+    from search.storage.folder import StudyFolder
+
+
+def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
+    """A study that is there, the latest one unless named. Raises StudyError."""
+    from search.storage.archive import archive_at
+    from search.storage.folder import StudyError, StudyFolder
+
+    archive = archive_at(storage, runs)
+    if not study and not (names := archive.names()):
+        raise StudyError(f"there are no studies in {archive}; `tinysearch run` makes one")
+    return StudyFolder(runs.absolute(), study or names[-1], archive)
+
+
+def make_console(*, to_stderr: bool = False) -> PlainConsole:
+    """Where a command tells people things. The one place that makes a console."""
+    from search.cli.console import PlainConsole
+
+    return PlainConsole(to_stderr=to_stderr)
+
+
+def print_trials(console: PlainConsole, table: TrialsTable, title: str | None = None) -> None:
+    """A table of trials and its notes; wider than the terminal if it was asked for."""
+    from search.report.tables import MAX_TABLE_ROWS
+
+    if len(table.records) > MAX_TABLE_ROWS:
+        print(*table.lines(title or ""), sep="\n")
+    else:
+        console.print_whole(table.rich(title))
+    for note in table.notes:
+        console.print(note, style="dim")
+
+
+def print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+@contextlib.contextmanager
+def reporting_errors() -> Iterator[None]:
+    """What the user can mend is one message on stderr and exit code 2; a study that failed is 1."""
+    try:
+        yield
+    except ValueError as error:  # SpaceError, StudyError, CorpusError and ConfigError are all ValueErrors
+        if not type(error).__module__.startswith(("search.", "trainer.")) and type(error) is not ValueError:
+            raise
+        complain(str(error), 2)
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("search."):
+            raise
+        complain(str(error), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        complain(f"{error.filename or 'the disk'}: {error.strerror}; free some space, then the same command goes on", 1)
+    except KeyboardInterrupt:
+        complain("interrupted", 130)
+
+
+def complain(message: str, code: int) -> NoReturn:
+    """Say why a command ends, on stderr, and end it."""
+    print(told(message), file=sys.stderr)
+    raise typer.Exit(code)

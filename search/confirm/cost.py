@@ -1,0 +1,21 @@
+"""What more runs of some configurations would cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.report.overview import seconds_text, tokens_text
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to have `seeds` seeds of some configurations: the runs that are missing, one after another."""
+
+    seeds: int
+    runs: int
+    tokens: int
+    seconds: float | None  # None where no run says how long it took
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f", about {seconds_text(self.seconds)}"
+        return f"{self.runs:,} more run{'' if self.runs == 1 else 's'}, {tokens_text(self.tokens)} tokens{took}"

@@ -1,0 +1,220 @@
+"""Between Ray's trials and the brain's: which is which, what each report means, and what becomes of a lost worker.
+
+It knows Ray's protocol and not Ray: tune.py forwards to it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.storage.folder import StudyError
+from search.study.record import TrialRecord
+from search.study.study import Study
+from search.worker.checkpoints import checkpoints_at
+from search.worker.faults import HOST_OUT_OF_MEMORY, WORKER_HUNG, cause_of, loss
+from search.worker.messages import FAILED, OUT_OF_MEMORY, PAUSED
+from search.worker.object_store import ObjectStoreError
+from search.worker.watchdog import take_trace
+
+MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
+
+
+class Listener(Protocol):
+    """Is told of every trial that starts, reaches a rung, has a fault or ends, as it happens."""
+
+    def on_event(self, kind: str, record: TrialRecord) -> None: ...
+
+    def on_slots(self, num_slots: int) -> None:
+        """From now on as many trials run at once: machines, or other searches on them, have come or gone."""
+
+
+@dataclass
+class UnderWay:
+    """One of our trials in Ray's hands."""
+
+    number: int
+    request: dict[str, Any]
+    losses: list[str] = field(default_factory=list)  # why each of its workers was lost
+
+    @property
+    def num_losses_left(self) -> int:
+        """How many more workers may be lost before the trial is given up; below 0 it is."""
+        return MAX_WORKER_LOSSES - len(self.losses)
+
+
+class Bridge:
+    """What Searcher and Scheduler share: the trials under way, and whether the search is ending."""
+
+    def __init__(
+        self,
+        study: Study,
+        num_slots: int,
+        request_for: Callable[[int, dict[str, Any]], dict[str, Any]],
+        listener: Listener,
+        worker: str,
+        *,
+        max_seconds: float = math.inf,
+    ):
+        """After `max_seconds` the search is drained, as by an interruption."""
+        self.is_interrupted = False
+        self._deadline = time.monotonic() + max_seconds
+        self.fatal: BaseException | None = None
+        self._study, self._num_slots, self._request_for = study, num_slots, request_for
+        self._listener, self._worker = listener, worker
+        self._under_way: dict[str, UnderWay] = {}  # by Ray's id
+        self._losses: dict[int, list[str]] = {}  # of trials that Ray gave up too early, until they go on
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether each trial stops at its next report, to wait in the study."""
+        return self.is_interrupted or time.monotonic() > self._deadline
+
+    @property
+    def is_ending(self) -> bool:
+        return self.is_draining or self.fatal is not None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot has a trial: a later proposal will know more."""
+        return len(self._under_way) >= self._num_slots
+
+    def on_slots(self, num_slots: int) -> None:
+        """So many trials may run from now on; of more, each that reports waits for a slot."""
+        if num_slots != self._num_slots:
+            self._num_slots = num_slots
+            self._listener.on_slots(num_slots)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """What Ray is to run as its trial `trial_id`; None where nothing is left, or the search is ending."""
+        if self.is_ending:
+            return None
+        paused = [record for record in self._study.records.values() if record.outcome == PAUSED]
+        try:
+            proposal = self._study.propose()
+        except Exception as error:
+            return self.fail(error)
+        if proposal is None:
+            for record in paused:  # the brain has stopped them
+                self._listener.on_event("ended", record)
+            return None
+        try:
+            request = self._request_for(proposal.number, proposal.values)
+        except Exception as error:
+            self._study.release(proposal.number)
+            return self.fail(error)
+        self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
+        self._listener.on_event("started", self._study.records[proposal.number])
+        return {"worker": self._worker, "request": request}
+
+    def on_report(self, trial_id: str, report: dict[str, Any]) -> bool:
+        """Forward a worker's report; True if the trial goes on."""
+        number = self._under_way[trial_id].number
+        try:
+            if "fault" in report:
+                self._note_fault(number, report["fault"])
+            goes_on = self._forward(number, report)
+        except Exception as error:
+            self.fail(error)
+            return False
+        record = self._study.records[number]
+        self._listener.on_event("ended" if record.has_ended else "report", record)
+        if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
+            del self._under_way[trial_id]
+        has_slot = len(self._under_way) <= self._num_slots  # else it waits for one, with its checkpoint
+        return goes_on and has_slot and not self.is_ending
+
+    def num_losses_left(self, trial_id: str) -> int:
+        """How many more workers a trial may lose before it is given up."""
+        run = self._under_way.get(trial_id)
+        return MAX_WORKER_LOSSES if run is None else run.num_losses_left
+
+    def on_worker_lost(self, trial_id: str, why: str) -> None:
+        """The worker of a trial was lost, `why` in Ray's words; it goes on in another unless that was one too many."""
+        run = self._under_way.get(trial_id)
+        if run is None:
+            return
+        trace = take_trace(Path(run.request["trace"]))
+        hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
+        run.losses.append(hung if trace else cause_of(why))
+        then = "went on from its checkpoint" if _has_checkpoint(run.request) else "started again"
+        if run.num_losses_left < 0:
+            then = "given up"
+        fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
+        try:
+            self._note_fault(run.number, fault, traceback=trace)
+        except Exception as error:
+            self.fail(error)
+
+    def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
+        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost."""
+        run = self._under_way.pop(trial_id, None)
+        if run is None:
+            return
+        try:
+            if worker_lost and run.num_losses_left < 0:
+                self._give_up(run)
+                self._listener.on_event("ended", self._study.records[run.number])
+            else:
+                if worker_lost:
+                    self._losses[run.number] = run.losses
+                self._study.release(run.number)  # drained, or to be taken up again; does nothing to one that has ended
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the search for this reason, unless it has one already."""
+        if self.fatal is None:
+            self.fatal = error
+
+    def release_all(self) -> None:
+        """Put every trial still under way back to wait."""
+        try:
+            for run in self._under_way.values():
+                self._study.release(run.number)
+        except Exception as error:  # the storage, which the next run reads again
+            self.fail(error)
+        self._under_way.clear()
+
+    def _forward(self, number: int, report: dict[str, Any]) -> bool:
+        if "obstacle" in report:
+            raise StudyError(f"{report['obstacle']}; then the same command goes on")
+        if "outcome" in report:
+            self._study.finish(
+                number,
+                report["outcome"],
+                report["reason"],
+                tokens=report["tokens"],
+                traceback=report.get("traceback", ""),
+            )
+            return False
+        progress = {"tokens": report["tokens"], "tokens_per_second": report.get("tokens_per_second")}
+        return self._study.report(number, report["measurement"] or progress)
+
+    def _note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
+        self._study.note_fault(number, fault, traceback=traceback)
+        self._listener.on_event("fault", self._study.records[number])
+
+    def _give_up(self, run: UnderWay) -> None:
+        """End a trial whose workers keep being lost. One that was too large for the host teaches the sampler so."""
+        if run.losses[-2:] == [HOST_OUT_OF_MEMORY] * 2:
+            self._study.finish(run.number, OUT_OF_MEMORY, f"{HOST_OUT_OF_MEMORY} twice")
+            return
+        last = f", the last time: {run.losses[-1]}" if run.losses else ""
+        reason = f"its worker was lost {len(run.losses)} times{last}"
+        self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)
+
+
+def _has_checkpoint(request: dict[str, Any]) -> bool:
+    """Whether a trial can go on where it was; not, as far as is known, where its place does not answer."""
+    try:
+        return checkpoints_at(request["place"], patience_seconds=0).exists(request["checkpoint"])
+    except ObjectStoreError:
+        return False

@@ -1,0 +1,114 @@
+"""What a study keeps beside its record, on the disk or at a URL, and what of it nothing needs any more.
+
+A checkpoint is needed by a trial that will go on, by the best trial and the front, and by a confirmation that was
+interrupted. Those of the other finished trials are kept too until they are asked for, since they are what a search to
+more tokens starts from. Only plain files in the study's own places, with names that tinysearch gives, are ever looked
+at.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import optuna
+
+from search.confirm.training import CONFIRMED
+from search.report.overview import Overview, bytes_text
+from search.storage.folder import StudyError, StudyFolder
+from search.study.settings import storage_path_of
+from search.worker.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, is_owner, place_of
+from search.worker.messages import FINISHED
+from search.worker.object_store import ObjectStore, ObjectStoreError
+from search.worker.watchdog import TRACE_SUFFIX
+from trainer.checks import counted
+
+_CHECKPOINT = re.compile(r"trial-(\d+)\.pt")
+_CONFIRMING = re.compile(r"confirm-(\d+)-seed-(\d+)\.pt")
+_LEFT_OVER = re.compile(rf"(trial-\d+|confirm-\d+-seed-\d+)(\.pt\.\d+\.tmp|{re.escape(TRACE_SUFFIX)})")
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """A file that nothing needs, and why."""
+
+    place: Checkpoints
+    name: str
+    num_bytes: int
+    why: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.place}/{self.name}"
+
+
+def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
+    """`checkpoints: 14 files, 1.2 GiB`, and where those are that are not in the study's folder; empty without any."""
+    lines = [_line(FolderCheckpoints(folder.checkpoints).sizes(), "")]
+    try:
+        lines += [_line(place.sizes(), f" in {place}") for place in _places(folder, stored)[1:]]
+    except ObjectStoreError as error:  # whoever looks at a study need not reach all that its workers do
+        lines.append(f"checkpoints: {error}")
+    return "\n".join(filter(None, lines))
+
+
+def _line(sizes: dict[str, int], where: str) -> str:
+    return f"checkpoints{where}: {counted(len(sizes), 'file')}, {bytes_text(sum(sizes.values()))}" if sizes else ""
+
+
+def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -> list[Unneeded]:
+    """Delete what nothing needs, and return it; a dry run only returns it.
+
+    `with_finished` counts finished trials among it that are neither the best nor on the front. Raises StudyError while
+    a driver runs the study, or where its checkpoint folder lies elsewhere, and ObjectStoreError.
+    """
+    folder.load()  # before the lock, which would make the folder
+    place = folder.checkpoints
+    if place.resolve() != folder.path.resolve() / place.name:
+        raise StudyError(f"{place} leads out of the study's folder, to {place.resolve()}; nothing there is touched")
+    with folder.lock():
+        stored = folder.load()
+        overview = Overview.stored(stored, is_run=False)
+        if url := storage_path_of(stored):
+            is_owner(ObjectStore(url, patience_seconds=0), folder.name, stored.user_attrs.get("storage_id", ""))
+        confirmed = {key for key in stored.user_attrs if key.startswith(f"{CONFIRMED} ")}
+        found = [
+            Unneeded(place, name, size, why)
+            for place in _places(folder, stored)
+            for name, size in place.sizes().items()
+            if (why := _why_unneeded(name, overview, confirmed, with_finished=with_finished))
+        ]
+        if not is_dry_run:
+            for file in found:
+                file.place.delete(file.name)
+        return found
+
+
+def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
+    """The study's own folder, which confirmations use wherever its trials' checkpoints are; then their place."""
+    own = FolderCheckpoints(folder.checkpoints)
+    if not (url := storage_path_of(stored)):
+        return [own]
+    return [own, checkpoints_at(place_of(folder.checkpoints, folder.name, url), patience_seconds=0)]
+
+
+def _why_unneeded(name: str, overview: Overview, confirmed: set[str], *, with_finished: bool) -> str:
+    """Why nothing needs the file of this name; empty where something does, or it is none of ours."""
+    if _LEFT_OVER.fullmatch(name):
+        return "left over by a worker that was lost"
+    if match := _CONFIRMING.fullmatch(name):
+        return "confirmed already" if f"{CONFIRMED} {match[1]} {match[2]}" in confirmed else ""
+    if not (match := _CHECKPOINT.fullmatch(name)):
+        return ""
+    number = int(match[1])
+    record = next((r for r in [*overview.records, *overview.continued] if r.number == number), None)
+    if record is None:
+        return "of no trial of this study"
+    leaders = [overview.best, *(overview.front if len(overview.metrics) > 1 else [])]
+    if not record.has_ended or record in leaders:
+        return ""
+    if record in overview.continued:
+        return "another trial has gone on from it" if overview.is_complete else ""
+    if record.outcome != FINISHED:
+        return record.outcome
+    return "finished, and others are better" if with_finished else ""

@@ -1,0 +1,71 @@
+"""What is sent to a worker for each trial of a study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from search.driver.hardware import Slots
+from search.report.winner import train_config
+from search.space.grammar import BudgetSpec
+from search.space.space import Space
+from search.storage.folder import StudyFolder
+from search.study.study import Study
+from search.study.text import corpus_digests
+from search.worker.checkpoints import checkpoint_name, place_of
+from search.worker.corpora import share_corpus
+from search.worker.object_store import ObjectStore
+from search.worker.trial import trial_request
+from search.worker.watchdog import trace_file
+from trainer.config import TrainConfig
+from trainer.data import corpus_for
+
+SPEED = "tokens_per_second"
+
+
+class Requests:
+    """Makes them, and writes the text to the study's URL if it has one."""
+
+    def __init__(self, study: Study, folder: StudyFolder, slots: Slots, hang_seconds: float):
+        self._study, self._folder, self._slots = study, folder, slots
+        self._hang_seconds = hang_seconds
+        url = study.settings.storage_path
+        self._place = place_of(folder.checkpoints, folder.name, url)
+        self._store = ObjectStore(url) if url else None
+        self._corpus_digests = corpus_digests(study.settings)
+        self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
+
+    def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
+        config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
+        before = self._study.records[number].continues
+        name = checkpoint_name(number)
+        return trial_request(
+            train=config.to_dict(),
+            rungs=self._study.rungs,
+            place=self._place,
+            checkpoint=name,
+            continues=None if before is None else checkpoint_name(before),
+            trace=trace_file(self._folder.checkpoints / name),
+            text=self._text(config),
+            exclusive=self._slots.is_exclusive,
+            measures_alone=measures_alone(self._slots, self._study.settings.space, self._study.settings.budget),
+            corpus_digests=self._corpus_digests,
+            hang_seconds=self._hang_seconds,
+            memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
+            mark=self._folder.owner if self._store is None else None,
+        )
+
+    def _text(self, config: TrainConfig) -> dict[str, str] | None:
+        """Where a worker finds the text, which is written there when the first trial of its vocabulary starts."""
+        if self._store is None:
+            return None
+        size = config.model.vocab_size
+        if size not in self._shared:
+            corpus = corpus_for(config)
+            share_corpus(corpus, self._store)
+            self._shared[size] = corpus.digest
+        return {"url": str(self._store), "digest": self._shared[size]}
+
+
+def measures_alone(slots: Slots, space: Space, budget: BudgetSpec) -> bool:
+    """Whether a trial's speed is measured while the others of its GPU pause: it is compared, and the GPU is shared."""
+    return not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}

@@ -1,0 +1,57 @@
+"""A folder for what lives no longer than a search: Ray's session, whose sockets want a short path.
+
+It is made anew, so that nothing that is left behind on the machine, and nobody else who uses it, is in its way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from search.storage.folder import StudyError
+
+VARIABLES = ("RAY_TMPDIR", "TMPDIR")
+USUAL = ("/tmp", "/var/tmp", "/dev/shm")
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of a socket's path, at most
+BELOW_BYTES = len("/session_2026-11-28_12-00-00_123456_4194304/sockets/plasma_store") + 2
+FREE_BYTES = 256 * 2**20  # Ray's logs, and its object store where /dev/shm is too small for it
+
+
+@contextlib.contextmanager
+def scratch_folder(usual: Sequence[str] = USUAL) -> Iterator[Path]:
+    """A new folder until the block ends, where a variable says or else in a usual place. Raises StudyError."""
+    named = [(f"{name}={place}", place) for name in VARIABLES if (place := os.environ.get(name))]
+    faults = []
+    for said, place in [*named, *((place, place) for place in usual)]:
+        try:
+            folder = tempfile.mkdtemp(prefix="ts-", dir=os.path.abspath(place))
+        except OSError as error:
+            faults.append(f"{said} ({error.strerror})")
+            continue
+        if fault := _fault_of(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            faults.append(f"{said} ({fault})")
+            continue
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    raise StudyError(
+        f"no folder can hold Ray's temporary files: {', '.join(faults)}; set TMPDIR to one that is short, can be "
+        f"written to and has {FREE_BYTES // 2**20} MiB free"
+    )
+
+
+def _fault_of(folder: str) -> str:
+    """Why Ray cannot be at home in a folder that is there; empty if it can."""
+    if (length := len(os.fsencode(folder)) + BELOW_BYTES) > SOCKET_BYTES:
+        return f"{length - SOCKET_BYTES} bytes too long for the sockets in it"
+    if shutil.disk_usage(folder).free < FREE_BYTES:
+        return "the disk is full"
+    return ""

@@ -1,0 +1,196 @@
+"""Optuna's journal file with transactions: what the brain records in one step reaches the disk in one write.
+
+Optuna's own backend locks, writes and syncs the file for every attribute, about thirty times a trial, and replays each
+of these entries when the study is opened. One write is faster, most of all on slow disks, and it leaves a driver that
+dies hardly a moment to record half a step; and the file is read as one entry for each trial (replay.py), of which a
+snapshot is kept (snapshot.py).
+
+A journal that could not be written takes nothing more: what is in memory is ahead of the file then, and the file is
+what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+from search.storage.replay import Replay
+from search.storage.snapshot import WORTHWHILE, Snapshot
+
+LINES_AT_ONCE = 10_000  # decoded together: much faster than one by one, and the memory stays bounded
+
+
+class JournalError(ValueError):
+    """A journal that is damaged, or cannot be written; the message says where, why, and what to do."""
+
+
+class Journal(JournalFileBackend):
+    """A journal file whose writer is one thread of one process; others may read, and write between transactions.
+
+    For one storage: what was read is handed out once. Writing raises JournalError, and after the first one always does.
+    """
+
+    def __init__(self, file_path: str):
+        self._reentrant = _ReentrantLock(file_path)
+        super().__init__(file_path, lock_obj=self._reentrant)
+        self._pending: list[dict[str, Any]] | None = None  # in a transaction: what is not in the file yet
+        self._unread: list[dict[str, Any]] = []  # entries that the storage has not taken ...
+        self._first = 0  # ... the first of which has this number, as the storage counts them
+        self._num_bytes = 0  # of the file that became entries
+        self._num_lines = 0
+        self._error: JournalError | None = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Keep the lock, and write all entries of the block at its end, also where it raises."""
+        if self._pending is not None:
+            yield  # part of the outer one
+            return
+        with self._writing():
+            self._read_on()
+            self._pending = []
+            try:
+                yield
+            finally:
+                pending, self._pending = self._pending, None
+                if pending:
+                    self._append(pending)
+                    self._num_lines += len(pending)  # the storage has them already
+                    self._num_bytes = os.path.getsize(self._file_path)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._pending is not None:
+            self._pending += copy.deepcopy(logs)  # what the storage makes of one, later ones may change
+            self._unread += logs
+            return
+        with self._writing():
+            self._append(logs)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The entries from that number on, which the storage has not taken before. Raises JournalError."""
+        del self._unread[: log_number_from - self._first]
+        self._first = log_number_from
+        if self._pending is None:
+            self._read_on()
+        return iter(self._unread.copy())
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock. Raises JournalError where the file was not writable, now or before."""
+        if self._error is not None:
+            raise self._error
+        try:
+            self._reentrant.acquire()
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            yield
+        finally:
+            self._reentrant.release()
+
+    def _append(self, logs: list[dict[str, Any]]) -> None:
+        """All of them or none: what a full disk took of them is taken back."""
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # else the torn line is dropped when the study is opened again
+                os.truncate(self._file_path, size)
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> JournalError:
+        advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
+        why = f"{self._file_path} cannot be written: {error.strerror}"
+        self._error = JournalError(f"{why}; {advice}, then the same command goes on from what it holds")
+        return self._error
+
+    def _read_on(self) -> None:
+        """Take what was added to the file since; at first, all of it. A last line without an end is not there yet."""
+        with open(self._file_path, "rb") as file:
+            file.seek(self._num_bytes)
+            new = file.read()
+        if self._num_lines == 0:
+            self._read_first(new)
+        else:
+            self._take(new, self._unread.append)
+
+    def _read_first(self, content: bytes) -> None:
+        journal = Path(self._file_path)
+        snapshot, replay = Snapshot.of(journal, content), Replay()
+        try:
+            for entry in snapshot.entries:
+                replay.take(entry)
+        except ValueError:
+            snapshot, replay = Snapshot(), Replay()
+        self._num_bytes, self._num_lines = snapshot.num_bytes, snapshot.num_lines
+        self._take(content[snapshot.num_bytes :], replay.take)
+        if self._num_bytes - snapshot.num_bytes >= WORTHWHILE:
+            Snapshot(replay.entries, self._num_bytes, self._num_lines).keep(journal, content)
+        self._unread += replay.entries
+
+    def _take(self, content: bytes, take: Callable[[dict[str, Any]], None]) -> None:
+        lines = content.split(b"\n")[:-1]
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            for entry in self._decoded(lines[start : start + LINES_AT_ONCE]):
+                self._num_lines += 1
+                try:
+                    take(entry)
+                except ValueError as error:
+                    raise self._damaged(f"no entry of Optuna's: {error}") from None
+        self._num_bytes += sum(map(len, lines)) + len(lines)
+
+    def _decoded(self, lines: list[bytes]) -> Iterator[Any]:
+        """Each line's entry; all are decoded at once, and one by one only to find the line that is none."""
+        try:
+            entries = json.loads(b"[" + b",".join(lines) + b"]")
+        except (ValueError, RecursionError):
+            entries = []
+        if len(entries) == len(lines):
+            yield from entries
+            return
+        for line in lines:
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                self._num_lines += 1
+                raise self._damaged(f"not JSON: {error}") from None
+
+    def _damaged(self, why: str) -> JournalError:
+        line = self._num_lines
+        return JournalError(
+            f"{self._file_path}:{line}: the journal is damaged here: {why}. The {line - 1:,} entries before it are "
+            "sound: restore a backup or, with a copy put aside, delete this line and all after it"
+        )
+
+
+def keep_snapshot(file: Path) -> None:
+    """Spare the next reader of a journal that has grown what this one takes. Raises JournalError."""
+    if file.stat().st_size >= WORTHWHILE:
+        Journal(str(file)).read_logs(0)
+
+
+class _ReentrantLock(JournalFileSymlinkLock):
+    """Held for a transaction, so that what others write (a note in the dashboard, say) stands before or after it."""
+
+    def __init__(self, file_path: str):
+        super().__init__(file_path)
+        self._depth = 0
+
+    def acquire(self) -> bool:
+        if self._depth == 0:
+            super().acquire()
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            super().release()

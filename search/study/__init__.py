@@ -1,0 +1,1 @@
+"""A study: its settings, the record of its trials, and every decision. Knows no Ray, torch or clock."""

@@ -1,0 +1,550 @@
+"""The brain: proposes configurations, records what trials report, decides who goes on, and keeps the Optuna study.
+
+It knows neither Ray nor a clock; whatever runs the trials calls `propose`, `report`, `finish` and `release`. It is the
+study's only writer, and the storage is the one truth: everything here is rebuilt from it when a study is opened again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.space.configurations import MAX_CHECKS, Listing, identity, same_presets
+from search.space.space import next_rung
+from search.storage.folder import StudyError
+from search.strategy.curves import Curve
+from search.strategy.feasibility import Feasibility, beyond, overrun
+from search.strategy.pareto import favourable_views, random_view
+from search.strategy.sampling import Candidates, NothingNew, distributions
+from search.strategy.strategy import Continue, Start, Strategy
+from search.study.ledger import Ledger, one_step
+from search.study.record import TrialRecord, records_of
+from search.study.settings import EXHAUSTED, SETTLED, TRIALS, Exhausted, StudySettings, exhausted_of, num_trials_of
+from search.worker.messages import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INFEASIBLE,
+    OUT_OF_MEMORY,
+    PAUSED,
+    RUNNING,
+    STOPPED,
+    WAITING,
+)
+
+MAX_FAILURES_IN_A_ROW = 3
+STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
+
+
+def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of Study that is one step."""
+
+    @functools.wraps(method)
+    def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
+        with one_step(self._study._storage):
+            return method(self, *args, **kwargs)
+
+    return wrapped
+
+
+class StudyFailed(RuntimeError):
+    """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run: its number, its complete configuration, and whether it goes on from a checkpoint."""
+
+    number: int
+    values: dict[str, Any]
+    is_resumed: bool = False
+
+
+class Study:
+    """A search in progress. All token counts are absolute; a trial is known by its Optuna number."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        settings: StudySettings,
+        *,
+        trials: float | None = None,
+        feasibility: Feasibility | None = None,
+        strategy: type[Strategy] = Strategy,
+    ):
+        """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
+
+        It may be infinite, and is then not remembered. `settings` may end at more tokens than the study's own: trials
+        that had finished then go on where they promise enough. `feasibility` says what may be launched, where that is
+        not for the space and the trainer to say, and `strategy` decides what is trained.
+        """
+        self.settings = settings
+        self.space = settings.space
+        self.feasibility = feasibility or Feasibility.of(self.space, settings.budget, settings.run, settings.units)
+        self.rungs = settings.rungs
+        self.metrics = self.space.spec.objectives
+        self.num_trials = trials or num_trials_of(study, settings)
+        self.records: dict[int, TrialRecord] = {}
+        self.skipped_presets: dict[str, str] = {}
+        self.exhausted = exhausted_of(study, settings)
+        self._study = study
+        study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
+        searched = {name: d for name, d in distributions(self.space).items() if not d.single()}
+        self._ledger = Ledger(study, self.metrics, searched)
+        self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
+        if self.exhausted and not self.exhausted.is_exact:  # what draws found is not drawn for again
+            self._candidates.nothing_new = NothingNew(is_exact=False)
+        self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        try:
+            self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StudyError(
+                f"the study {study.study_name} is damaged: its attribute {STRATEGY!r} cannot be read: {error}"
+            ) from None
+        self._kept_state = self._strategy.state
+        self._curves: dict[int, Curve] = {}
+        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
+        self._choice: Start | Continue | None = None
+        self._choice_is_valid = False  # until anything is learned or started
+        self._interrupted: deque[int] = deque()
+        self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
+        self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
+        self._num_started = 0  # configurations; a trial that continues another is none of its own
+        with one_step(study._storage):
+            known = study.user_attrs
+            changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
+            if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
+                changed[TRIALS] = self.num_trials
+            for name, value in changed.items():
+                study.set_user_attr(name, value)
+            self._recover()
+        self._presets = self._presets_to_train()
+
+    @classmethod
+    def create(
+        cls,
+        storage: optuna.storages.BaseStorage,
+        name: str,
+        settings: StudySettings,
+        *,
+        trials: int | None = None,
+        feasibility: Feasibility | None = None,
+        strategy: type[Strategy] = Strategy,
+    ) -> Study:
+        """A new study in `storage`, or one whose creation was cut off; the options are those of Study itself."""
+        metrics = settings.space.spec.objectives
+        with one_step(storage), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # metric names, since Optuna 3.2
+            study = optuna.create_study(
+                storage=storage, study_name=name, directions=settings.directions, load_if_exists=True
+            )
+            if [direction.name.lower() for direction in study.directions] != settings.directions:
+                raise StudyError(f"the study {name!r} was begun with other metrics; choose another --name")
+            study.set_metric_names([metric.name for metric in metrics])
+            for key, value in settings.to_attrs().items():
+                study.set_user_attr(key, value)
+        return cls(study, settings, trials=trials, feasibility=feasibility, strategy=strategy)
+
+    @staticmethod
+    def check_same(study: optuna.Study, expected: StudySettings) -> None:
+        """Raises StudyError, naming each difference, where a study was made with other settings."""
+        if found := StudySettings.of(study).differences(expected):
+            listed = "".join(f"\n  {line}" for line in found)
+            raise StudyError(
+                f"the study {study.study_name!r} exists with other settings:{listed}\n"
+                "Give this search another --name, or undo the change."
+            )
+
+    # What runs the trials calls these four.
+
+    @_at_once
+    def propose(self) -> Proposal | None:
+        """The next trial to run, or None when all have been handed out.
+
+        Interrupted trials come first, under their own numbers; then the guide's presets; then whatever promises most, a
+        new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
+        search goes on as after the last of its trials. With None, the trials that are still paused have been stopped.
+        Raises NothingFeasible where no configuration may be launched at all.
+        """
+        if self._interrupted:
+            return self._resume(self._interrupted.popleft())
+        if self._can_start and self._presets:
+            preset, values = self._presets.popleft()
+            return self._start(values, preset)
+        if self.settings.earlier_ends and (
+            reference := next(
+                (r for r in self.records.values() if self._may_continue(r) and self._is_reference(r)), None
+            )
+        ):
+            return self._resume(reference.number)
+        match self._choose():
+            case Start(values):
+                return self._start(values)
+            case Continue(number):
+                return self._resume(number)
+        for record in self.records.values():
+            if record.outcome == PAUSED:
+                self._stop(record)
+        if self.settings.earlier_ends:  # those that had finished before and do not go on are not told so themselves
+            self._study.set_user_attr(SETTLED, self.rungs[-1])
+        return None
+
+    @_at_once
+    def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
+        """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
+
+        Where it does not go on, the trial has been ended or paused here, as its record shows. A rung recorded before,
+        by a worker that was lost after reporting it, is not recorded twice. Raises StudyFailed, as `finish` does.
+        """
+        record = self.records[number]
+        tokens = measurement["tokens"]
+        record.tokens = max(record.tokens, tokens)
+        record.tokens_per_second = measurement.get("tokens_per_second", record.tokens_per_second)
+        if tokens not in self.rungs or tokens in record.measurements:
+            return not record.has_ended
+        self._measure(record, tokens, measurement)
+        if ending := self._ending(record):
+            self._ledger.write_rung(record)
+            self._end(record, *ending)
+            if record.outcome == FAILED:
+                self._check_failures(record)
+            return False
+        goes_on = False
+        try:
+            goes_on = self._goes_on(record)
+        finally:  # what was measured is kept, also where nothing else may be launched
+            if not goes_on:
+                self._ledger.will_pause(record, tokens)
+            self._ledger.write_rung(record)
+        if goes_on:
+            return True
+        if self._choose() is None:
+            return self._stop(record)
+        self._ledger.wait(number)
+        return False
+
+    @_at_once
+    def finish(self, number: int, outcome: str, reason: str, *, tokens: int | None = None, traceback: str = "") -> None:
+        """End a trial that cannot report: out of memory, failed, or diverged after `tokens` (on the way to a rung).
+
+        Raises StudyFailed after three failures in a row.
+        """
+        record = self.records[number]
+        if record.has_ended:
+            return
+        if outcome == DIVERGED:
+            rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
+            self._measure(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
+            self._ledger.write_rung(record)
+        self._keep_traceback(record, traceback)
+        self._end(record, outcome, reason)
+        self._check_failures(record)
+
+    @_at_once
+    def release(self, number: int) -> None:
+        """Put an interrupted trial back: it waits, with all it has reported, to be proposed again.
+
+        Does nothing to a trial that has ended or is paused.
+        """
+        record = self.records[number]
+        if record.outcome == RUNNING:
+            record.outcome = WAITING
+            self._learn(record)
+            self._ledger.note(number, tokens=record.tokens)
+            self._ledger.wait(number)
+            self._interrupted.append(number)
+
+    @_at_once
+    def note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
+        """Keep what broke on a trial's way, see faults.py. Does nothing to a trial that has ended."""
+        record = self.records[number]
+        if record.has_ended:
+            return
+        record.faults.append(fault)
+        self._ledger.note(number, faults=record.faults)
+        self._keep_traceback(record, traceback)
+
+    # What reports and displays read.
+
+    @property
+    def name(self) -> str:
+        return self._study.study_name
+
+    @property
+    def stored(self) -> optuna.Study:
+        """The study as its storage has it, to be read."""
+        return self._study
+
+    @property
+    def rejections(self) -> Counter[str]:
+        """Configurations rejected before launch since this driver started, by reason."""
+        return self._candidates.rejections
+
+    @property
+    @_at_once
+    def has_more(self) -> bool:
+        """Whether, after `propose` gave None, it would give something: trials that were under way before wait, or the
+        last trials have corrected the limits, so that more may be launched.
+        """
+        return bool(self._interrupted) or isinstance(self._choose(), Start)
+
+    def count_launchable(self) -> int | None:
+        """How many configurations may be launched, if those are fewer than the trials and can be listed; else None."""
+        found = Listing.of(self.space, self.feasibility.reasons_against, at_most=min(self.num_trials, MAX_CHECKS))
+        self._num_launchable = len(found.configurations) if found.is_whole else None
+        return self._num_launchable
+
+    @property
+    def num_expected(self) -> float:
+        """How many configurations there will be in the end, as far as is known: no more than may be launched."""
+        if self.exhausted is not None:
+            return self._num_started
+        return self.num_trials if self._num_launchable is None else max(self._num_started, self._num_launchable)
+
+    @property
+    def reference_name(self) -> str:
+        """The preset that every search is compared with; empty where it may not be launched."""
+        reference = self.space.reference
+        return reference.name if reference and reference.name not in self.skipped_presets else ""
+
+    def close_to_new_trials(self) -> None:
+        """From now on the trials that there are, are all: the end of a study without a number of them."""
+        self.num_trials = self._num_started
+        self._study.set_user_attr(TRIALS, self.num_trials)
+        self._choice_is_valid = False
+
+    # Details.
+
+    @property
+    def _can_start(self) -> bool:
+        return self._num_started < self.num_trials
+
+    def _is_reference(self, record: TrialRecord) -> bool:
+        return record.preset != "" and record.preset == self.reference_name
+
+    def _may_continue(self, record: TrialRecord) -> bool:
+        """Whether a trial had finished before the study was extended, and has not gone on."""
+        return record.outcome == FINISHED and record.rung < self.rungs[-1] and record.number not in self._continued
+
+    def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
+        """A new trial."""
+        record = self._ledger.start(values, preset=preset)
+        self.records[record.number] = record
+        self._num_started += 1
+        self._candidates.start(values)
+        self._learn(record)
+        return Proposal(record.number, record.values)
+
+    def _continue(self, before: TrialRecord) -> Proposal:
+        """A trial that had finished goes on, as a new one."""
+        record = self._ledger.start_from(before)
+        self.records[record.number] = record
+        self._continued.add(before.number)
+        self._learn(before)
+        self._learn(record)
+        return Proposal(record.number, record.values, is_resumed=True)
+
+    def _choose(self) -> Start | Continue | None:
+        """The strategy's choice, made once after everything that is learned or started."""
+        if not self._choice_is_valid:
+            self._choice = self._decide()
+            self._choice_is_valid = True
+            if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
+                self._study.set_user_attr(STRATEGY, state)
+                self._kept_state = state
+        return self._choice
+
+    def _decide(self) -> Start | Continue | None:
+        """The strategy's choice; where nothing new may be launched, as if all trials had been started."""
+        if self._can_start:
+            try:
+                choice = self._next(can_start=True)
+            except NothingNew as found:
+                self._note_exhausted(Exhausted(len(self._candidates.started), found.is_exact))
+            else:
+                self._note_exhausted(None)
+                return choice
+        return self._next(can_start=False)
+
+    def _next(self, *, can_start: bool) -> Start | Continue | None:
+        """The strategy's choice; with several metrics by a random view, and in the end by the first that has one."""
+        curves = list(self._curves.values())
+        if len(self.metrics) == 1:
+            return self._strategy.next(curves, can_start=can_start)
+        if can_start:
+            return self._strategy.next(random_view(curves, self._vectors, seed=self.settings.seed), can_start=True)
+        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
+        return next((choice for choice in choices if choice is not None), None)
+
+    def _note_exhausted(self, exhausted: Exhausted | None) -> None:
+        if exhausted != self.exhausted:
+            self.exhausted = exhausted
+            self._study.set_user_attr(EXHAUSTED, exhausted and exhausted.to_attr(self.rungs[-1]))
+
+    def _learn(self, record: TrialRecord) -> None:
+        """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
+        self._choice_is_valid = False
+        if record.number in self._continued:
+            self._curves.pop(record.number, None)
+            return
+        curve = self._curves.get(record.number)
+        if curve is None:
+            curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
+        vectors = {self.rungs.index(tokens): record.signed(self.metrics, tokens) for tokens in record.measurements}
+        if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
+            vectors[len(self.rungs) - 1] = (math.nan,) * len(self.metrics)
+        self._vectors[record.number] = vectors
+        curve.values = {rung: values[0] for rung, values in vectors.items()}
+        curve.is_running = record.outcome == RUNNING
+        curve.is_paused = record.outcome == PAUSED or self._may_continue(record)
+
+    def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
+        """Take a measurement at a rung into the record; the ledger writes it."""
+        record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
+        record.environment = measurement.get("environment") or record.environment
+        self._learn(record)
+
+    def _keep_traceback(self, record: TrialRecord, traceback: str) -> None:
+        if traceback:
+            record.traceback = traceback
+            self._ledger.note(record.number, traceback=traceback)
+
+    def _check_failures(self, last: TrialRecord) -> None:
+        """Raises StudyFailed after three failures in a row, of which `last` is one."""
+        tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
+        if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
+            lines = [
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}",
+                last.traceback.rstrip(),
+            ]
+            raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
+
+    def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
+        """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
+        for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
+            if (measured := record.measured(metric.name)) is None:
+                return FAILED, f"{metric.name} was not measured at {record.rung:,} tokens"
+            if not math.isfinite(value):
+                return DIVERGED, f"{metric.name} is {measured} at {record.rung:,} tokens"
+        if broken := self._broken_limits(record):
+            return INFEASIBLE, "; ".join(words for _, words, _ in broken)
+        return (FINISHED, "") if next_rung(record.rung, self.rungs) is None else None
+
+    def _goes_on(self, record: TrialRecord) -> bool:
+        """Whether a trial at a rung trains on at once. If not, its outcome is `paused` from now on."""
+        if self._is_reference(record):
+            return True
+        record.outcome = PAUSED
+        self._learn(record)
+        if self._choose() != Continue(record.number):
+            return False
+        record.outcome = RUNNING
+        self._learn(record)
+        return True
+
+    def _broken_limits(self, record: TrialRecord) -> list[tuple[str, str, float]]:
+        """Each limit that the deepest rung's measurement breaks: its name, words for it, and by how much."""
+        broken = []
+        for name, limit in self.feasibility.limits.items():
+            measured = record.measured(name)
+            if measured is not None and (words := beyond(name, measured, limit)):
+                broken.append((name, f"{words}: {measured:,.4g}", overrun(measured, limit)))
+        return broken
+
+    def _stop(self, record: TrialRecord) -> bool:
+        aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
+        return self._end(record, STOPPED, f"hardly a chance {aim}, after {record.rung:,} tokens")
+
+    def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
+        record.outcome, record.reason = outcome, reason
+        self._learn(record)
+        if self.feasibility.learn(record.values, record.measurements.get(record.rung, {})):
+            self._candidates.limits_changed()
+            self._num_launchable = None
+        violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
+        if outcome == INFEASIBLE:
+            violations = {name: violation for name, _, violation in self._broken_limits(record)}
+        self._ledger.end(record, violations)
+        return False
+
+    def _recover(self) -> None:
+        """Rebuild the records from the storage; trials that were under way wait to be resumed."""
+        unfinished = {}
+        for frozen, record in records_of(self._study):
+            if record is None:
+                if not frozen.state.is_finished():  # not one of ours
+                    self._ledger.abandon(frozen)
+                continue
+            self.records[frozen.number] = record
+            if record.continues is None:
+                self._num_started += 1
+            else:
+                self._continued.add(record.continues)
+            if not frozen.state.is_finished():
+                unfinished[frozen.number] = frozen
+        for record in self.records.values():  # in their order, which is that of the strategy's curves too
+            if record.number in unfinished:
+                self._complete(record, unfinished[record.number])
+            if not record.has_ended and record.outcome != PAUSED:
+                record.outcome = WAITING
+                self._interrupted.append(record.number)
+            try:
+                self._candidates.start(record.values)
+                self._learn(record)
+                if record.number not in unfinished:
+                    self.feasibility.learn(record.values, record.measurements.get(record.rung, {}))
+                elif missing := self.space.complete(record.values).keys() - record.values.keys():
+                    raise ValueError(f"it has no {', '.join(sorted(missing))}")
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise StudyError(
+                    f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
+                ) from None
+
+    def _complete(self, record: TrialRecord, frozen: FrozenTrial) -> None:
+        """Write what a driver that was killed within a step had still to write of an unfinished trial."""
+        if outcome := frozen.user_attrs.get("outcome"):
+            self._end(record, outcome, record.reason)
+            return
+        paused_at = frozen.user_attrs.get("paused")
+        is_running = frozen.state == TrialState.RUNNING
+        if record.rung and is_running:
+            self._ledger.repeat_rung(record)
+        if record.rung and (ending := self._ending(record)):
+            outcome, reason = ending
+            self._end(record, outcome, record.reason or reason)
+        elif is_running and paused_at:
+            if paused_at == record.rung:
+                record.outcome = PAUSED
+                self._ledger.wait(record.number)
+            else:  # it was about to be paused at a rung that the record does not have
+                self._ledger.will_not_pause(record.number)
+
+    def _resume(self, number: int) -> Proposal:
+        """A waiting or paused trial again."""
+        record = self.records[number]
+        if self._may_continue(record):
+            return self._continue(record)
+        self._ledger.resume(number, was_paused=record.outcome == PAUSED)
+        record.outcome = RUNNING
+        self._learn(record)
+        return Proposal(number, record.values, is_resumed=True)
+
+    def _presets_to_train(self) -> deque[tuple[str, dict[str, Any]]]:
+        """The presets still to train, each configuration once; notes why others may not be launched."""
+        self.same_presets = same_presets(self.space)
+        queue: deque[tuple[str, dict[str, Any]]] = deque()
+        for preset in self.space.presets.values():
+            values = self.space.complete(preset.values)
+            if against := self.feasibility.reasons_against(values):
+                self.skipped_presets[preset.name] = "; ".join(against)
+            elif preset.name not in self.same_presets and identity(values) not in self._candidates.started:
+                queue.append((preset.name, values))
+        return queue

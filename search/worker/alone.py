@@ -1,0 +1,88 @@
+"""A trial trained to its end in a process of its own, without Ray: nothing else of ours is on the device meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from search.worker.hangup import held_back
+from search.worker.messages import FAILED
+from search.worker.trial import BrokenProcess, TrialRun
+
+
+def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Train what `trial_request` describes, going on from its checkpoint, and pass each report on as it comes.
+
+    Returns the last report: the measurement at the last rung, an `obstacle`, or an `outcome` with its `reason`, which
+    is FAILED where the process was killed. Whatever ends this early ends the process too, and costs what was
+    trained since its last checkpoint: about ten seconds.
+    """
+    # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    reports, there = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(request, there), daemon=True)
+    with ignoring_interrupts():
+        process.start()
+    there.close()  # so that the end of the process is the end of its reports
+    try:
+        while True:
+            try:
+                report = reports.recv()
+            except EOFError:
+                process.join()
+                return {"outcome": FAILED, "reason": _end_of(process.exitcode), "tokens": 0}
+            on_report(report)
+            if _is_last(report, request):
+                process.join()
+                return report
+    finally:
+        process.terminate()
+        process.join()
+        reports.close()
+
+
+def _train(request: dict[str, Any], reports: Connection) -> None:
+    """In the other process. Ctrl-C on a terminal reaches it too, and is for the parent to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    trial = TrialRun(request)
+    with contextlib.suppress(OSError):  # the parent is gone
+        while True:
+            try:
+                report = trial.step()
+            except BrokenProcess as error:
+                report = {"outcome": FAILED, "reason": str(error), "tokens": 0}
+            reports.send(report)
+            if _is_last(report, request):
+                return
+
+
+def _is_last(report: dict[str, Any], request: dict[str, Any]) -> bool:
+    measurement = report.get("measurement")
+    return (
+        "outcome" in report
+        or "obstacle" in report
+        or (measurement is not None and measurement["tokens"] >= request["rungs"][-1])
+    )
+
+
+def _end_of(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"its process was killed by signal {-exit_code}; the system may have run out of memory"
+    return f"its process ended with exit code {exit_code}"
+
+
+@contextlib.contextmanager
+def ignoring_interrupts() -> Iterator[None]:
+    """A process started meanwhile has no Ctrl-C and no hangup from its first moment on, before any of its code runs."""
+    with held_back():
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
