@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 from benchmarks.postgres import PASSWORD, Server
 from search.cli.main import app
 from search.space.loading import load_space
-from search.storage import lease
+from search.storage import lease, retrying
 from search.storage.address import Address
 from search.storage.archive import archive_at
 from search.storage.database import Database
