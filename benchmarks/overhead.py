@@ -41,23 +41,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from search.worker.messages import TrialReport, TrialRequest
+
 SPACE = Path(__file__).resolve().parent.parent / "spaces" / "hybrid.yaml"
 MAX_WAIT_SECONDS = 60.0  # for the other slots' workers to start
+SLOTS = "slots"  # a file with the number of slots, beside the stamps
 TINYSEARCH, RAY_STOCK = "tinysearch", "ray_stock"
 
 
 class NoopTrial:
     """Stands in for search.worker.trial's TrialRun: each step is a rung, reached at once. Runs in the worker."""
 
-    def __init__(self, request: dict[str, Any]):
-        self._request = request
-        self._rungs = list(request["rungs"])
+    def __init__(self, request: TrialRequest):
+        self._train = request.train
+        self._rungs = list(request.rungs)
+        self._trial = request.checkpoint
+        self._stamps = Path(request.location)
 
-    def step(self) -> dict[str, Any]:
+    def step(self) -> TrialReport:
         started = time.time()
         self._wait_for_all_slots()
         tokens = self._rungs.pop(0)
-        report = {"tokens": tokens, "tokens_per_second": 1e6, "measurement": self._measurement(tokens)}
+        report = TrialReport(tokens=tokens, tokens_per_second=1e6, measurement=self._measurement(tokens))
         self._stamp(started, time.time())
         return report
 
@@ -65,9 +70,8 @@ class NoopTrial:
         pass
 
     def _measurement(self, tokens: int) -> dict[str, Any]:
-        values, first = self._request["values"], self._request["rungs"][0]
-        loss = 1 + abs(math.log(values["learning_rate"] / 2e-3)) / 4 + values["d_model"] ** -0.5
-        loss += (tokens / first) ** -0.3
+        loss = 1 + abs(math.log(self._train["learning_rate"] / 2e-3)) / 4 + self._train["model"]["d_model"] ** -0.5
+        loss += (tokens / self._train["rungs"][0]) ** -0.3
         return {
             "loss": loss,
             "bits_per_byte": loss / math.log(2),
@@ -85,15 +89,15 @@ class NoopTrial:
         Trials this short would else all be done by the first worker: Tune gives up one that is still starting as soon
         as another is free.
         """
-        stamps = Path(self._request["stamps"])
-        (stamps / f"{os.getpid()}.jsonl").touch()
+        (self._stamps / f"{os.getpid()}.jsonl").touch()
+        num_slots = int((self._stamps / SLOTS).read_text())
         give_up = time.monotonic() + MAX_WAIT_SECONDS
-        while len(list(stamps.glob("*.jsonl"))) < self._request["slots"] and time.monotonic() < give_up:
+        while len(list(self._stamps.glob("*.jsonl"))) < num_slots and time.monotonic() < give_up:
             time.sleep(0.01)
 
     def _stamp(self, started: float, ended: float) -> None:
-        line = json.dumps([os.getpid(), self._request["trial"], started, ended])
-        with open(Path(self._request["stamps"]) / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
+        line = json.dumps([os.getpid(), self._trial, started, ended])
+        with open(self._stamps / f"{os.getpid()}.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
@@ -183,6 +187,7 @@ def measure(num_trials: int, num_rounds: int, num_slots: int) -> dict[str, Any]:
                 folder = Path(scratch) / f"{name}-{i}"
                 stamps = folder / "stamps"
                 stamps.mkdir(parents=True)
+                (stamps / SLOTS).write_text(str(slots.num_slots))
                 run(folder, stamps, slots, num_trials, seed=i)
                 results[name].add(read_spans(stamps), slots.num_slots)
     measured = {key: value for name in runs for key, value in results[name].to_dict(name).items()}
@@ -211,21 +216,17 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     from search.storage.folder import StudyFolder
     from search.study.settings import StudySettings
     from search.study.study import Study
-    from search.worker.checkpoints import checkpoint_name
-    from search.worker.trial import trial_request
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    common = {"slots": slots.num_slots, "stamps": str(stamps)}
     space = load_space(SPACE)
     settings = StudySettings(space=space, budget=space.budget(), seed=seed, corpus={"paths": [], "digest": ""})
     home = StudyFolder(folder, "study")
     home.path.mkdir()
     study = Study.create(home.open_storage(), home.name, settings, trials=num_trials)
 
-    def request(number: int, values: dict[str, Any]) -> dict[str, Any]:
+    def request(number: int, values: dict[str, Any]) -> TrialRequest:
         train = train_config(settings, values, num_threads=slots.num_threads).to_dict()
-        real = trial_request(train=train, place=str(home.checkpoints), checkpoint=checkpoint_name(number))
-        return {**real, "rungs": study.rungs, "values": values, "trial": str(number), **common}
+        return TrialRequest(train=train, location=str(stamps), checkpoint=str(number))
 
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=120)  # the live table, drawn for nobody
@@ -241,7 +242,6 @@ def _run_ray_stock(folder: Path, stamps: Path, slots: Any, num_trials: int, *, s
     from search.strategy.sampling import distributions
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    common = {"slots": slots.num_slots, "stamps": str(stamps)}
     space = load_space(SPACE)
     budget = space.budget()
     rungs = rungs_of(budget)
@@ -255,11 +255,12 @@ def _run_ray_stock(folder: Path, stamps: Path, slots: Any, num_trials: int, *, s
             def setup(self, config: dict[str, Any]) -> None:
                 from benchmarks.overhead import NoopTrial
 
-                request = {"rungs": rungs, "values": config, "trial": self.trial_id, **common}
-                self._trial = NoopTrial(request)
+                model = {"d_model": config["d_model"]}
+                train = {"rungs": rungs, "learning_rate": config["learning_rate"], "model": model}
+                self._trial = NoopTrial(TrialRequest(train=train, location=str(stamps), checkpoint=self.trial_id))
 
             def step(self) -> dict[str, Any]:
-                return self._trial.step()["measurement"]
+                return self._trial.step().measurement
 
             def reset_config(self, new_config: dict[str, Any]) -> bool:
                 self.setup(new_config)

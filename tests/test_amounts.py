@@ -6,48 +6,60 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from search.cli.main import app
-from search.driver.amounts import MAX_SEED, check_amounts, check_trials, number_of_tokens
+from search.driver.amounts import MAX_SEED, check_seed, check_trials, number_of_tokens
 from search.driver.deadline import seconds_until
+from search.driver.options import OPTIONS, option_of
 from search.space.loading import parse_space
 from trainer.config import ConfigError, TrainConfig
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
 
+REFUSED = [
+    (["--seed", str(2**64)], "--seed 18446744073709551616: give a whole number from 0 to 9223372036854775807"),
+    (["--gpus-per-trial", "nan"], "--gpus-per-trial nan is no number of them"),
+    (["--gpus-per-trial", "inf"], "--gpus-per-trial inf is no number of them"),
+    (["--cpus-per-trial", "nan"], "--cpus-per-trial nan is no number of them"),
+    (["--cpus-per-trial", "0"], "--cpus-per-trial 0 is no share of a core"),
+    (["--hang-minutes", "nan"], "--hang-minutes nan: give 0.5 to"),
+    (["--parallel", "0"], "--parallel 0 is no number of trials"),
+    (["--trials", "nan"], "--trials nan: give a number"),
+    (["--trials", "1e30"], "--trials 1e30: give a number"),
+    (["--trials", "1T"], "--trials 1T: give at most"),
+    (["--trials-per-gpu", "0"], "--trials-per-gpu 0: give a number"),
+    (["--max-tokens", "1.5"], "--max-tokens 1.5: give a token count"),
+    (["--max-tokens", "inf"], "--max-tokens inf: give a token count"),
+    (["--until", "nan"], "--until nan: no time"),
+    (["--storage-path", "here"], "--storage-path here: no URL"),
+]
+COMMANDS = {"run": [str(SMOKE)], "submit": [str(SMOKE), "--to", "slurm"], "resume": []}
+
+
+def options_of(command: str) -> set[str]:
+    return {flag for parameter in typer.main.get_command(app).commands[command].params for flag in parameter.opts}
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--seed", str(2**64)], "--seed 18446744073709551616: give a whole number from 0 to 9223372036854775807"),
-        (["--gpus-per-trial", "nan"], "--gpus-per-trial nan is no number of them"),
-        (["--gpus-per-trial", "inf"], "--gpus-per-trial inf is no number of them"),
-        (["--cpus-per-trial", "nan"], "--cpus-per-trial nan is no number of them"),
-        (["--cpus-per-trial", "0"], "--cpus-per-trial 0 is no share of a core"),
-        (["--hang-minutes", "nan"], "--hang-minutes nan: give 0.5 to"),
-        (["--parallel", "0"], "--parallel 0 is no number of trials"),
-        (["--trials", "nan"], "--trials nan: give a number"),
-        (["--trials", "1e30"], "--trials 1e30: give a number"),
-        (["--trials", "1T"], "--trials 1T: give at most"),
-        (["--trials-per-gpu", "0"], "--trials-per-gpu 0: give a number"),
-        (["--max-tokens", "1.5"], "--max-tokens 1.5: give a token count"),
-        (["--max-tokens", "inf"], "--max-tokens inf: give a token count"),
-        (["--until", "nan"], "--until nan: no time"),
-        (["--storage-path", "here"], "--storage-path here: no URL"),
-    ],
+    ("command", "words", "message"),
+    [(c, words, message) for c in COMMANDS for words, message in REFUSED if words[0] in options_of(c)],
 )
-@pytest.mark.parametrize("command", [["run", str(SMOKE)], ["submit", str(SMOKE), "--to", "slurm"], ["resume"]])
 def test_what_can_mean_nothing_is_refused_before_anything_is_read(
-    command: list[str], words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("search.driver.launch.load_space", lambda path: pytest.fail("the space was read first"))
-    if command == ["resume"] and words[0] in ("--seed", "--storage-path"):
-        pytest.skip("resume has no such option")
-    result = CliRunner().invoke(app, [*command, *words])
+    result = CliRunner().invoke(app, [command, *COMMANDS[command], *words])
     assert result.exit_code == 2 and result.stderr.startswith(message), result.output
     assert len(result.stderr.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_every_option_with_a_check_has_a_refusal_here():
+    checked = {option_of(name).flag for name in OPTIONS if option_of(name).check}
+    assert checked == {words[0] for words, _ in REFUSED}
 
 
 @pytest.mark.parametrize("text", ["5K", "5000", "5e3", "5_000", "0.005M"])
@@ -62,7 +74,7 @@ def test_a_number_is_the_same_on_the_command_line_as_in_a_space(text: str):
 
 
 def test_every_seed_that_is_taken_is_one_for_torch_and_for_confirm():
-    check_amounts(seed=MAX_SEED)
+    check_seed(MAX_SEED)
     assert MAX_SEED + 10**6 < 2**64
     flat = {"d_model": 16, "n_layers": 4, "rungs": (100,)}
     TrainConfig.from_flat("hybrid", {**flat, "seed": 2**64 - 1})

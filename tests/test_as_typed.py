@@ -19,6 +19,7 @@ from search.space.loading import load_space
 from search.storage.folder import StudyFolder
 from search.study.settings import StudySettings
 from search.study.study import Study
+from search.worker.messages import Event
 from trainer.checks import printable
 from trainer.data import open_corpus
 
@@ -74,7 +75,7 @@ def test_the_name_of_a_preset_is_shown_as_it_is_everywhere(name: str, monkeypatc
     assert f"presets {name};" in tinysearch("validate", "space.yaml")[1]
     console = on_a_terminal(monkeypatch)
     with Display(lambda: Overview.of(study), console=console) as display:
-        display.on_event("ended", study.records[0])
+        display.on_event(Event.ENDED, study.records[0])
     shown = console.file.getvalue()
     assert f"finished ({name})" in shown and repr(name) in shown
 
@@ -116,7 +117,7 @@ def test_a_line_is_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch):
 
 def test_only_one_place_makes_a_console_and_nothing_turns_markup_on():
     makers = set()
-    for file in sorted((ROOT / "search").glob("*.py")):
+    for file in sorted((ROOT / "search").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -28,7 +28,7 @@ from search.worker.trial import TrialRun
 class BreakingTrial(TrialRun):
     def _advance(self, corpus):
         report = super()._advance(corpus)  # trained and saved, and not reported yet
-        checkpoint = Path(self._request["place"], self._checkpoint)
+        checkpoint = Path(self._request.location, self._checkpoint)
         number, mark = int(checkpoint.stem.removeprefix("trial-")), checkpoint.with_suffix(".broke")
         if number == 4:
             os._exit(3)

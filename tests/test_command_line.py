@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from search.cli.main import app
 from search.cli.preset import preset_config
-from search.driver.launch import RunOptions, number_of_trials, prepare_space, summary
+from search.driver.launch import number_of_trials, prepare_space, summary
+from search.driver.options import RunOptions
 from search.report.overview import Overview
 from search.space.loading import load_space
 from search.space.narrowing import narrow
@@ -398,7 +399,7 @@ def test_a_preset_trains_alone():
 
 
 def test_set_replaces_what_the_preset_says_and_a_rule_it_breaks_is_told_with_its_section():
-    config = preset_config("robo/tiny", assignments=("n_embd=256", "n_heads=4", "d_ff=1024"))
+    config = preset_config("robo/tiny", RunOptions(space=None, assignments=("n_embd=256", "n_heads=4", "d_ff=1024")))
     assert (config.model.d_model, config.model.n_layers, config.model.d_ff) == (256, 4, 1024)
     assert refused("train", "--preset", "robo/tiny", "--set", "d_model=256") == (
         "robo/tiny: breaks the rule d_model % n_heads == 0 (Parameter Reference, 1.4: heads split the width evenly)"

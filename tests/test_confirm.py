@@ -31,8 +31,8 @@ from search.study.settings import StudySettings
 from search.study.study import Study
 from search.study.text import read_text
 from search.worker.alone import train_alone
-from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED
-from search.worker.trial import TrialRun, trial_request
+from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED, TrialReport, TrialRequest
+from search.worker.trial import TrialRun
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
@@ -301,18 +301,19 @@ class FakeTraining:
         self.trained: list[tuple[int, int]] = []
         self.ends: dict[tuple[int, int], Any] = {}
 
-    def __call__(self, request: dict[str, Any], on_report: Any) -> dict[str, Any]:
-        name = Path(request["checkpoint"]).stem.split("-")  # confirm-<trial>-seed-<seed>
-        key = int(name[1]), request["train"]["seed"]
+    def __call__(self, request: TrialRequest, on_report: Any) -> TrialReport:
+        name = Path(request.checkpoint).stem.split("-")  # confirm-<trial>-seed-<seed>
+        key = int(name[1]), request.train["seed"]
         assert key == (int(name[1]), int(name[3]))
-        assert request["train"]["num_threads"] == 2  # as in the search
+        assert request.train["num_threads"] == 2  # as in the search
         end = self.ends.get(key)
         if isinstance(end, BaseException):
             raise end
-        on_report({"tokens": 12_000, "measurement": None})
+        on_report(TrialReport(tokens=12_000))
         self.trained.append(key)
         loss = 2.0 - key[0] / 10 + key[1] / 1000
-        return end or {"tokens": 36_000, "measurement": {"tokens": 36_000, "loss": loss, "tokens_per_second": 9.0}}
+        measurement = {"tokens": 36_000, "loss": loss, "tokens_per_second": 9.0}
+        return end or TrialReport(tokens=36_000, measurement=measurement)
 
 
 @pytest.fixture
@@ -385,9 +386,9 @@ def test_the_study_can_be_searched_on_after_it_was_confirmed(study: Study, train
 
 def test_runs_that_end_otherwise_are_shown_and_only_divergence_lasts(study: Study, training: FakeTraining):
     training.ends = {
-        (3, 1): {"outcome": DIVERGED, "reason": "the training loss is nan", "tokens": 9},
-        (3, 2): {"outcome": OUT_OF_MEMORY, "reason": "CUDA out of memory", "tokens": 0},
-        (0, 1): {"outcome": FAILED, "reason": "KeyError: 'a bug'", "traceback": "...", "tokens": 0},
+        (3, 1): TrialReport(tokens=9, outcome=DIVERGED, reason="the training loss is nan"),
+        (3, 2): TrialReport(tokens=0, outcome=OUT_OF_MEMORY, reason="CUDA out of memory"),
+        (0, 1): TrialReport(tokens=0, outcome=FAILED, reason="KeyError: 'a bug'", traceback="..."),
     }
     code, out, _ = tinysearch("confirm")
     assert code == 1  # a bug
@@ -420,9 +421,11 @@ def test_what_cannot_be_confirmed_is_refused(study: Study, training: FakeTrainin
 
 
 def test_what_keeps_a_run_from_training_is_no_result_of_it(study: Study, monkeypatch: pytest.MonkeyPatch):
-    obstacle = {"tokens": 0, "obstacle": "x.pt: the checkpoint cannot be written: No space left on device"}
-    monkeypatch.setattr(search.confirm.training, "train_alone", lambda *_: obstacle)
-    assert refused().endswith(f"{obstacle['obstacle']}; then the same command goes on")
+    full = "x.pt: the checkpoint cannot be written: No space left on device"
+    monkeypatch.setattr(
+        search.confirm.training, "train_alone", lambda *_: TrialReport(tokens=0, environment_error=full)
+    )
+    assert refused().endswith(f"{full}; then the same command goes on")
     assert not any(key.startswith("confirmed") for key in study._study.user_attrs)
 
 
@@ -450,9 +453,9 @@ presets:
 """
 
 
-def request_of(study: Study, checkpoint: str, **changes: Any) -> dict[str, Any]:
+def request_of(study: Study, checkpoint: str, **changes: Any) -> TrialRequest:
     train = train_config(study.settings, study.records[0].values, num_threads=1).to_dict()
-    return trial_request(train={**train, **changes}, place=".", checkpoint=checkpoint)
+    return TrialRequest(train={**train, **changes}, location=".", checkpoint=checkpoint)
 
 
 @pytest.fixture
@@ -461,7 +464,7 @@ def searched(small_text: Path) -> Study:
     study = new_study(trials=1, text=TINY)
     study.propose()
     trial = TrialRun(request_of(study, "trial-0.pt"))
-    while study.report(0, trial.step()["measurement"]):
+    while study.report(0, trial.step().measurement):
         pass
     trial.close()
     return study
@@ -471,7 +474,7 @@ def searched(small_text: Path) -> Study:
 def test_a_real_confirmation_trains_as_the_search_does(searched: Study):
     record = searched.records[0]
     assert record.outcome == FINISHED
-    with_same_seed = train_alone(request_of(searched, "same.pt"), lambda report: None)["measurement"]
+    with_same_seed = train_alone(request_of(searched, "same.pt"), lambda report: None).measurement
     assert with_same_seed["loss"] == record.measured("loss")  # to the bit
     found = confirmed("--seeds", "2")
     assert found["metric"] == "bits_per_byte"
@@ -482,7 +485,7 @@ def test_a_real_confirmation_trains_as_the_search_does(searched: Study):
     assert mine["mean"] == pytest.approx(sum(values) / 2)
     assert mine["deviation"] == pytest.approx(abs(values[0] - values[1]) / math.sqrt(2))
     trial = TrialRun(request_of(searched, "two.pt", seed=2))
-    assert [trial.step()["measurement"]["tokens"], trial.step()["measurement"]["bits_per_byte"]] == [2000, values[1]]
+    assert [trial.step().measurement["tokens"], trial.step().measurement["bits_per_byte"]] == [2000, values[1]]
     assert not list(Path("runs/mine").glob("checkpoints/*"))
 
 
@@ -490,8 +493,8 @@ def test_a_real_confirmation_trains_as_the_search_does(searched: Study):
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(searched: Study):
     seen = []
 
-    def interrupt(report: dict[str, Any]) -> None:
-        seen.append(report["tokens"])
+    def interrupt(report: TrialReport) -> None:
+        seen.append(report.tokens)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -499,18 +502,18 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not_been(searched: Study):
     assert seen == [2000]
     assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
     seen.clear()
-    resumed = train_alone(request_of(searched, "cut.pt"), lambda report: seen.append(report["tokens"]))
+    resumed = train_alone(request_of(searched, "cut.pt"), lambda report: seen.append(report.tokens))
     assert seen == [2000, 6000]
-    assert resumed["measurement"]["loss"] == searched.records[0].measured("loss")
+    assert resumed.measurement["loss"] == searched.records[0].measured("loss")
 
 
 @pytest.mark.slow  # a process that imports torch takes seconds
 def test_a_run_whose_process_is_killed_has_failed(searched: Study):
-    def kill(report: dict[str, Any]) -> None:
+    def kill(report: TrialReport) -> None:
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.send_signal(signal.SIGKILL)
 
     request = request_of(searched, "killed.pt", rungs=[2000, 10_000_000])
     report = train_alone(request, kill)
-    assert (report["outcome"], report["reason"].split(";")[0]) == (FAILED, "its process was killed by signal 9")
+    assert (report.outcome, report.reason.split(";")[0]) == (FAILED, "its process was killed by signal 9")

@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from search.driver.amounts import number_of_tokens
 from search.driver.deadline import seconds_until
-from search.driver.launch import RunOptions, _going_on
+from search.driver.launch import _going_on
+from search.driver.options import RunOptions
 from search.report.overview import Overview
 from search.space.loading import parse_space
 from search.storage.folder import StudyError

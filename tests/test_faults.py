@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from search.cli.main import app
 from search.driver.bridge import Bridge
-from search.driver.launch import RunOptions, run_search
+from search.driver.launch import run_search
+from search.driver.options import RunOptions
 from search.report.faults import faults_line
 from search.report.overview import Overview
 from search.space.loading import parse_space
@@ -21,7 +22,7 @@ from search.study.record import TrialRecord
 from search.study.settings import StudySettings
 from search.study.study import Study, StudyFailed
 from search.worker.faults import cause_of, loss
-from search.worker.messages import FAILED, OUT_OF_MEMORY, RUNNING, WAITING
+from search.worker.messages import FAILED, OUT_OF_MEMORY, RUNNING, WAITING, TrialReport, TrialRequest
 
 SPACE = """
 family: hybrid
@@ -118,13 +119,9 @@ class Driver:
         self.folder = folder
         self.bridge = Bridge(self.study, 2, self.request_for, self, "module:class")
 
-    def request_for(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "place": str(self.folder),
-            "checkpoint": f"trial-{number}.pt",
-            "trace": str(self.folder / f"trial-{number}.hang"),
-            "hang_seconds": 90.0,
-        }
+    def request_for(self, number: int, values: dict[str, Any]) -> TrialRequest:
+        train = {"rungs": self.study.rungs}
+        return TrialRequest(train=train, location=str(self.folder), checkpoint=f"trial-{number}.pt", hang_seconds=90.0)
 
     def on_event(self, kind: str, record: TrialRecord) -> None:
         self.events.append((kind, record.number))
@@ -147,8 +144,9 @@ def driver(tmp_path: Path) -> Driver:
     return Driver(tmp_path)
 
 
-def report(tokens: int, **more: Any) -> dict[str, Any]:
-    return {"tokens": tokens, "measurement": {"tokens": tokens, "loss": 3.0, "tokens_per_second": 1.0}, **more}
+def report(tokens: int, **more: Any) -> TrialReport:
+    measurement = {"tokens": tokens, "loss": 3.0, "tokens_per_second": 1.0}
+    return TrialReport(tokens=tokens, measurement=measurement, **more)
 
 
 def test_a_trial_whose_worker_is_lost_goes_on_and_its_record_tells_it(driver: Driver):
@@ -187,7 +185,7 @@ def test_a_trial_for_which_no_slot_is_left_waits_at_its_next_report(driver: Driv
     assert not driver.bridge.on_report("a", report(1000))
     driver.bridge.on_end("a", worker_lost=False)
     assert (driver.stored(0).outcome, driver.stored(0).rung, driver.slots) == (WAITING, 1000, [1])
-    assert driver.bridge.on_report("b", {"tokens": 500, "measurement": None}) and driver.bridge.is_full
+    assert driver.bridge.on_report("b", TrialReport(tokens=500)) and driver.bridge.is_full
     driver.bridge.on_slots(1)  # no news
     driver.bridge.on_slots(2)
     assert driver.slots == [1, 2] and not driver.bridge.is_full
@@ -220,8 +218,7 @@ def test_a_trial_for_which_the_host_ran_out_of_memory_twice_in_the_end_is_out_of
 
 
 def test_a_worker_that_hung_leaves_where_it_did_with_its_trial(driver: Driver):
-    request = driver.bridge.suggest("a")["request"]
-    trace = Path(request["trace"])
+    trace = TrialRequest.from_dict(driver.bridge.suggest("a")["request"]).trace_path
     trace.write_text("Timeout!\n  File x.py in waits_for_ever\n")
     driver.bridge.on_worker_lost("a", EXITED)
     record = driver.stored(0)
@@ -243,7 +240,7 @@ def test_a_trial_trained_again_records_no_rung_twice(driver: Driver):
     driver.bridge.suggest("a")
     for tokens in (1000, 3000, 1000, 3000):  # its checkpoint was damaged after the second
         measured = report(tokens)
-        measured["measurement"]["loss"] = 3.0 if tokens not in driver.study.records[0].measurements else 2.0
+        measured.measurement["loss"] = 3.0 if tokens not in driver.study.records[0].measurements else 2.0
         assert driver.bridge.on_report("a", measured)
     assert [m["loss"] for m in driver.stored(0).measurements.values()] == [3.0, 3.0]
     assert not driver.bridge.on_report("a", report(9000))
@@ -252,7 +249,7 @@ def test_a_trial_trained_again_records_no_rung_twice(driver: Driver):
 
 def test_an_obstacle_stops_the_search_and_its_trials_wait(driver: Driver):
     driver.bridge.suggest("a"), driver.bridge.suggest("b")
-    assert not driver.bridge.on_report("a", {"tokens": 0, "obstacle": "text: no such file or folder"})
+    assert not driver.bridge.on_report("a", TrialReport(tokens=0, environment_error="text: no such file or folder"))
     assert isinstance(driver.bridge.fatal, StudyError)
     assert str(driver.bridge.fatal) == "text: no such file or folder; then the same command goes on"
     assert not driver.bridge.on_report("b", report(1000))  # told, and stopped
@@ -293,9 +290,9 @@ def test_a_fault_of_a_trial_that_has_ended_is_nobodys(driver: Driver):
 def test_a_study_that_ended_for_failures_says_so_readably_and_goes_on_with_other_trials(driver: Driver):
     for trial_id in "ab":
         driver.bridge.suggest(trial_id)
-        driver.bridge.on_report(trial_id, {"tokens": 0, "outcome": FAILED, "reason": "KeyError: 'x'"})
+        driver.bridge.on_report(trial_id, TrialReport(tokens=0, outcome=FAILED, reason="KeyError: 'x'"))
     driver.bridge.suggest("c")
-    bug = {"tokens": 0, "outcome": FAILED, "reason": "KeyError: 'y'", "traceback": "Traceback:\n  the last\n"}
+    bug = TrialReport(tokens=0, outcome=FAILED, reason="KeyError: 'y'", traceback="Traceback:\n  the last\n")
     driver.bridge.on_report("c", bug)
     assert isinstance(driver.bridge.fatal, StudyFailed)
     assert str(driver.bridge.fatal).splitlines() == [
@@ -307,7 +304,7 @@ def test_a_study_that_ended_for_failures_says_so_readably_and_goes_on_with_other
     again = Study(driver.study._study, driver.study.settings)
     proposal = again.propose()
     assert proposal.number == 3
-    again.report(3, report(1000)["measurement"])
+    again.report(3, report(1000).measurement)
     assert again.records[3].rung == 1000 and not Overview.of(again).is_complete
 
 

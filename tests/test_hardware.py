@@ -203,7 +203,7 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
         with folder.lock(settings.directions):
             proposal = study.propose()
             request = Requests(study, folder, slots, 100.0).request(proposal.number, proposal.values)
-        assert (request["exclusive"], request["measures_alone"]) == (not is_shared, is_shared and matters)
+        assert (request.exclusive, request.measures_alone) == (not is_shared, is_shared and matters)
 
 
 def test_without_turns_no_speeds_of_trials_that_share_a_gpu_are_compared(monkeypatch):

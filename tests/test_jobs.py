@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import search.cli.main
 from search.cli.main import app
-from search.driver.launch import RunOptions
+from search.driver.options import RunOptions
 from search.jobs.jobs import (
     Job,
     check_job,

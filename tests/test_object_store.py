@@ -18,8 +18,9 @@ import search.worker.object_store
 from search.cli.main import app
 from search.worker.checkpoints import checkpoints_at, is_owner, take_place
 from search.worker.corpora import fetch_corpus, share_corpus
+from search.worker.messages import TextLocation, TrialRequest
 from search.worker.object_store import ObjectStore, ObjectStoreError
-from search.worker.trial import TrialRun, trial_request
+from search.worker.trial import TrialRun
 from tests.s3 import BUCKET, s3_server
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
@@ -277,13 +278,13 @@ def trial(url: str, digest: str, **request: Any) -> TrialRun:
     """A trial on a machine that has neither the text nor a folder of the study."""
     train = config(data=("/nowhere/text",), cache_dir="elsewhere").to_dict()
     return TrialRun(
-        trial_request(
+        TrialRequest(
             train=train,
             **{
-                "place": f"{url}/study/checkpoints",
+                "location": f"{url}/study/checkpoints",
                 "checkpoint": NAME,
-                "trace": Path("/nowhere/trial-0.hang"),
-                "text": {"url": url, "digest": digest},
+                "trace": "/nowhere/trial-0.hang",
+                "text": TextLocation(url, digest),
                 "hang_seconds": 1000.0,
                 **request,
             },
@@ -292,13 +293,13 @@ def trial(url: str, digest: str, **request: Any) -> TrialRun:
 
 
 def losses(run: TrialRun, steps: int) -> list[float]:
-    return [run.step()["measurement"]["loss"] for _ in range(steps)]
+    return [run.step().measurement["loss"] for _ in range(steps)]
 
 
 def test_a_trial_goes_on_elsewhere_from_its_checkpoint_to_the_same_losses(url: str, store: ObjectStore):
     corpus = open_corpus(["text"], vocab_size=256)
     share_corpus(corpus, store)
-    at_home = TrialRun(trial_request(train=config().to_dict(), place="checkpoints", checkpoint=NAME))
+    at_home = TrialRun(TrialRequest(train=config().to_dict(), location="checkpoints", checkpoint=NAME))
     undisturbed = losses(at_home, 3)
     first = trial(url, corpus.digest)
     before = losses(first, 2)
@@ -322,8 +323,8 @@ def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again(url: str, s
     assert content is not None
     store.write(content[:-10], name)
     report = trial(url, corpus.digest).step()
-    assert report["measurement"]["loss"] == undisturbed[0]
-    assert report["fault"] == (
+    assert report.measurement["loss"] == undisturbed[0]
+    assert report.fault == (
         "checkpoint damaged: the checkpoint is damaged or cut short; deleted, and trained again from the start"
     )
 
@@ -348,10 +349,10 @@ def test_a_place_that_is_silent_for_good_is_an_obstacle_and_one_that_comes_back_
 
     monkeypatch.setattr(ObjectStore, "_patiently", patiently)
     report = run.step()
-    assert report["measurement"]["tokens"] == 1024
-    assert report["fault"] == "storage path silent: no answer for 4 s"
+    assert report.measurement["tokens"] == 1024
+    assert report.fault == "storage path silent: no answer for 4 s"
     away[:] = [True] * 99
-    obstacle = run.step()["obstacle"]
+    obstacle = run.step().environment_error
     silent = "did not answer for 250 s"  # a quarter of what counts as a hang
     reason = "(OSError: network is unreachable); see that it can be reached"
     assert obstacle == f"{url}/study/checkpoints {silent} {reason}"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import search.driver.launch
 from search.cli.main import app
 from search.driver.hardware import Slots
-from search.driver.launch import RunOptions
+from search.driver.options import RunOptions
 from search.driver.pace import NoPace, measured_pace
 from search.driver.planning import amount, plan, seconds_of, until_lines
 from search.report.display import Display

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer.data
-from search.driver.launch import RunOptions, prepare_space
+from search.driver.launch import prepare_space
+from search.driver.options import RunOptions
 from search.report.winner import train_config
 from search.strategy.feasibility import Feasibility
 from search.study.settings import StudySettings
 from search.study.text import read_text
 from search.worker.checkpoints import checkpoint_name
-from search.worker.trial import TrialRun, trial_request
+from search.worker.messages import TrialRequest
+from search.worker.trial import TrialRun
 from trainer.text.units import TextUnits, study_tokens
 
 SPACE = """
@@ -88,14 +90,13 @@ def test_trials_of_all_vocabularies_see_the_same_bytes(settings: StudySettings, 
     for size in (256, 300, 600):
         values = settings.space.complete({"vocab_size": size})
         config = train_config(settings, values, num_threads=1)
-        request = trial_request(
-            train=config.to_dict(), rungs=settings.rungs, place=str(tmp_path), checkpoint=checkpoint_name(size)
-        )
-        trial = TrialRun(json.loads(json.dumps(request)))
+        rungs, name = tuple(settings.rungs), checkpoint_name(size)
+        request = TrialRequest(train=config.to_dict(), study_rungs=rungs, location=str(tmp_path), checkpoint=name)
+        trial = TrialRun(TrialRequest.from_dict(json.loads(json.dumps(request.to_dict()))))
         reports = [trial.step()]
-        while reports[-1].get("measurement") is None or reports[-1]["tokens"] < settings.rungs[-1]:
+        while not reports[-1].is_last(rungs):
             reports.append(trial.step())
-        reported.append([r["measurement"]["tokens"] for r in reports if r.get("measurement")])
+        reported.append([r.measurement["tokens"] for r in reports if r.measurement])
         corpus = trial._run.corpus
         trained.append(config.rungs[-1] * corpus.bytes_per_token)
         evaluated.append(tuple(int(corpus.token_bytes[s[1:]].sum()) for s in trial._run._held_out.stretches))

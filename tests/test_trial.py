@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -16,9 +17,10 @@ from typing import Any
 import pytest
 import torch
 
+from search.driver.requests import sentinel_at
 from search.worker import alone
-from search.worker.messages import FAILED
-from search.worker.trial import BrokenProcess, TrialRun, limit_memory, trial_request
+from search.worker.messages import FAILED, TrialReport, TrialRequest
+from search.worker.trial import BrokenProcess, TrialRun, limit_memory
 from search.worker.watchdog import take_trace, trace_file, watched
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
@@ -35,12 +37,12 @@ def trial(**request: Any) -> TrialRun:
     text = {"data": ("text",), "attn_layer_idx": 1, "n_heads": 2, "num_threads": 1}
     train = TrainConfig.from_flat("hybrid", {**CONFIG, **text}).to_dict()
     return TrialRun(
-        trial_request(train=train, **{"place": str(CHECKPOINT.parent), "checkpoint": CHECKPOINT.name, **request})
+        TrialRequest(train=train, **{"location": str(CHECKPOINT.parent), "checkpoint": CHECKPOINT.name, **request})
     )
 
 
 def losses(run: TrialRun, steps: int) -> list[float]:
-    return [run.step()["measurement"]["loss"] for _ in range(steps)]
+    return [run.step().measurement["loss"] for _ in range(steps)]
 
 
 def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again_to_the_same_losses():
@@ -50,13 +52,13 @@ def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again_to_the_same
     CHECKPOINT.write_bytes(CHECKPOINT.read_bytes()[:-100])
     run = trial()
     first = run.step()
-    assert first["fault"] == (
+    assert first.fault == (
         "checkpoint damaged: the checkpoint is damaged or cut short; deleted, and trained again from the start"
     )
-    assert first["measurement"]["tokens"] == 512
+    assert first.measurement["tokens"] == 512
     second = run.step()
-    assert "fault" not in second
-    measured = [report["measurement"]["loss"] for report in (first, second, run.step())]
+    assert second.fault is None
+    measured = [report.measurement["loss"] for report in (first, second, run.step())]
     assert measured == undisturbed  # to the bit
 
 
@@ -66,14 +68,14 @@ def test_a_damage_is_told_once_also_where_the_next_worker_is_lost_before_it_save
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingRun, "advance", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         trial().step()
-    assert "fault" not in trial().step()
+    assert trial().step().fault is None
 
 
 def test_a_checkpoint_that_is_none_of_the_trainers_is_replaced_as_well():
     CHECKPOINT.parent.mkdir()
     CHECKPOINT.write_bytes(b"something else")
-    assert trial().step()["fault"].startswith("checkpoint damaged: not a checkpoint of this trainer; ")
-    assert trial().step().keys() == {"tokens", "measurement"}
+    assert trial().step().fault.startswith("checkpoint damaged: not a checkpoint of this trainer; ")
+    assert trial().step().fault is None
 
 
 def test_what_a_killed_worker_left_half_written_is_deleted_and_nothing_of_others():
@@ -86,13 +88,14 @@ def test_what_a_killed_worker_left_half_written_is_deleted_and_nothing_of_others
 
 def test_a_text_that_vanished_or_changed_is_an_obstacle_and_no_outcome():
     digest = open_corpus(["text"], vocab_size=256).digest
-    assert "measurement" in trial(corpus_digests=["another", digest]).step()
+    assert trial(corpus_digests=("another", digest)).step().measurement is not None
     Path("text/0.txt").write_text("Something else. " * 50)
-    changed = trial(corpus_digests=[digest]).step()
-    assert changed.keys() == {"tokens", "obstacle"}
-    assert changed["obstacle"].startswith("the text has changed since the search began: text: 12 files")
+    changed = trial(corpus_digests=(digest,)).step()
+    assert changed.outcome is None and changed.environment_error.startswith(
+        "the text has changed since the search began: text: 12 files"
+    )
     Path("text").rename("elsewhere")
-    assert trial().step() == {"tokens": 0, "obstacle": "text: no such file or folder"}
+    assert trial().step() == TrialReport(tokens=0, environment_error="text: no such file or folder")
     Path("elsewhere").rename("text")
 
 
@@ -113,11 +116,12 @@ def test_a_checkpoint_that_cannot_be_written_is_an_obstacle_and_the_last_one_sta
     good = CHECKPOINT.read_bytes()
     with files_of_at_most(10_000):
         report = run.step()
-    assert report == {"tokens": 1024, "obstacle": f"{CHECKPOINT}: the checkpoint cannot be written: File too large"}
+    refused = f"{CHECKPOINT}: the checkpoint cannot be written: File too large"
+    assert report == TrialReport(tokens=1024, environment_error=refused)
     assert [p.name for p in CHECKPOINT.parent.iterdir()] == [CHECKPOINT.name]
     assert CHECKPOINT.read_bytes() == good
     again = trial()
-    assert [again.step()["measurement"]["tokens"] for _ in range(2)] == [512, 1024]
+    assert [again.step().measurement["tokens"] for _ in range(2)] == [512, 1024]
 
 
 @pytest.fixture
@@ -135,14 +139,14 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_full_disk_the_obstacle_says_how_much_a_checkpoint_takes(tiny_disk: Path):
-    run = TrialRun({**trial()._request, "place": str(tiny_disk)})
+    run = TrialRun(dataclasses.replace(trial()._request, location=str(tiny_disk)))
     run.step()
     good = (tiny_disk / "trial-0.pt").read_bytes()
     left = os.statvfs(tiny_disk)
     (tiny_disk / "other").write_bytes(b"x" * (left.f_bavail * left.f_frsize - len(good) // 2))
-    obstacle = run.step()["obstacle"]
+    told = run.step().environment_error
     size = f"{len(good) / 2**20:.1f} MiB"
-    assert obstacle.endswith(f"cannot be written: No space left on device; it takes {size}: free some space there")
+    assert told.endswith(f"cannot be written: No space left on device; it takes {size}: free some space there")
     assert (tiny_disk / "trial-0.pt").read_bytes() == good
     assert not list(tiny_disk.glob("*.tmp"))
 
@@ -152,7 +156,7 @@ def test_any_other_file_that_a_full_disk_refuses_is_an_obstacle_too(monkeypatch:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", "/some/where")
 
     monkeypatch.setattr(TrainingRun, "advance", full)
-    assert trial().step()["obstacle"] == "/some/where: Disk quota exceeded; free some space there"
+    assert trial().step().environment_error == "/some/where: Disk quota exceeded; free some space there"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_running_out_of_the_gpus_memory_breaks_no_process(monkeypatch: pytest.Mo
         raise torch.AcceleratorError("CUDA error: out of memory")
 
     monkeypatch.setattr(TrainingRun, "advance", fail)
-    assert trial().step()["outcome"] == "out of memory"
+    assert trial().step().outcome == "out of memory"
 
 
 def test_a_slice_is_far_shorter_than_what_counts_as_a_hang(monkeypatch: pytest.MonkeyPatch):
@@ -233,11 +237,11 @@ def test_a_confirmation_run_whose_gpu_breaks_has_failed_with_the_reason(monkeypa
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    sent: list[dict[str, Any]] = []
+    sent: list[TrialReport] = []
     monkeypatch.setattr(TrainingRun, "advance", fail)
     monkeypatch.setattr(alone.signal, "signal", lambda *_: None)
     alone._train(trial()._request, SimpleNamespace(send=sent.append))  # what runs in the other process
-    assert sent == [{"outcome": FAILED, "reason": "CUDA error: device-side assert triggered", "tokens": 0}]
+    assert sent == [TrialReport(tokens=0, outcome=FAILED, reason="CUDA error: device-side assert triggered")]
 
 
 def test_a_trial_that_shares_its_gpu_has_its_share_of_the_memory(monkeypatch: pytest.MonkeyPatch):
@@ -251,13 +255,13 @@ def test_a_trial_that_shares_its_gpu_has_its_share_of_the_memory(monkeypatch: py
 
 
 def test_a_machine_that_does_not_see_the_studys_folder_takes_no_part(tmp_path: Path):
-    mark = tmp_path / "driver.json"
-    mark.write_text("this driver")
-    there = trial(mark=mark)
-    assert there.step().get("obstacle") is None
-    for change in (lambda: mark.write_text("another"), mark.unlink):
+    sentinel = tmp_path / "driver.json"
+    sentinel.write_text("this driver")
+    there = trial(sentinel=sentinel_at(sentinel))
+    assert there.step().environment_error is None
+    for change in (lambda: sentinel.write_text("another"), sentinel.unlink):
         change()
-        told = trial_of(there).step()["obstacle"]
+        told = trial_of(there).step().environment_error
         assert told.endswith(
             f"does not see the study's folder {tmp_path}; give one with --runs that all machines share"
         )

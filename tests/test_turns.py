@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from search.worker import turns
-from search.worker.trial import TrialRun, trial_request
+from search.worker.messages import TrialReport, TrialRequest
+from search.worker.trial import TrialRun
 from search.worker.turns import MIN_STEPS_ALONE, Turns, TurnsError, steps_together
 from search.worker.watchdog import trace_file
 from trainer.checkpoint import load_checkpoint
@@ -183,22 +184,22 @@ def test_a_process_trains_its_first_steps_beside_others_where_there_are_enough()
 # What a trial makes of it.
 
 
-def request(name: str, rungs: list[int], **changes: Any) -> dict[str, Any]:
+def request(name: str, rungs: list[int], **changes: Any) -> TrialRequest:
     text = {"data": ("text",), "n_heads": 2, "num_threads": 1}
     train = TrainConfig.from_flat("hybrid", {**CONFIG, **text, "rungs": rungs}).to_dict()
-    return trial_request(train=train, place="checkpoints", checkpoint=f"{name}.pt", **changes)
+    return TrialRequest(train=train, location="checkpoints", checkpoint=f"{name}.pt", **changes)
 
 
 SHARED = {"exclusive": False, "measures_alone": True}
 
 
-def trained(request: dict[str, Any], *, is_lost: bool = False) -> tuple[list[dict[str, Any]], int]:
+def trained(request: TrialRequest, *, is_lost: bool = False) -> tuple[list[dict[str, Any]], int]:
     """The measurement at each rung, and the number of reports; `is_lost`: each worker is, once it has told any news."""
     run, measured, num_reports = TrialRun(request), {}, 0
-    while request["train"]["rungs"][-1] not in measured:
+    while request.rungs[-1] not in measured:
         report = run.step()
-        assert "outcome" not in report and "obstacle" not in report, report
-        measurement = report["measurement"]
+        assert report.outcome is None and report.environment_error is None, report
+        measurement = report.measurement
         if measurement is not None and measurement["tokens"] in measured:
             assert measurement["exclusive"] == measured[measurement["tokens"]]["exclusive"]
             continue  # told again
@@ -212,9 +213,9 @@ def trained(request: dict[str, Any], *, is_lost: bool = False) -> tuple[list[dic
     return list(measured.values()), num_reports
 
 
-def state_of(request: dict[str, Any]) -> list[Any]:
+def state_of(request: TrialRequest) -> list[Any]:
     """The weights, the optimizer and the generator that a trial has ended with."""
-    kept = load_checkpoint(Path(request["place"], request["checkpoint"]))
+    kept = load_checkpoint(Path(request.location, request.checkpoint))
     optimizer = [value for state in kept["optimizer"]["state"].values() for value in state.values()]
     return [*kept["model"].values(), *optimizer, kept["generators"][0], torch.tensor(kept["step_index"])]
 
@@ -343,10 +344,10 @@ def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatc
     run = TrialRun(request("shared", [12 * STEP, 60 * STEP], **SHARED, hang_seconds=1000.0))
     speeds: dict[bool, set[float]] = {False: set(), True: set()}
     is_measured = False
-    while (report := run.step())["tokens"] < 60 * STEP:
-        is_measured = is_measured or report["measurement"] is not None
-        if report["tokens"]:
-            speeds[is_measured].add(report["tokens_per_second"])
+    while (report := run.step()).tokens < 60 * STEP:
+        is_measured = is_measured or report.measurement is not None
+        if report.tokens:
+            speeds[is_measured].add(report.tokens_per_second)
     assert speeds == {False: {STEP / 2.0}, True: {STEP / 1.0}}
 
 
@@ -355,14 +356,14 @@ def test_without_locks_a_speed_that_matters_is_an_obstacle_and_no_other(monkeypa
     monkeypatch.setattr(turns, "fcntl", None)
     (measured,), _ = trained(request("one", [8 * STEP], exclusive=False))
     assert not measured["exclusive"]
-    assert TrialRun(request("other", [8 * STEP], **SHARED)).step() == {
-        "tokens": 0,
-        "obstacle": "trials that share a GPU cannot take turns on this system; give each of them one",
-    }
+    assert TrialRun(request("other", [8 * STEP], **SHARED)).step() == TrialReport(
+        tokens=0, environment_error="trials that share a GPU cannot take turns on this system; give each of them one"
+    )
 
 
 SHARING = """
 import contextlib
+from search.worker.messages import TrialRequest
 from search.worker.trial import TrialRun
 from trainer.loop import TrainingRun
 
@@ -381,12 +382,12 @@ def slowly(self, num_tokens):
     return loss
 Turns.alone, TrainingRun.train_step = noted, slowly
 
-request = json.loads(Path(f"{NAME}.json").read_text())
+request = TrialRequest.from_dict(json.loads(Path(f"{NAME}.json").read_text()))
 run, measured = TrialRun(request), []
 Path(f"{NAME}.ready").touch()
 wait_for("one.ready", "two.ready")
-while not measured or measured[-1]["tokens"] < request["train"]["rungs"][-1]:
-    if (measurement := run.step()["measurement"]) is not None:
+while not measured or measured[-1]["tokens"] < request.rungs[-1]:
+    if (measurement := run.step().measurement) is not None:
         measured.append(measurement)
 print(json.dumps({"measured": measured, "intervals": intervals}))
 """
@@ -398,7 +399,7 @@ def test_of_two_trials_on_one_device_none_trains_while_the_other_measures(small_
     rungs = [20 * STEP, 40 * STEP, 80 * STEP]
     for name, measures_alone in (("one", True), ("two", both_measure)):
         asked = request(name, rungs, exclusive=False, measures_alone=measures_alone)
-        Path(f"{name}.json").write_text(json.dumps(asked))
+        Path(f"{name}.json").write_text(json.dumps(asked.to_dict()))
     one, two = outputs(processes(small_text, *(f"NAME = {name!r}\n{SHARING}" for name in ("one", "two"))))
     assert [m["exclusive"] for m in one["measured"]] == [True] * 3
     assert [m["exclusive"] for m in two["measured"]] == [both_measure] * 3

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from search.cli.main import app
 from search.cli.preset import preset_config
+from search.driver.options import RunOptions
 from search.report.overview import Overview, comparison_line, counts_line
 from search.space.loading import load_space, parse_space
 from search.storage.folder import StudyFolder
@@ -136,7 +137,7 @@ def test_one_is_not_several():
 def test_a_preset_of_a_file_is_found_where_the_file_is(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("of mine")
     Path(folder, "my.yaml").write_text(SPACE.replace("VOCAB", "256"))
-    assert preset_config(f"{folder}/my.yaml/base", data=(Path("text"),)).budget_tokens == 8000
+    assert preset_config(f"{folder}/my.yaml/base", RunOptions(space=None, data=(Path("text"),))).budget_tokens == 8000
     code, _, err = tinysearch("train", "--preset", f"{folder}/my.yaml/other")
     assert code == 2 and "unknown preset 'other'. Known: base." in err
     code, _, err = tinysearch("train", "--preset", "nowhere/my.yaml/base")

@@ -10,49 +10,17 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from search.cli import studies, submitting
 from search.cli.command import make_console, print_json, print_trials, reporting_errors, study_folder
 from search.cli.garbage import collect_seldom
-from search.cli.options import (
-    Address,
-    Assignments,
-    Budget,
-    Columns,
-    CpusPerTrial,
-    DataAsForRun,
-    Goals,
-    GpuKind,
-    GpusPerTrial,
-    HangMinutes,
-    Json,
-    Limits,
-    MaxTokens,
-    Metrics,
-    Parallel,
-    Runs,
-    SkipBad,
-    SpaceFile,
-    Storage,
-    StudyName,
-    TextKey,
-    Time,
-    TokenDtype,
-    TokenWidth,
-    Trials,
-    TrialsPerGpu,
-    Until,
-    takes_search_options,
-    words_of,
-)
+from search.cli.options import Columns, Json, SpaceFile, StudyName, Time, takes
 from search.cli.words import Commands
+from search.driver.options import OPTIONS, RESUMABLE, RunOptions
 from search.worker.hangup import outliving_the_terminal
-
-if TYPE_CHECKING:
-    from search.driver.launch import RunOptions
 
 app = typer.Typer(
     help="Find the right configuration of a small language model.",
@@ -82,71 +50,28 @@ def tinysearch(
 
 
 @app.command()
-@takes_search_options
-def run(space: SpaceFile, options: RunOptions, address: Address = None, columns: Columns = None) -> None:
+@takes(*OPTIONS)
+def run(space: SpaceFile, options: RunOptions, columns: Columns = None) -> None:
     """Search a space. Running again under the same name continues."""
     with outliving_the_terminal(), reporting_errors():
-        code = _search(dataclasses.replace(options, space=space, address=address), columns)
+        code = _search(dataclasses.replace(options, space=space), columns)
     if code:
         raise typer.Exit(code)
 
 
 @app.command()
-def resume(
-    study: StudyName = None,
-    runs: Runs = Path("runs"),
-    storage: Storage = None,
-    trials: Trials = None,
-    max_tokens: MaxTokens = None,
-    until: Until = None,
-    gpus_per_trial: GpusPerTrial = None,
-    cpus_per_trial: CpusPerTrial = None,
-    trials_per_gpu: TrialsPerGpu = None,
-    gpu_kind: GpuKind = None,
-    parallel: Parallel = None,
-    address: Address = None,
-    hang_minutes: HangMinutes = 30.0,
-    columns: Columns = None,
-) -> None:
-    """Go on with a study, interrupted or to be extended, by its name alone."""
+@takes(*RESUMABLE)
+def resume(options: RunOptions, study: StudyName = None, columns: Columns = None) -> None:
+    """Resume a study by its name alone, interrupted or to be extended."""
     with outliving_the_terminal(), reporting_errors():
-        from search.driver.amounts import check_amounts
         from search.report.overview import Overview
         from search.report.tables import check_columns, columns_asked
 
-        check_amounts(
-            trials=trials,
-            max_tokens=max_tokens,
-            until=until,
-            hang_minutes=hang_minutes,
-            trials_per_gpu=trials_per_gpu,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            parallel=parallel,
-        )
-        from search.driver.launch import RunOptions
-
-        folder = study_folder(runs, storage, study)
+        folder = study_folder(options.runs, options.storage, study)
         if asked := columns_asked(columns):  # before the search rather than after it
             overview = Overview.stored(folder.load(), is_run=False)
             check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
-        options = RunOptions(
-            space=None,
-            name=folder.name,
-            runs=runs,
-            storage=storage,
-            trials=trials,
-            max_tokens=max_tokens,
-            until=until,
-            gpus_per_trial=gpus_per_trial,
-            cpus_per_trial=cpus_per_trial,
-            trials_per_gpu=trials_per_gpu,
-            gpu_kind=gpu_kind,
-            parallel=parallel,
-            address=address,
-            hang_minutes=hang_minutes,
-        )
-        code = _search(options, columns)
+        code = _search(dataclasses.replace(options, name=folder.name), columns)
     if code:
         raise typer.Exit(code)
 
@@ -184,43 +109,14 @@ def _search(options: RunOptions, columns: str | None) -> int:
     return 0
 
 
-def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str, Any]:
-    """How text is read, as fields of a training run."""
-    return {"token_dtype": token_dtype.value, "text_key": text_key, "skip_bad": skip_bad}
-
-
-def _reading_words(reading: dict[str, Any]) -> list[str]:
-    """The options that ask for what `_reading` returned."""
-    words = [] if reading["token_dtype"] == "uint16" else ["--token-dtype", reading["token_dtype"]]
-    words += [] if reading["text_key"] == "text" else ["--text-key", reading["text_key"]]
-    return words + (["--skip-bad"] if reading["skip_bad"] else [])
-
-
 @app.command()
-def validate(
-    space: SpaceFile,
-    budget: Budget = None,
-    goal: Goals = None,
-    assign: Assignments = None,
-    limit: Limits = None,
-    metrics: Metrics = None,
-    as_json: Json = False,
-) -> None:
+@takes("budget", "goals", "assignments", "limits", "metrics")
+def validate(space: SpaceFile, options: RunOptions, as_json: Json = False) -> None:
     """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
     with reporting_errors():
         from search.cli.validation import Validation
-        from search.driver.launch import RunOptions
 
-        found = Validation.of(
-            RunOptions(
-                space=space,
-                budget=budget,
-                goals=tuple(goal or ()),
-                assignments=tuple(assign or ()),
-                limits=tuple(limit or ()),
-                metrics=words_of(metrics),
-            )
-        )
+        found = Validation.of(dataclasses.replace(options, space=space))
         if as_json:
             print_json(found.to_dict())
             return
@@ -232,85 +128,63 @@ def validate(
 
 
 @app.command()
-def advise(
-    space: SpaceFile,
-    data: DataAsForRun = None,
-    token_dtype: TokenWidth = TokenDtype.uint16,
-    text_key: TextKey = "text",
-    skip_bad: SkipBad = False,
-    assign: Assignments = None,
-    time: Time = None,
-    budget: Budget = None,
-    as_json: Json = False,
-) -> None:
+@takes("data", "token_dtype", "text_key", "skip_bad", "assignments", "budget")
+def advise(space: SpaceFile, options: RunOptions, time: Time = None, as_json: Json = False) -> None:
     """What the guide recommends for this text and this machine; with --time, a search that fits it."""
-    if time is not None:
-        with reporting_errors():
-            reading = _reading(token_dtype, text_key, skip_bad)
-            _plan(space, data, reading, assign, time, budget, as_json=as_json)
-        return
     with reporting_errors():
-        from search.cli.context import known_context
-        from search.space.advice import advise, unknown_to
-        from search.space.grammar import CONTEXT
-        from search.space.loading import load_space
-        from search.space.narrowing import narrow
-        from search.space.parameter import shown
-
-        loaded = narrow(load_space(space), assignments=assign or ())
-        context = known_context(loaded, tuple(data or ()), reading=_reading(token_dtype, text_key, skip_bad))
-        found, unknown = advise(loaded, context), unknown_to(loaded, context)
-        known = {name: context[name] for name in CONTEXT if name in context}
-        if as_json:
-            print_json({"context": known, "unknown": unknown, "advice": [dataclasses.asdict(entry) for entry in found]})
-            return
-        console = make_console()
-        facts = [f"{name} {value:{',' if isinstance(value, int) else '.3g'}}" for name, value in known.items()]
-        console.print(", ".join(facts), style="dim")
-        for entry in found:
-            suggested = [
-                f"{name} is {shown(value)} already" if context.get(name) == value else f"--set {name}={shown(value)}"
-                for name, value in entry.suggest.items()
-            ]
-            suggested += [f"preset {entry.preset}"] if entry.preset else []
-            console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
-            console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
-        if not found:
-            console.print(
-                f"{'the guide' if loaded.has_guide else 'the space'} has no advice for this text and this machine"
-            )
-        if unknown:
-            console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
+        options = dataclasses.replace(options, space=space)
+        if time is None:
+            _advise(options, as_json=as_json)
+        else:
+            _plan(options, time, as_json=as_json)
 
 
-def _plan(
-    space: Path,
-    data: list[Path] | None,
-    reading: dict[str, Any],
-    assign: list[str] | None,
-    time: str,
-    budget: str | None,
-    *,
-    as_json: bool,
-) -> None:
+def _advise(options: RunOptions, *, as_json: bool) -> None:
+    """Print the guide's advice that applies."""
+    from search.cli.context import known_context
+    from search.space.advice import advise, unknown_to
+    from search.space.grammar import CONTEXT
+    from search.space.loading import load_space
+    from search.space.narrowing import narrow
+    from search.space.parameter import shown
+
+    assert options.space is not None
+    loaded = narrow(load_space(options.space), assignments=options.assignments)
+    context = known_context(loaded, options.data, reading=options.reading)
+    found, unknown = advise(loaded, context), unknown_to(loaded, context)
+    known = {name: context[name] for name in CONTEXT if name in context}
+    if as_json:
+        print_json({"context": known, "unknown": unknown, "advice": [dataclasses.asdict(entry) for entry in found]})
+        return
+    console = make_console()
+    facts = [f"{name} {value:{',' if isinstance(value, int) else '.3g'}}" for name, value in known.items()]
+    console.print(", ".join(facts), style="dim")
+    for entry in found:
+        suggested = [
+            f"{name} is {shown(value)} already" if context.get(name) == value else f"--set {name}={shown(value)}"
+            for name, value in entry.suggest.items()
+        ]
+        suggested += [f"preset {entry.preset}"] if entry.preset else []
+        console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
+        console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
+    if not found:
+        console.print(
+            f"{'the guide' if loaded.has_guide else 'the space'} has no advice for this text and this machine"
+        )
+    if unknown:
+        console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
+
+
+def _plan(options: RunOptions, time: str, *, as_json: bool) -> None:
     """Print a search that fits a time, and the command that starts it."""
-    from search.driver.launch import RunOptions, plan_search
+    from search.driver.launch import plan_search
     from search.driver.planning import seconds_of
 
-    seconds = seconds_of(time)
     console = make_console(to_stderr=as_json)
-    options = RunOptions(
-        space=space,
-        budget=budget,
-        assignments=tuple(assign or ()),
-        data=tuple(data or ()),
-        **reading,
-    )
-    found = plan_search(options, seconds, console)
-    words = ["tinysearch", "run", str(space)]
-    words += [word for path in data or () for word in ("--data", str(path))]
-    words += _reading_words(reading)
-    words += [word for assignment in assign or () for word in ("--set", assignment)]
+    found = plan_search(options, seconds_of(time), console)
+    asked = dataclasses.replace(options, budget=None)  # the plan's own
+    words = ["tinysearch", "run", str(options.space)]
+    words += [word for given in asked.words() for word in given if word is not None]
     if as_json:
         print_json({**found.document(), "command": [*words, *found.options()] if found.proposal else None})
         return
@@ -326,18 +200,13 @@ for command in (
 
 
 @app.command()
+@takes("budget", "assignments", "data", "token_dtype", "text_key", "skip_bad", "seed")
 def train(
     preset: Annotated[
         str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny, or my/space.yaml/base.")
     ],
-    budget: Budget = None,
-    assign: Assignments = None,
-    data: DataAsForRun = None,
-    token_dtype: TokenWidth = TokenDtype.uint16,
-    text_key: TextKey = "text",
-    skip_bad: SkipBad = False,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
+    options: RunOptions,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and resume from here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Train one preset of a space alone."""
@@ -345,15 +214,7 @@ def train(
         from search.cli.preset import preset_config
         from trainer.__main__ import run_alone
 
-        config = preset_config(
-            preset,
-            budget_name=budget,
-            assignments=tuple(assign or ()),
-            data=tuple(data or ()),
-            reading=_reading(token_dtype, text_key, skip_bad),
-            seed=seed,
-        )
-        code = run_alone(config, checkpoint=checkpoint, as_json=as_json)
+        code = run_alone(preset_config(preset, options), checkpoint=checkpoint, as_json=as_json)
     if code:
         raise typer.Exit(code)
 

@@ -1,234 +1,104 @@
-"""The options of commands, each once; and those of a search together, for every command that takes them."""
+"""The options of commands: those of a search, as the driver declares them, and those of other commands."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import types
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from search.cli.command import reporting_errors
-
-if TYPE_CHECKING:
-    from search.driver.launch import RunOptions
+from search.driver.options import RunOptions, option_of
 
 
-class TokenDtype(StrEnum):
-    """How wide the tokens of a .bin file are."""
-
-    uint16 = "uint16"
-    uint32 = "uint32"
+def _typed(name: str) -> Any:
+    """An option of a search, as Typer wants it."""
+    option = option_of(name)
+    return typer.Option(option.flag, metavar=option.metavar, envvar=option.envvar, help=option.help)
 
 
 StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the studies.")]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        envvar="OPTUNA_STORAGE",
-        help="A database, such as sqlite:///FILE or postgresql://...; a file in the study's folder if left out.",
-    ),
-]
-StoragePath = Annotated[
-    str | None,
-    typer.Option(
-        "--storage-path",
-        metavar="URL",
-        help="For checkpoints and the text where machines share no folder: s3://bucket/folder.",
-    ),
-]
+Runs = Annotated[Path, _typed("runs")]
+Storage = Annotated[str | None, _typed("storage")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
 SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
-Goals = Annotated[
-    list[str] | None,
-    typer.Option("--goal", metavar="NAME", help="Narrow the space by a goal of the guide; may be repeated."),
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
-]
-Trials = Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")]
-MaxTokens = Annotated[
-    str | None,
-    typer.Option("--max-tokens", metavar="N", help="In place of the budget's last rung; a study may grow, as to 54M."),
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        "--until", metavar="TIME", help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept."
-    ),
-]
+MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hidden=True)]
 Time = Annotated[
     str | None,
     typer.Option(
         "--time", metavar="TIME", help="Measure for seconds, and propose a search that fits: 6m, or until 18:00."
     ),
 ]
-GpusPerTrial = Annotated[
-    float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
-]
-CpusPerTrial = Annotated[
-    float | None, typer.Option("--cpus-per-trial", help="Cores, and threads; a machine's are shared out if left out.")
-]
-TrialsPerGpu = Annotated[
-    str | None,
-    typer.Option(
-        "--trials-per-gpu", metavar="N|auto", help="Trials that share a GPU; auto: as many as its memory holds."
-    ),
-]
-GpuKind = Annotated[str | None, typer.Option("--gpu-kind", help="Of a cluster with several, as Ray names it: A100.")]
-Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
-Address = Annotated[
-    str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
-]
-HangMinutes = Annotated[
-    float, typer.Option("--hang-minutes", help="A worker without a report for so long is ended and replaced.")
-]
-Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
-Name = Annotated[str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")]
-MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hidden=True)]
-Data = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--data",
-        metavar="PATH...",
-        help="Text, JSON, JSON lines, Parquet, these compressed, token .bin files, or folders of them; the standard "
-        "library's sources if left out.",
-    ),
-]
-DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", metavar="PATH", help="As for run; may be repeated.")]
-TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")]
-TextKey = Annotated[
-    str,
-    typer.Option("--text-key", metavar="NAME", help="The field of records, or the column, that has the text."),
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records without text, and unreadable files.")]
-Metrics = Annotated[
-    str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
-]
 Columns = Annotated[
     str | None,
     typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
 ]
-Limits = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        metavar="NAME=MAX",
-        help="A limit beside the space's: num_params=2M, tokens_per_second=1000.. for at least; may be repeated.",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
 
 
-def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every option of `search_options` in place of its parameter `options`, which gets their result.
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with these options of a search in place of its parameter `options`, a RunOptions that they make.
 
-    Typer makes the command line from a function's signature.
+    The command line may have more words behind `--data`, as in `--data a b c`. What cannot be meant is refused before
+    the command begins. Typer makes the command line from a function's signature.
     """
-    own, options = _parameters(command), _parameters(search_options)
-    parameters = []
-    for parameter in own:
-        parameters += options if parameter.name == "options" else [parameter]
 
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        with reporting_errors():
-            asked = search_options(**{option.name: given.pop(option.name) for option in options})
-        command(options=asked, **given)
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, localns={"RunOptions": RunOptions}, include_extras=True)
+        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
+        parameters: list[inspect.Parameter] = []
+        for parameter in own:
+            parameters += _parameters(names) if parameter.name == "options" else [parameter]
 
-    called.__signature__ = inspect.Signature(parameters)
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            with reporting_errors():
+                asked = _asked({name: given.pop(name) for name in (*names, MORE) if name in given})
+            command(options=asked, **given)
 
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # which Typer reads
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return called
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """A function's parameters, their annotations read; what RunOptions is, the command line need not know."""
-    types = get_type_hints(function, localns={"RunOptions": Any}, include_extras=True)
-    return [p.replace(annotation=types[p.name]) for p in inspect.signature(function).parameters.values()]
-
-
-def search_options(
-    more_data: MoreData = None,
-    name: Name = None,
-    runs: Runs = Path("runs"),
-    storage: Storage = None,
-    storage_path: StoragePath = None,
-    budget: Budget = None,
-    trials: Trials = None,
-    max_tokens: MaxTokens = None,
-    until: Until = None,
-    data: Data = None,
-    token_dtype: TokenWidth = TokenDtype.uint16,
-    text_key: TextKey = "text",
-    skip_bad: SkipBad = False,
-    goal: Goals = None,
-    assign: Assignments = None,
-    limit: Limits = None,
-    metrics: Metrics = None,
-    seed: Seed = 0,
-    gpus_per_trial: GpusPerTrial = None,
-    cpus_per_trial: CpusPerTrial = None,
-    trials_per_gpu: TrialsPerGpu = None,
-    gpu_kind: GpuKind = None,
-    parallel: Parallel = None,
-    hang_minutes: HangMinutes = 30.0,
-) -> RunOptions:
-    """What a search is asked to do, but for its space and where.
-
-    Raises ValueError for a second space, and for numbers and times that mean nothing.
-    """
-    from search.driver.amounts import check_amounts
-
-    if more_data and not data:
-        raise ValueError(f"unexpected {str(more_data[0])!r}; one space is searched at a time, text follows --data")
-    check_amounts(  # before Optuna, which takes a second, is imported
-        trials=trials,
-        max_tokens=max_tokens,
-        until=until,
-        hang_minutes=hang_minutes,
-        seed=seed,
-        storage_path=storage_path,
-        trials_per_gpu=trials_per_gpu,
-        gpus_per_trial=gpus_per_trial,
-        cpus_per_trial=cpus_per_trial,
-        parallel=parallel,
-    )
-    from search.driver.launch import RunOptions
-
-    return RunOptions(
-        space=None,
-        name=name,
-        runs=runs,
-        storage=storage,
-        storage_path=storage_path,
-        budget=budget,
-        trials=trials,
-        max_tokens=max_tokens,
-        until=until,
-        seed=seed,
-        goals=tuple(goal or ()),
-        assignments=tuple(assign or ()),
-        limits=tuple(limit or ()),
-        metrics=words_of(metrics),
-        data=(*(data or ()), *(more_data or ())),  # --data a b c, as well as --data a --data b
-        token_dtype=token_dtype.value,
-        text_key=text_key,
-        skip_bad=skip_bad,
-        gpus_per_trial=gpus_per_trial,
-        cpus_per_trial=cpus_per_trial,
-        trials_per_gpu=trials_per_gpu,
-        gpu_kind=gpu_kind,
-        parallel=parallel,
-        hang_minutes=hang_minutes,
-    )
+    return decorated
 
 
-def words_of(listed: str | None) -> tuple[str, ...]:
-    """`loss,num_params` as its words; none where nothing was given."""
-    return () if listed is None else tuple(word.strip() for word in listed.split(","))
+MORE = "more_data"
+
+
+def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
+    """Of a function that Typer reads, for these options of a search."""
+    hints = get_type_hints(RunOptions)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found = [inspect.Parameter(MORE, kind, default=None, annotation=MoreData)] if "data" in names else []
+    for name in names:
+        hint, default = hints[name], RunOptions.__dataclass_fields__[name].default
+        if get_origin(hint) is tuple:
+            hint = (str if option_of(name).is_listed else list[get_args(hint)[0]]) | types.NoneType
+            default = None
+        found.append(inspect.Parameter(name, kind, default=default, annotation=Annotated[hint, _typed(name)]))
+    return found
+
+
+def _asked(given: dict[str, Any]) -> RunOptions:
+    """What was asked for. Raises ValueError for a second space, and for what cannot be meant."""
+    more = given.pop(MORE, None) or ()
+    if more and not given["data"]:
+        raise ValueError(f"unexpected {str(more[0])!r}; one space is searched at a time, text follows --data")
+    for name, value in given.items():
+        if option_of(name).is_listed:
+            given[name] = () if value is None else tuple(word.strip() for word in value.split(","))
+        elif value is None or isinstance(value, list):
+            given[name] = _default(name) if value is None else tuple(value)
+    if "data" in given:
+        given["data"] = (*given["data"], *more)  # --data a b c, as well as --data a --data b
+    options = RunOptions(space=None, **given)
+    options.check()
+    return options
+
+
+def _default(name: str) -> Any:
+    return RunOptions.__dataclass_fields__[name].default

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from search.driver import hardware
+from search.driver.options import RunOptions
 from search.space.loading import load_space
 from search.space.narrowing import narrow
 from search.space.space import Space, rungs_of
@@ -17,24 +16,16 @@ SPACES = Path("spaces")
 CHECKOUT = Path(__file__).resolve().parents[2] / "spaces"
 
 
-def preset_config(
-    preset: str,
-    *,
-    budget_name: str | None = None,
-    assignments: tuple[str, ...] = (),
-    data: tuple[Path, ...] = (),
-    reading: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> TrainConfig:
+def preset_config(preset: str, options: RunOptions) -> TrainConfig:
     """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
 
     An assignment (`name=value`, by any of the parameter's names) replaces the preset's own value.
     Raises SpaceError, ConfigError or ValueError for what the user can mend.
     """
     space, name = _find(preset)
-    budget = space.budget(budget_name)
-    space = narrow(space, budget=budget, assignments=assignments)
-    assigned = {space.aliases.get(key, key) for key in (text.partition("=")[0].strip() for text in assignments)}
+    budget = space.budget(options.budget)
+    space = narrow(space, budget=budget, assignments=options.assignments)
+    assigned = {space.aliases.get(key, key) for key in (text.partition("=")[0].strip() for text in options.assignments)}
     values = space.complete({key: value for key, value in space.presets[name].values.items() if key not in assigned})
     if against := space.faults_of(values):
         raise ValueError(f"{preset}: {'; '.join(against)}")
@@ -43,9 +34,9 @@ def preset_config(
         values,
         rungs=rungs_of(budget),
         eval_tokens=budget.eval_tokens,
-        data=tuple(str(path.absolute()) for path in data),
-        **(reading or {}),
-        seed=seed,
+        data=tuple(str(path.absolute()) for path in options.data),
+        **options.reading,
+        seed=options.seed,
         **precision,
     )
 

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,11 +15,9 @@ from search.cli.options import (
     Json,
     Runs,
     SpaceFile,
-    takes_search_options,
+    takes,
 )
-
-if TYPE_CHECKING:
-    from search.driver.launch import RunOptions
+from search.driver.options import OPTIONS, RunOptions
 
 
 class Cluster(StrEnum):
@@ -34,7 +32,7 @@ OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Of this 
 JobId = Annotated[str | None, typer.Option("--job", metavar="ID", help="The latest one if left out; see `jobs`.")]
 
 
-@takes_search_options
+@takes(*(name for name in OPTIONS if name != "address"))
 def submit(
     space: SpaceFile,
     to: Annotated[Cluster, typer.Option("--to", help="A running Ray cluster, Slurm, or Kubernetes with KubeRay.")],

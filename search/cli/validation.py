@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.driver.launch import RunOptions, few_line, fixed_line, prepare_space, same_line
+from search.driver.launch import few_line, fixed_line, prepare_space, same_line
+from search.driver.options import RunOptions
 from search.space.configurations import same_presets
 from search.space.grammar import BudgetSpec
 from search.space.space import Space, rungs_of

@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from rich.console import Console
@@ -27,8 +26,7 @@ from search.study.record import TrialRecord, fully_trained
 from search.study.settings import StudySettings
 from search.study.text import check_text
 from search.worker.alone import train_alone
-from search.worker.messages import DIVERGED, FINISHED
-from search.worker.trial import trial_request
+from search.worker.messages import DIVERGED, FINISHED, TrialReport, TrialRequest
 from trainer.checks import counted, printable
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
@@ -107,23 +105,23 @@ class _Confirming:
         config = train_config(self._settings, record.values, num_threads=record.environment.get("num_threads"))
         # In the study's own folder, wherever the trials' are: it goes on on this machine.
         checkpoint = self._folder.checkpoints / f"confirm-{record.number}-seed-{seed}.pt"
-        request = trial_request(
+        request = TrialRequest(
             train=dataclasses.replace(config, seed=seed).to_dict(),
-            rungs=self._settings.rungs,
-            place=str(checkpoint.parent),
+            study_rungs=tuple(self._settings.rungs),
+            location=str(checkpoint.parent),
             checkpoint=checkpoint.name,
         )
         name = f"trial {record.number}{f' ({record.preset})' if record.preset else ''}, seed {seed}"
         started = time.monotonic()
         with Status(Text(printable(name)), console=self._console) as status:
 
-            def on_report(report: dict[str, Any]) -> None:
-                done, end = tokens_text(report["tokens"]), tokens_text(self._settings.rungs[-1])
+            def on_report(report: TrialReport) -> None:
+                done, end = tokens_text(report.tokens), tokens_text(self._settings.rungs[-1])
                 status.update(Text(f"{printable(name)}: {done} of {end} tokens  {progress}"))
 
             report = train_alone(request, on_report)
-        if "obstacle" in report:
-            raise StudyError(f"{report['obstacle']}; then the same command goes on")
+        if report.environment_error is not None:
+            raise StudyError(f"{report.environment_error}; then the same command goes on")
         run = run_of(record.number, seed, report)
         if run.outcome in LASTING:
             kept = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("trial", "seed")}
@@ -137,11 +135,11 @@ class _Confirming:
         return run
 
 
-def run_of(number: int, seed: int, report: dict[str, Any]) -> Run:
+def run_of(number: int, seed: int, report: TrialReport) -> Run:
     """The run that a worker's last report tells of."""
-    if "outcome" in report:
-        return Run(trial=number, seed=seed, outcome=report["outcome"], reason=report["reason"])
-    measurement = dict(report["measurement"])
+    if report.outcome is not None:
+        return Run(trial=number, seed=seed, outcome=report.outcome, reason=report.reason)
+    measurement = dict(report.measurement or {})
     environment = measurement.pop("environment", {})
     return Run(trial=number, seed=seed, outcome=FINISHED, measurement=measurement, environment=environment)
 

@@ -7,43 +7,16 @@ from __future__ import annotations
 
 import math
 
-from search.driver.deadline import check_until
-from search.driver.hardware import check_shares
-from search.space.document import parse_number
-from search.worker.object_store import check_url
-
 MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
 MAX_SEED = 2**63 - 1  # torch takes twice as much, and `confirm` counts on from a search's seed
 MAX_TRIALS = 10**9
 
 
-def check_amounts(
-    *,
-    trials: str | None = None,
-    max_tokens: str | None = None,
-    until: str | None = None,
-    hang_minutes: float = 30.0,
-    seed: int = 0,
-    storage_path: str | None = None,
-    trials_per_gpu: str | None = None,
-    gpus_per_trial: float | None = None,
-    cpus_per_trial: float | None = None,
-    parallel: int | None = None,
-) -> None:
-    """Raises ValueError for the first of these options of a search that can mean nothing."""
-    check_trials(trials)
-    number_of_tokens(max_tokens)
-    if until is not None:
-        check_until(until)
-    seconds_to_hang(hang_minutes)
-    if trials_per_gpu is not None:
-        gpu_share(trials_per_gpu)
-    check_shares(gpus_per_trial=gpus_per_trial, cpus_per_trial=cpus_per_trial, parallel=parallel)
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that torch does not take."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"--seed {seed}: give a whole number from 0 to {MAX_SEED}")
-    if storage_path is not None:
-        check_url(storage_path)
 
 
 def check_trials(asked: str | None) -> int | None:
@@ -88,6 +61,8 @@ def seconds_to_hang(minutes: float) -> float:
 
 
 def _whole(text: str) -> int | None:
+    from search.space.document import parse_number  # with YAML, which `--help` can do without
+
     number = parse_number(text)
     if number is None or not math.isfinite(number) or number != int(number):
         return None

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from search.storage.folder import StudyError
@@ -17,7 +16,7 @@ from search.study.record import TrialRecord
 from search.study.study import Study
 from search.worker.checkpoints import checkpoints_at
 from search.worker.faults import HOST_OUT_OF_MEMORY, WORKER_HUNG, cause_of, loss
-from search.worker.messages import FAILED, OUT_OF_MEMORY, PAUSED
+from search.worker.messages import FAILED, OUT_OF_MEMORY, PAUSED, Event, TrialReport, TrialRequest
 from search.worker.object_store import ObjectStoreError
 from search.worker.watchdog import take_trace
 
@@ -27,7 +26,7 @@ MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
 class Listener(Protocol):
     """Is told of every trial that starts, reaches a rung, has a fault or ends, as it happens."""
 
-    def on_event(self, kind: str, record: TrialRecord) -> None: ...
+    def on_event(self, kind: Event, record: TrialRecord) -> None: ...
 
     def on_slots(self, num_slots: int) -> None:
         """From now on as many trials run at once: machines, or other searches on them, have come or gone."""
@@ -38,7 +37,7 @@ class UnderWay:
     """One of our trials in Ray's hands."""
 
     number: int
-    request: dict[str, Any]
+    request: TrialRequest
     losses: list[str] = field(default_factory=list)  # why each of its workers was lost
 
     @property
@@ -54,7 +53,7 @@ class Bridge:
         self,
         study: Study,
         num_slots: int,
-        request_for: Callable[[int, dict[str, Any]], dict[str, Any]],
+        request_for: Callable[[int, dict[str, Any]], TrialRequest],
         listener: Listener,
         worker: str,
         *,
@@ -103,7 +102,7 @@ class Bridge:
             return self.fail(error)
         if proposal is None:
             for record in paused:  # the brain has stopped them
-                self._listener.on_event("ended", record)
+                self._listener.on_event(Event.ENDED, record)
             return None
         try:
             request = self._request_for(proposal.number, proposal.values)
@@ -111,21 +110,21 @@ class Bridge:
             self._study.release(proposal.number)
             return self.fail(error)
         self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
-        self._listener.on_event("started", self._study.records[proposal.number])
-        return {"worker": self._worker, "request": request}
+        self._listener.on_event(Event.STARTED, self._study.records[proposal.number])
+        return {"worker": self._worker, "request": request.to_dict()}
 
-    def on_report(self, trial_id: str, report: dict[str, Any]) -> bool:
+    def on_report(self, trial_id: str, report: TrialReport) -> bool:
         """Forward a worker's report; True if the trial goes on."""
         number = self._under_way[trial_id].number
         try:
-            if "fault" in report:
-                self._note_fault(number, report["fault"])
+            if report.fault is not None:
+                self._note_fault(number, report.fault)
             goes_on = self._forward(number, report)
         except Exception as error:
             self.fail(error)
             return False
         record = self._study.records[number]
-        self._listener.on_event("ended" if record.has_ended else "report", record)
+        self._listener.on_event(Event.ENDED if record.has_ended else Event.REPORTED, record)
         if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
             del self._under_way[trial_id]
         has_slot = len(self._under_way) <= self._num_slots  # else it waits for one, with its checkpoint
@@ -141,8 +140,8 @@ class Bridge:
         run = self._under_way.get(trial_id)
         if run is None:
             return
-        trace = take_trace(Path(run.request["trace"]))
-        hung = f"{WORKER_HUNG}: no report for {(run.request['hang_seconds'] or 0) / 60:g} min"
+        trace = take_trace(run.request.trace_path)
+        hung = f"{WORKER_HUNG}: no report for {(run.request.hang_seconds or 0) / 60:g} min"
         run.losses.append(hung if trace else cause_of(why))
         then = "went on from its checkpoint" if _has_checkpoint(run.request) else "started again"
         if run.num_losses_left < 0:
@@ -161,7 +160,7 @@ class Bridge:
         try:
             if worker_lost and run.num_losses_left < 0:
                 self._give_up(run)
-                self._listener.on_event("ended", self._study.records[run.number])
+                self._listener.on_event(Event.ENDED, self._study.records[run.number])
             else:
                 if worker_lost:
                     self._losses[run.number] = run.losses
@@ -183,24 +182,18 @@ class Bridge:
             self.fail(error)
         self._under_way.clear()
 
-    def _forward(self, number: int, report: dict[str, Any]) -> bool:
-        if "obstacle" in report:
-            raise StudyError(f"{report['obstacle']}; then the same command goes on")
-        if "outcome" in report:
-            self._study.finish(
-                number,
-                report["outcome"],
-                report["reason"],
-                tokens=report["tokens"],
-                traceback=report.get("traceback", ""),
-            )
+    def _forward(self, number: int, report: TrialReport) -> bool:
+        if report.environment_error is not None:
+            raise StudyError(f"{report.environment_error}; then the same command goes on")
+        if report.outcome is not None:
+            self._study.finish(number, report.outcome, report.reason, tokens=report.tokens, traceback=report.traceback)
             return False
-        progress = {"tokens": report["tokens"], "tokens_per_second": report.get("tokens_per_second")}
-        return self._study.report(number, report["measurement"] or progress)
+        progress = {"tokens": report.tokens, "tokens_per_second": report.tokens_per_second}
+        return self._study.report(number, report.measurement or progress)
 
     def _note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
         self._study.note_fault(number, fault, traceback=traceback)
-        self._listener.on_event("fault", self._study.records[number])
+        self._listener.on_event(Event.FAULT, self._study.records[number])
 
     def _give_up(self, run: UnderWay) -> None:
         """End a trial whose workers keep being lost. One that was too large for the host teaches the sampler so."""
@@ -212,9 +205,9 @@ class Bridge:
         self._study.finish(run.number, FAILED, reason, traceback=self._study.records[run.number].traceback)
 
 
-def _has_checkpoint(request: dict[str, Any]) -> bool:
+def _has_checkpoint(request: TrialRequest) -> bool:
     """Whether a trial can go on where it was; not, as far as is known, where its place does not answer."""
     try:
-        return checkpoints_at(request["place"], patience_seconds=0).exists(request["checkpoint"])
+        return checkpoints_at(request.location, patience_seconds=0).exists(request.checkpoint)
     except ObjectStoreError:
         return False

@@ -67,7 +67,9 @@ class Slots:
         return f"{self.num_slots} trial{'s' if self.num_slots > 1 else ''} at a time, {device}{plural} each"
 
 
-def check_shares(*, gpus_per_trial: float | None, cpus_per_trial: float | None, parallel: int | None) -> None:
+def check_shares(
+    *, gpus_per_trial: float | None = None, cpus_per_trial: float | None = None, parallel: int | None = None
+) -> None:
     """Raises ValueError for a share that no hardware could give."""
     for option, share in (("--gpus-per-trial", gpus_per_trial), ("--cpus-per-trial", cpus_per_trial)):
         if share is not None and not math.isfinite(share):

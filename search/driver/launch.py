@@ -7,7 +7,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import optuna
 from rich.console import Console
 
 from search.driver import hardware
-from search.driver.amounts import check_amounts, check_trials, gpu_share, number_of_tokens, seconds_to_hang
+from search.driver.amounts import check_trials, number_of_tokens, seconds_to_hang
 from search.driver.deadline import seconds_until
+from search.driver.options import RunOptions
 from search.driver.pace import MAX_SECONDS, NoPace, measured_pace
 from search.driver.planning import SHORTEST_MEASURED, Plan, plan, until_lines
 from search.driver.requests import Requests, measures_alone
@@ -38,76 +39,12 @@ from search.study.study import Study
 from search.study.text import StudyText, check_text, read_text
 from search.worker import turns
 from search.worker.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
-from search.worker.messages import FINISHED
+from search.worker.messages import FINISHED, Event
 from search.worker.object_store import ObjectStore, ObjectStoreError
 from trainer.checks import counted
 from trainer.reading import size_text
 from trainer.text.errors import shown as shown_path
 from trainer.text.units import TextUnits
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What `tinysearch run`, or `resume`, was asked to do."""
-
-    space: Path | None  # None to go on with a study by its name, with the settings that it has
-    name: str | None = None
-    runs: Path = Path("runs")
-    storage: str | None = None  # a database's URL; a journal file in the study's folder if left out
-    storage_path: str | None = None  # a URL for checkpoints and the text; the study's folder if left out
-    budget: str | None = None
-    trials: str | None = None  # "40", or "+10" for ten more
-    max_tokens: str | None = None  # "54M": in place of the budget's, or more for a study that there is
-    until: str | None = None  # "8h" or "18:00": no trial goes on after that
-    seed: int = 0
-    goals: tuple[str, ...] = ()
-    assignments: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()  # beside the space's and the budget's
-    metrics: tuple[str, ...] = ()  # in place of the space's
-    data: tuple[Path, ...] = ()
-    token_dtype: str = "uint16"
-    text_key: str = "text"  # the field of a record that has its text
-    skip_bad: bool = False  # leave out records without text
-    gpus_per_trial: float | None = None
-    cpus_per_trial: float | None = None
-    trials_per_gpu: str | None = None  # "4", or "auto": as many as the largest configuration lets
-    gpu_kind: str | None = None  # of a cluster that has several
-    parallel: int | None = None
-    address: str | None = None
-    hang_minutes: float = 30.0  # without a report, until a worker is ended
-
-    @property
-    def study_name(self) -> str:
-        """The study's name: the space's, with the budget's where one was named."""
-        if self.name is not None:
-            return self.name
-        assert self.space is not None
-        return "-".join(filter(None, [self.space.stem, self.budget]))
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How the text is read, as fields of a training run; what earlier studies do not have only if it is asked."""
-        asked = {"text_key": self.text_key} if self.text_key != "text" else {}
-        return {"token_dtype": self.token_dtype, **asked, **({"skip_bad": True} if self.skip_bad else {})}
-
-    @property
-    def shares(self) -> dict[str, Any]:
-        """What was asked for of the hardware, as search/driver/hardware.py takes it. Raises ValueError."""
-        gpus = self.gpus_per_trial
-        if self.trials_per_gpu is not None:
-            if gpus is not None:
-                raise ValueError("--trials-per-gpu and --gpus-per-trial say the same in two ways; give one")
-            gpus = gpu_share(self.trials_per_gpu)
-        return {
-            "gpus_per_trial": gpus,
-            "cpus_per_trial": self.cpus_per_trial,
-            "parallel": self.parallel,
-        }
-
-    def check(self) -> None:
-        """Raises ValueError for a number or a time that can mean nothing."""
-        names = ("trials", "max_tokens", "until", "hang_minutes", "seed", "storage_path", "trials_per_gpu")
-        check_amounts(**{name: getattr(self, name) for name in names}, **self.shares)
 
 
 def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
@@ -436,8 +373,8 @@ class _Pruning:
     def __init__(self, display: Display, checkpoints: Checkpoints):
         self._display, self._checkpoints = display, checkpoints
 
-    def on_event(self, kind: str, record: Any) -> None:
-        if kind == "ended":
+    def on_event(self, kind: Event, record: Any) -> None:
+        if kind is Event.ENDED:
             unneeded = record.continues if record.outcome == FINISHED else record.number
             if unneeded is not None:
                 with contextlib.suppress(ObjectStoreError):  # `tinysearch clean` finds it

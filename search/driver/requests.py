@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from search.driver.hardware import Slots
@@ -13,8 +14,8 @@ from search.study.study import Study
 from search.study.text import corpus_digests
 from search.worker.checkpoints import checkpoint_name, place_of
 from search.worker.corpora import share_corpus
+from search.worker.messages import Sentinel, TextLocation, TrialRequest
 from search.worker.object_store import ObjectStore
-from search.worker.trial import trial_request
 from search.worker.watchdog import trace_file
 from trainer.config import TrainConfig
 from trainer.data import corpus_for
@@ -29,32 +30,32 @@ class Requests:
         self._study, self._folder, self._slots = study, folder, slots
         self._hang_seconds = hang_seconds
         url = study.settings.storage_path
-        self._place = place_of(folder.checkpoints, folder.name, url)
+        self._location = place_of(folder.checkpoints, folder.name, url)
         self._store = ObjectStore(url) if url else None
         self._corpus_digests = corpus_digests(study.settings)
         self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
 
-    def request(self, number: int, values: dict[str, Any]) -> dict[str, Any]:
+    def request(self, number: int, values: dict[str, Any]) -> TrialRequest:
         config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
         before = self._study.records[number].continues
         name = checkpoint_name(number)
-        return trial_request(
+        return TrialRequest(
             train=config.to_dict(),
-            rungs=self._study.rungs,
-            place=self._place,
+            study_rungs=self._study.rungs,
+            location=self._location,
             checkpoint=name,
             continues=None if before is None else checkpoint_name(before),
-            trace=trace_file(self._folder.checkpoints / name),
+            trace=str(trace_file(self._folder.checkpoints / name)),
             text=self._text(config),
             exclusive=self._slots.is_exclusive,
             measures_alone=measures_alone(self._slots, self._study.settings.space, self._study.settings.budget),
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
             memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
-            mark=self._folder.owner if self._store is None else None,
+            sentinel=sentinel_at(self._folder.owner) if self._store is None else None,
         )
 
-    def _text(self, config: TrainConfig) -> dict[str, str] | None:
+    def _text(self, config: TrainConfig) -> TextLocation | None:
         """Where a worker finds the text, which is written there when the first trial of its vocabulary starts."""
         if self._store is None:
             return None
@@ -63,7 +64,11 @@ class Requests:
             corpus = corpus_for(config)
             share_corpus(corpus, self._store)
             self._shared[size] = corpus.digest
-        return {"url": str(self._store), "digest": self._shared[size]}
+        return TextLocation(str(self._store), self._shared[size])
+
+
+def sentinel_at(file: Path) -> Sentinel:
+    return Sentinel(str(file), file.read_text(encoding="utf-8"))
 
 
 def measures_alone(slots: Slots, space: Space, budget: BudgetSpec) -> bool:

@@ -39,6 +39,7 @@ from search.driver.scratch import scratch_folder
 from search.storage.folder import StudyError
 from search.study.study import Study
 from search.worker.hangup import HANGUP, is_heeded
+from search.worker.messages import TrialReport, TrialRequest
 
 LOOK_SECONDS = 5.0  # between two looks at which machines there are
 
@@ -46,7 +47,7 @@ LOOK_SECONDS = 5.0  # between two looks at which machines there are
 def run_trials(
     study: Study,
     slots: Slots,
-    request_for: Callable[[int, dict[str, Any]], dict[str, Any]],
+    request_for: Callable[[int, dict[str, Any]], TrialRequest],
     listener: Listener,
     *,
     worker: str = "search.worker.trial:TrialRun",
@@ -116,10 +117,10 @@ class TrialActor(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         module, _, name = config["worker"].partition(":")
-        self._trial = getattr(importlib.import_module(module), name)(config["request"])
+        self._trial = getattr(importlib.import_module(module), name)(TrialRequest.from_dict(config["request"]))
 
     def step(self) -> dict[str, Any]:
-        return {"report": [self._trial.step()]}  # in a list: Tune flattens mappings
+        return {"report": [self._trial.step().to_dict()]}  # in a list: Tune flattens mappings
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._trial.close()
@@ -178,7 +179,8 @@ class BrainScheduler(FIFOScheduler):
         return None
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        return self.CONTINUE if self._bridge.on_report(trial.trial_id, result["report"][0]) else self.STOP
+        report = TrialReport.from_dict(result["report"][0])
+        return self.CONTINUE if self._bridge.on_report(trial.trial_id, report) else self.STOP
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         trial.max_failures = trial.num_failures + self._bridge.num_losses_left(trial.trial_id)

@@ -11,11 +11,12 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.driver.launch import RunOptions
+    from search.driver.options import RunOptions
 
 DRAIN_SECONDS = 120  # between a cluster's notice and its end: trials save about every ten seconds
 MAX_RETRIES = 3  # of a RayJob whose cluster was lost; each goes on with the study
@@ -96,32 +97,9 @@ def run_arguments(options: RunOptions, *, space: str, runs: str, address: str | 
         raise ValueError(
             f"--trials {options.trials}: a job that starts again would add as many again; give the total instead"
         )
-    words = [space, f"--name={options.study_name}", f"--runs={runs}"]
-    once = {
-        "storage-path": options.storage_path,
-        "budget": options.budget,
-        "trials": options.trials,
-        "max-tokens": options.max_tokens,
-        "until": options.until,
-        "metrics": ",".join(options.metrics) or None,
-        "gpus-per-trial": options.gpus_per_trial,
-        "cpus-per-trial": options.cpus_per_trial,
-        "trials-per-gpu": options.trials_per_gpu,
-        "gpu-kind": options.gpu_kind,
-        "parallel": options.parallel,
-        "address": address,
-    }
-    defaults = {field.name: field.default for field in fields(options)}
-    for name in ("token_dtype", "text_key", "seed", "hang_minutes"):
-        if (value := getattr(options, name)) != defaults[name]:
-            once[name.replace("_", "-")] = value
-    words += [f"--{name}={value}" for name, value in once.items() if value is not None]
-    words += ["--skip-bad"] if options.skip_bad else []
-    words += [f"--goal={goal}" for goal in options.goals]
-    words += [f"--set={assignment}" for assignment in options.assignments]
-    words += [f"--limit={limit}" for limit in options.limits]
-    words += [f"--data={path}" for path in options.data]
-    return tuple(words)
+    elsewhere = replace(options, name=options.study_name, runs=Path(runs), address=address, storage=None)
+    words = [flag if value is None else f"{flag}={value}" for flag, value in elsewhere.words()]
+    return (space, *words)
 
 
 def check_job(job: Job, to: str) -> None:

@@ -17,7 +17,7 @@ from search.report.overview import Overview, comparison_line, counts_line, metri
 from search.report.tables import TrialsTable
 from search.study.cost import seconds_left
 from search.study.record import TrialRecord
-from search.worker.messages import FINISHED, RUNNING
+from search.worker.messages import FINISHED, RUNNING, Event
 from trainer.checks import counted
 
 ROWS = 12
@@ -48,10 +48,10 @@ class Display:
         if self._live:
             self._live.stop()
 
-    def on_event(self, kind: str, record: TrialRecord) -> None:
-        if self._live is None and kind == "fault":
+    def on_event(self, kind: Event, record: TrialRecord) -> None:
+        if self._live is None and kind is Event.FAULT:
             self._console.print(f"trial {record.number}  {record.faults[-1]}")
-        if self._live is not None or kind != "ended":
+        if self._live is not None or kind is not Event.ENDED:
             return
         overview = self._overview()
         measured = [f"{m.name} {metric_text(m.name, record.measured(m.name))}" for m in overview.metrics]

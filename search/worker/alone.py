@@ -8,19 +8,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
 
 from search.worker.hangup import held_back
-from search.worker.messages import FAILED
+from search.worker.messages import FAILED, TrialReport, TrialRequest
 from search.worker.trial import BrokenProcess, TrialRun
 
 
-def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Train what `trial_request` describes, going on from its checkpoint, and pass each report on as it comes.
+def train_alone(request: TrialRequest, on_report: Callable[[TrialReport], None]) -> TrialReport:
+    """Train a trial, from its checkpoint if it has one, and pass each report on as it comes.
 
-    Returns the last report: the measurement at the last rung, an `obstacle`, or an `outcome` with its `reason`, which
-    is FAILED where the process was killed. Whatever ends this early ends the process too, and costs what was
-    trained since its last checkpoint: about ten seconds.
+    Returns the last report: the measurement at the last rung, an environment error, or an outcome, which is FAILED if
+    the process was killed. Whatever ends this early ends the process too, and costs what was trained since its last
+    checkpoint: about ten seconds.
     """
     # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -36,9 +35,9 @@ def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], N
                 report = reports.recv()
             except EOFError:
                 process.join()
-                return {"outcome": FAILED, "reason": _end_of(process.exitcode), "tokens": 0}
+                return TrialReport(tokens=0, outcome=FAILED, reason=_end_of(process.exitcode))
             on_report(report)
-            if _is_last(report, request):
+            if report.is_last(request.counted_rungs):
                 process.join()
                 return report
     finally:
@@ -47,7 +46,7 @@ def train_alone(request: dict[str, Any], on_report: Callable[[dict[str, Any]], N
         reports.close()
 
 
-def _train(request: dict[str, Any], reports: Connection) -> None:
+def _train(request: TrialRequest, reports: Connection) -> None:
     """In the other process. Ctrl-C on a terminal reaches it too, and is for the parent to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trial = TrialRun(request)
@@ -56,19 +55,10 @@ def _train(request: dict[str, Any], reports: Connection) -> None:
             try:
                 report = trial.step()
             except BrokenProcess as error:
-                report = {"outcome": FAILED, "reason": str(error), "tokens": 0}
+                report = TrialReport(tokens=0, outcome=FAILED, reason=str(error))
             reports.send(report)
-            if _is_last(report, request):
+            if report.is_last(request.counted_rungs):
                 return
-
-
-def _is_last(report: dict[str, Any], request: dict[str, Any]) -> bool:
-    measurement = report.get("measurement")
-    return (
-        "outcome" in report
-        or "obstacle" in report
-        or (measurement is not None and measurement["tokens"] >= request["rungs"][-1])
-    )
 
 
 def _end_of(exit_code: int | None) -> str:

@@ -1,31 +1,33 @@
-"""What an exception in a trial means: an outcome of it, an obstacle of the search, or the end of its process."""
+"""What an exception in a trial means: an outcome of it, an error of its environment, or the end of its process."""
 
 from __future__ import annotations
 
 import traceback
-from typing import Any
 
-from search.worker.messages import DIVERGED, FAILED, OUT_OF_MEMORY
+from search.worker.messages import DIVERGED, FAILED, OUT_OF_MEMORY, TrialReport
 from search.worker.object_store import NO_SPACE, ObjectStoreError
 from search.worker.turns import TurnsError
 
 
-def report_of(error: Exception) -> dict[str, Any]:
-    """What an exception in a trial means: an obstacle, or an outcome with a reason and the traceback of a bug."""
+def report_of(error: Exception, *, tokens: int = 0) -> TrialReport:
+    """The last report of a trial that has trained so many tokens."""
     from trainer.checkpoint import SaveError
     from trainer.loop import Diverged
     from trainer.text.errors import CorpusError
 
     if isinstance(error, Diverged):
-        return {"outcome": DIVERGED, "reason": error.reason, "tokens": error.tokens}
+        return TrialReport(tokens=error.tokens, outcome=DIVERGED, reason=error.reason)
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
-        return {"outcome": OUT_OF_MEMORY, "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
+        reason = str(error).splitlines()[0] if str(error) else "out of memory"
+        return TrialReport(tokens=tokens, outcome=OUT_OF_MEMORY, reason=reason)
     if isinstance(error, (CorpusError, SaveError, ObjectStoreError, TurnsError)):
-        return {"obstacle": str(error)}
+        return TrialReport(tokens=tokens, environment_error=str(error))
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return {"obstacle": f"{error.filename or 'the disk'}: {error.strerror}; free some space there"}
+        where = f"{error.filename or 'the disk'}: {error.strerror}; free some space there"
+        return TrialReport(tokens=tokens, environment_error=where)
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return {"outcome": FAILED, "reason": reason, "traceback": "".join(traceback.format_exception(error))}
+    text = "".join(traceback.format_exception(error))
+    return TrialReport(tokens=tokens, outcome=FAILED, reason=reason, traceback=text)
 
 
 def breaks_process(error: Exception) -> bool:

@@ -1,31 +1,32 @@
 """A trial in its worker: a configuration becomes training, and whatever happens to it becomes a report.
 
-Out of memory, divergence and bugs are outcomes of the trial. What is wrong with its surroundings (the text, the disk,
-the trainer's source) is an obstacle, which stops the search. Only a process that can train nothing any more is left by
-an exception. This file knows neither Ray nor Optuna; tune.py wraps it in an actor.
+Out of memory, divergence and bugs are outcomes of the trial. If its environment is at fault (the text, the disk, the
+trainer's source), the report has an environment error, which stops the search. Only a process that cannot train any
+more ends with an exception. This file knows neither Ray nor Optuna; the driver wraps it in an actor.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import hashlib
 import math
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import trainer
 from search.worker.checkpoints import Checkpoints, checkpoints_at
+from search.worker.code import code_digest, trainer_folder
 from search.worker.corpora import fetch_corpus
 from search.worker.errors import breaks_process, report_of
 from search.worker.faults import CHECKPOINT_DAMAGED, STORE_SILENT
+from search.worker.messages import TrialReport, TrialRequest
 from search.worker.object_store import PATIENCE_SECONDS, ObjectStore
 from search.worker.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
-from search.worker.watchdog import trace_file, watched
+from search.worker.watchdog import watched
 from trainer.corpus import Corpus
 from trainer.text.units import study_tokens
 
@@ -38,13 +39,13 @@ class BrokenProcess(RuntimeError):
 
 
 class TrialRun:
-    """One trial under way in this process. `request` is what tune.py sends: see `trial_request`."""
+    """One trial under way in this process."""
 
-    def __init__(self, request: dict[str, Any]):
+    def __init__(self, request: TrialRequest):
         self._request = request
-        self._rungs = request["train"]["rungs"]
-        self._checkpoint = request["checkpoint"]
-        self._hang_seconds = request["hang_seconds"]
+        self._rungs = request.rungs
+        self._checkpoint = request.checkpoint
+        self._hang_seconds = request.hang_seconds
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
         self._turns: Turns | None = None  # where others use the device too
@@ -52,26 +53,22 @@ class TrialRun:
         self._unreported: list[dict[str, Any]] = []
         self._faults: list[str] = []
 
-    def step(self) -> dict[str, Any]:
-        """Train to the next rung, or for a slice of time, and save; returns a report.
-
-        A report has `tokens` and one of: `measurement` (at a rung, else None); `outcome` and `reason`; `obstacle`,
-        which is no end of the trial. It has `fault` too where something broke and was mended. Raises BrokenProcess.
-        """
-        if obstacle := self._misplaced():  # before anything of that trainer, or of that folder, is used
-            return {"tokens": 0, "obstacle": obstacle}
+    def step(self) -> TrialReport:
+        """Train to the next rung, or for a slice of time, and save. Raises BrokenProcess."""
+        if misplaced := self._misplaced():  # before anything of that trainer, or of that folder, is used
+            return TrialReport(tokens=0, environment_error=misplaced)
         try:
             corpus = self._fetched_text() if self._run is None else None  # not watched: it may be large
-            with self._watched() if self._request["exclusive"] else contextlib.nullcontext():
+            with self._watched() if self._request.exclusive else contextlib.nullcontext():
                 report = self._advance(corpus)
         except Exception as error:  # every end of a trial is a result, whatever caused it
             if breaks_process(error):
                 self._run = None  # `close` would call the GPU
                 raise BrokenProcess(str(error).splitlines()[0]) from error
-            report = {"tokens": self._tokens, **report_of(error)}
-        self._count_as_the_study(report)
+            report = report_of(error, tokens=self._tokens)
+        report = self._counted_as_the_study(report)
         if self._faults:
-            report["fault"] = self._faults.pop(0)  # the driver counts one for each report
+            report = dataclasses.replace(report, fault=self._faults.pop(0))
         return report
 
     def close(self) -> None:
@@ -80,13 +77,15 @@ class TrialRun:
             self._run.close()
             self._run = None
 
-    def _count_as_the_study(self, report: dict[str, Any]) -> None:
-        """Give the tokens of a report as the study counts them: it may count those of another vocabulary."""
-        own, shared = tuple(self._request["train"]["rungs"]), tuple(self._request["rungs"])
+    def _counted_as_the_study(self, report: TrialReport) -> TrialReport:
+        """The report with tokens as the study counts them: it may count those of another vocabulary."""
+        own, shared = self._rungs, self._request.counted_rungs
         if own == shared:
-            return
-        for counted in filter(None, (report, report.get("measurement"))):
-            counted["tokens"] = study_tokens(counted["tokens"], own, shared)
+            return report
+        measurement = report.measurement
+        if measurement is not None:
+            measurement = {**measurement, "tokens": study_tokens(measurement["tokens"], own, shared)}
+        return dataclasses.replace(report, tokens=study_tokens(report.tokens, own, shared), measurement=measurement)
 
     @property
     def _tokens(self) -> int:
@@ -94,16 +93,16 @@ class TrialRun:
 
     def _misplaced(self) -> str:
         """Why this process cannot take part: it has other code than the driver, or does not see its folder."""
-        if self._request["code_digest"] != code_digest():
-            here, ours = Path(trainer.__file__).parent, self._request["trainer"]
+        if self._request.code_digest != code_digest():
+            here, ours = trainer_folder(), self._request.trainer
             return f"a worker imports another trainer: {here} there, {ours} here; make them equal"
-        if (mark := self._request["mark"]) is not None:
+        if (sentinel := self._request.sentinel) is not None:
             try:
-                is_there = Path(mark["file"]).read_text(encoding="utf-8") == mark["text"]
+                is_there = Path(sentinel.file).read_text(encoding="utf-8") == sentinel.text
             except OSError:
                 is_there = False
             if not is_there:
-                folder = Path(mark["file"]).parent
+                folder = Path(sentinel.file).parent
                 return (
                     f"the machine {platform.node()} does not see the study's folder {folder}; "
                     "give one with --runs that all machines share"
@@ -113,13 +112,13 @@ class TrialRun:
     @functools.cached_property
     def _trace(self) -> Path:
         """Where the driver looks for it; on another machine, which has no such folder, it is of no use to anyone."""
-        trace = Path(self._request["trace"])
-        is_elsewhere = "://" in self._request["place"] and not trace.parent.parent.is_dir()
+        trace = self._request.trace_path
+        is_elsewhere = "://" in self._request.location and not trace.parent.parent.is_dir()
         return Path(tempfile.mkdtemp(prefix="tinysearch-"), trace.name) if is_elsewhere else trace
 
     @functools.cached_property
     def _checkpoints(self) -> Checkpoints:
-        return checkpoints_at(self._request["place"], **self._patience)
+        return checkpoints_at(self._request.location, **self._patience)
 
     @property
     def _patience(self) -> dict[str, Any]:
@@ -129,23 +128,23 @@ class TrialRun:
     def _note_wait(self, seconds: float) -> None:
         self._faults.append(f"{STORE_SILENT}: no answer for {seconds:.0f} s")
 
-    def _advance(self, corpus: Corpus | None) -> dict[str, Any]:
+    def _advance(self, corpus: Corpus | None) -> TrialReport:
         if self._run is None:
             self._turns = self._turns_of_device()
             self._start(corpus)
         if self._unreported:
             measurement = self._unreported.pop(0)
-            return {"tokens": measurement["tokens"], "measurement": measurement}
+            return TrialReport(tokens=measurement["tokens"], measurement=measurement)
         return self._train()
 
     def _fetched_text(self) -> Corpus | None:
         """The text, where it is not read from where the configuration says. Raises CorpusError, ObjectStoreError."""
-        if (text := self._request["text"]) is None:
+        if (text := self._request.text) is None:
             return None
         from trainer.config import TrainConfig
 
-        train, store = TrainConfig.from_dict(self._request["train"]), ObjectStore(text["url"], **self._patience)
-        return fetch_corpus(text["digest"], store, vocab_size=train.model.vocab_size, cache_dir=train.cache_dir)
+        train, store = TrainConfig.from_dict(self._request.train), ObjectStore(text.url, **self._patience)
+        return fetch_corpus(text.digest, store, vocab_size=train.model.vocab_size, cache_dir=train.cache_dir)
 
     def _start(self, corpus: Corpus | None) -> None:
         """Begin, or go on from the checkpoint. Raises CorpusError where the text is not the search's."""
@@ -154,17 +153,17 @@ class TrialRun:
         from trainer.loop import TrainingRun
         from trainer.text.errors import CorpusError
 
-        config = TrainConfig.from_dict(self._request["train"])
-        if self._request["memory_share"] is not None:
-            limit_memory(self._request["memory_share"])
+        config = TrainConfig.from_dict(self._request.train)
+        if self._request.memory_share is not None:
+            limit_memory(self._request.memory_share)
         with self._turn():
             run = self._run = TrainingRun(config, corpus)
-        expected = self._request["corpus_digests"]
+        expected = self._request.corpus_digests
         if expected and run.corpus.digest not in expected:
             raise CorpusError(
                 f"the text has changed since the search began: {run.corpus.about}; bring back what it was"
             )
-        for name in filter(None, (self._checkpoint, self._request["continues"])):
+        for name in filter(None, (self._checkpoint, self._request.continues)):
             with contextlib.ExitStack() as reading:
                 with self._watched_turn():  # the device is not waited for, nor kept from others, by what is fetched
                     path = reading.enter_context(self._checkpoints.to_read(name))
@@ -185,7 +184,7 @@ class TrialRun:
         # The report of a rung may have been lost with the worker; the driver ignores those it has.
         self._unreported = [self._reported(m) for m in run.measurements]
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self) -> TrialReport:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
         if self._turns is None:
             with self._turn():
@@ -193,21 +192,22 @@ class TrialRun:
         else:
             measurement = self._train_in_turns(rung)
         self._save()
-        report = {"tokens": self._run.tokens, "tokens_per_second": self._tokens_per_second}
-        if measurement is None:
-            return {**report, "measurement": None}
-        return {**report, "measurement": self._reported(measurement)}
+        return TrialReport(
+            tokens=self._run.tokens,
+            tokens_per_second=self._tokens_per_second,
+            measurement=None if measurement is None else self._reported(measurement),
+        )
 
     def _turns_of_device(self) -> Turns | None:
         """The turns on a device that others use too. Also one that need not measure alone lets others do so."""
-        if self._request["exclusive"]:
+        if self._request.exclusive:
             return None
         with self._watched_turn():
             device = this_device()
         try:
             return Turns(device)
         except TurnsError:
-            if self._request["measures_alone"]:
+            if self._request.measures_alone:
                 raise
             return None
 
@@ -225,7 +225,7 @@ class TrialRun:
 
     def _watched_turn(self) -> contextlib.AbstractContextManager[None]:
         """What is watched of a step that may have to wait for others; of any other step, all is."""
-        return contextlib.nullcontext() if self._request["exclusive"] else self._watched()
+        return contextlib.nullcontext() if self._request.exclusive else self._watched()
 
     def _train_in_turns(self, rung: int) -> Any:
         """As TrainingRun's `advance`. What is trained alone is not parted by a slice's end, so no save is within it."""
@@ -258,7 +258,7 @@ class TrialRun:
         run = self._run
         size = run.config.tokens_per_step
         left = -(-(rung - run.tokens) // size)
-        if not self._request["measures_alone"]:
+        if not self._request.measures_alone:
             return left
         last_rung = max((passed for passed in self._rungs if passed <= run.tokens), default=0)
         known = [run.tokens_per_second, *(m.tokens_per_second for m in run.measurements[-1:])]
@@ -273,13 +273,13 @@ class TrialRun:
     @property
     def _tokens_per_second(self) -> float:
         """Of the run so far; once it was measured alone, that speed: what was trained beside others says less."""
-        if self._request["measures_alone"] and self._run.measurements:
+        if self._request.measures_alone and self._run.measurements:
             return self._run.measurements[-1].tokens_per_second
         return self._run.tokens_per_second
 
     def _reported(self, measurement: Any) -> dict[str, Any]:
         """A Measurement as the driver records it; the trainer cannot know who shares its device, the driver does."""
-        exclusive = measurement.exclusive and (self._request["exclusive"] or self._request["measures_alone"])
+        exclusive = measurement.exclusive and (self._request.exclusive or self._request.measures_alone)
         return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
@@ -293,65 +293,6 @@ class TrialRun:
                 writing.close()  # what goes to another machine keeps the device from nobody
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
         self._slice_seconds = min(wanted, self._longest_slice)
-
-
-def trial_request(
-    *,
-    train: dict[str, Any],
-    rungs: Sequence[int] = (),
-    place: str,
-    checkpoint: str,
-    continues: str | None = None,
-    trace: Path | None = None,
-    text: dict[str, str] | None = None,
-    exclusive: bool = True,
-    measures_alone: bool = False,
-    corpus_digests: Sequence[str] = (),
-    hang_seconds: float | None = None,
-    memory_share: float | None = None,
-    mark: Path | None = None,
-) -> dict[str, Any]:
-    """What a worker needs to run a trial, as plain values: `train` is a TrainConfig's `to_dict`.
-
-    `rungs` are those of `train` as the study counts them, if it counts tokens of another vocabulary.
-
-    `checkpoint` is a name in a `place` of checkpoints; where it is not there yet, the trial goes on from the one of the
-    trial that it `continues`. A worker that hangs leaves its `trace` there, beside the checkpoint if left out. The
-    trial's `text` is fetched from a `url` by its `digest`, or read from where `train` says if left out. It must have
-    one of `corpus_digests`, if there are any. A step that takes longer than `hang_seconds`, without its waits for
-    turns, ends the worker; None waits for ever. `mark` is a file that the driver has just written, for the worker to
-    see that both have one disk.
-
-    A device that is not `exclusive` is used in turns with others. The trial may have `memory_share` of its memory, and
-    its speed cannot be compared unless it `measures_alone`: while the others pause.
-    """
-    return {
-        "train": train,
-        "rungs": list(rungs or train["rungs"]),
-        "place": place,
-        "checkpoint": checkpoint,
-        "continues": continues,
-        "trace": str(trace or trace_file(Path(place, checkpoint))),
-        "text": text,
-        "exclusive": exclusive,
-        "measures_alone": measures_alone,
-        "corpus_digests": list(corpus_digests),
-        "hang_seconds": hang_seconds,
-        "memory_share": memory_share,
-        "mark": {"file": str(mark), "text": mark.read_text(encoding="utf-8")} if mark else None,
-        "trainer": str(Path(trainer.__file__).parent),
-        "code_digest": code_digest(),
-    }
-
-
-@functools.cache
-def code_digest() -> str:
-    """Identifies the trainer's source, so that a worker with another copy of it is noticed."""
-    root = Path(trainer.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def environment(run: Any) -> dict[str, Any]:

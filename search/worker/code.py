@@ -1,0 +1,23 @@
+"""Which source code of the trainer a process has."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from pathlib import Path
+
+import trainer
+
+
+def trainer_folder() -> str:
+    return str(Path(trainer.__file__).parent)
+
+
+@functools.cache
+def code_digest() -> str:
+    """Identifies the trainer's source, so that a worker with another copy of it is noticed."""
+    root = Path(trainer.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
