@@ -1,6 +1,6 @@
-"""The command line: `tinysearch run spaces/hybrid.yaml`. Only parsing, printing and exit codes; the work is elsewhere.
+"""The command line, such as `tinysearch run spaces/hybrid.yaml`: only parsing, printing and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wait until a command needs them.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _say_version(is_asked: bool) -> None:
 @app.callback()
 def tinysearch(
     version: Annotated[
-        bool, typer.Option("--version", help="Say which tinysearch this is.", is_eager=True, callback=_say_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version)
     ] = False,
 ) -> None:
     """Find the right configuration of a small language model."""
@@ -84,7 +84,7 @@ def tinysearch(
 @app.command()
 @takes_search_options
 def run(space: SpaceFile, options: RunOptions, address: Address = None, columns: Columns = None) -> None:
-    """Search a space. Running again under the same name continues."""
+    """Search a space. The same command resumes an interrupted search."""
     with outliving_the_terminal(), reporting_errors():
         code = _search(dataclasses.replace(options, space=space, address=address), columns)
     if code:
@@ -108,7 +108,7 @@ def resume(
     hang_minutes: HangMinutes = 30.0,
     columns: Columns = None,
 ) -> None:
-    """Go on with a study, interrupted or to be extended, by its name alone."""
+    """Resume or extend a study by its name."""
     with outliving_the_terminal(), reporting_errors():
         from search.driver.amounts import check_amounts
         from search.report.overview import Overview
@@ -152,7 +152,7 @@ def resume(
 
 
 def _search(options: RunOptions, columns: str | None) -> int:
-    """Run a search and print what came of it; returns the exit code."""
+    """Run a search, print its results, and return the exit code."""
     from search.driver.launch import run_search, summary
     from search.report.tables import TrialsTable, check_columns, columns_asked
     from search.space.loading import load_space
@@ -185,12 +185,12 @@ def _search(options: RunOptions, columns: str | None) -> int:
 
 
 def _reading(token_dtype: TokenDtype, text_key: str, skip_bad: bool) -> dict[str, Any]:
-    """How text is read, as fields of a training run."""
+    """The options for reading text, as fields of a training run."""
     return {"token_dtype": token_dtype.value, "text_key": text_key, "skip_bad": skip_bad}
 
 
 def _reading_words(reading: dict[str, Any]) -> list[str]:
-    """The options that ask for what `_reading` returned."""
+    """The command-line options that give the same result of `_reading`."""
     words = [] if reading["token_dtype"] == "uint16" else ["--token-dtype", reading["token_dtype"]]
     words += [] if reading["text_key"] == "text" else ["--text-key", reading["text_key"]]
     return words + (["--skip-bad"] if reading["skip_bad"] else [])
@@ -206,7 +206,7 @@ def validate(
     metrics: Metrics = None,
     as_json: Json = False,
 ) -> None:
-    """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
+    """Check a space: its keys, rules and presets, and how much of it is feasible."""
     with reporting_errors():
         from search.cli.validation import Validation
         from search.driver.launch import RunOptions
@@ -243,7 +243,7 @@ def advise(
     budget: Budget = None,
     as_json: Json = False,
 ) -> None:
-    """What the guide recommends for this text and this machine; with --time, a search that fits it."""
+    """Show the guide's advice for your text and machine; with --time, plan a search."""
     if time is not None:
         with reporting_errors():
             reading = _reading(token_dtype, text_key, skip_bad)
@@ -293,7 +293,7 @@ def _plan(
     *,
     as_json: bool,
 ) -> None:
-    """Print a search that fits a time, and the command that starts it."""
+    """Print a search that fits the time, and the command that starts it."""
     from search.driver.launch import RunOptions, plan_search
     from search.driver.planning import seconds_of
 
@@ -328,7 +328,8 @@ for command in (
 @app.command()
 def train(
     preset: Annotated[
-        str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny, or my/space.yaml/base.")
+        str,
+        typer.Option("--preset", metavar="SPACE/PRESET", help="A preset, such as hybrid/tiny or my/space.yaml/base."),
     ],
     budget: Budget = None,
     assign: Assignments = None,
@@ -337,10 +338,12 @@ def train(
     text_key: TextKey = "text",
     skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and go on from here.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Save to this file, and resume from it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train one preset of a space alone."""
+    """Train one preset of a space, without a search."""
     with reporting_errors():
         from search.cli.preset import preset_config
         from trainer.__main__ import run_alone
@@ -360,7 +363,7 @@ def train(
 
 @app.command(hidden=True)
 def schema() -> None:
-    """Print the JSON schema of space files, as it stands in spaces/schema.json."""
+    """Print the JSON schema of space files (stored in spaces/schema.json)."""
     from search.space.grammar import json_schema
 
     print_json(json_schema())

@@ -1,4 +1,4 @@
-"""The options of commands, each once; and those of a search together, for every command that takes them."""
+"""The options of all commands, each defined once; `search_options` collects those that a search takes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ if TYPE_CHECKING:
 
 
 class TokenDtype(StrEnum):
-    """How wide the tokens of a .bin file are."""
+    """The width of the tokens in a .bin file."""
 
     uint16 = "uint16"
     uint32 = "uint32"
 
 
-StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds the studies.")]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="The name of a study. Default: the latest one.")
+]
+Runs = Annotated[Path, typer.Option("--runs", help="The folder that holds all studies.")]
 Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
         envvar="OPTUNA_STORAGE",
-        help="A database, such as sqlite:///FILE or postgresql://...; a file in the study's folder if left out.",
+        help="Keep the study in a database, such as sqlite:///FILE or postgresql://... Default: a file in its folder.",
     ),
 ]
 StoragePath = Annotated[
@@ -40,96 +42,109 @@ StoragePath = Annotated[
     typer.Option(
         "--storage-path",
         metavar="URL",
-        help="For checkpoints and the text where machines share no folder: s3://bucket/folder.",
+        help="Keep checkpoints and text at a URL, for machines without a shared folder: s3://bucket/folder.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
-SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A space file, such as spaces/hybrid.yaml.")]
 Goals = Annotated[
     list[str] | None,
-    typer.Option("--goal", metavar="NAME", help="Narrow the space by a goal of the guide; may be repeated."),
+    typer.Option("--goal", metavar="NAME", help="Narrow the space to a goal of the guide. Repeatable."),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Fix a parameter. Repeatable.")
 ]
-Trials = Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Trials in total, or N more.")]
+Trials = Annotated[str | None, typer.Option("--trials", metavar="N|+N", help="Train N trials in total, or N more.")]
 MaxTokens = Annotated[
     str | None,
-    typer.Option("--max-tokens", metavar="N", help="In place of the budget's last rung; a study may grow, as to 54M."),
+    typer.Option(
+        "--max-tokens",
+        metavar="N",
+        help="Train up to N tokens, such as 54M. A larger N extends a study. Default: the budget's.",
+    ),
 ]
 Until = Annotated[
     str | None,
     typer.Option(
-        "--until", metavar="TIME", help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept."
+        "--until",
+        metavar="TIME",
+        help="Stop at this time, such as 8h or 18:00, and run the trials that fit. `resume` continues.",
     ),
 ]
 Time = Annotated[
     str | None,
     typer.Option(
-        "--time", metavar="TIME", help="Measure for seconds, and propose a search that fits: 6m, or until 18:00."
+        "--time",
+        metavar="TIME",
+        help="Measure the speed for some seconds and propose a search that fits, such as 6m or 18:00.",
     ),
 ]
 GpusPerTrial = Annotated[
-    float | None, typer.Option("--gpus-per-trial", help="Fractions are allowed; 1 where there are GPUs.")
+    float | None,
+    typer.Option("--gpus-per-trial", help="GPUs for each trial; fractions are allowed. Default: 1 if there are GPUs."),
 ]
 CpusPerTrial = Annotated[
-    float | None, typer.Option("--cpus-per-trial", help="Cores, and threads; a machine's are shared out if left out.")
+    float | None, typer.Option("--cpus-per-trial", help="Cores (and threads) for each trial. Default: an equal share.")
 ]
 TrialsPerGpu = Annotated[
     str | None,
     typer.Option(
-        "--trials-per-gpu", metavar="N|auto", help="Trials that share a GPU; auto: as many as its memory holds."
+        "--trials-per-gpu", metavar="N|auto", help="Trials that share a GPU; auto: as many as fit its memory."
     ),
 ]
-GpuKind = Annotated[str | None, typer.Option("--gpu-kind", help="Of a cluster with several, as Ray names it: A100.")]
-Parallel = Annotated[int | None, typer.Option("--parallel", help="Trials at a time, at most.")]
+GpuKind = Annotated[
+    str | None, typer.Option("--gpu-kind", help="Use only GPUs of this kind, by Ray's name, such as A100.")
+]
+Parallel = Annotated[int | None, typer.Option("--parallel", help="The maximum number of trials at a time.")]
 Address = Annotated[
-    str | None, typer.Option("--address", help="A Ray cluster that is running; one is started here if left out.")
+    str | None, typer.Option("--address", help="Use this running Ray cluster. Default: start Ray on this machine.")
 ]
 HangMinutes = Annotated[
-    float, typer.Option("--hang-minutes", help="A worker without a report for so long is ended and replaced.")
+    float, typer.Option("--hang-minutes", help="Replace a worker that has not reported for so many minutes.")
 ]
-Budget = Annotated[str | None, typer.Option("--budget", help="A budget that the space names, such as quick.")]
-Name = Annotated[str | None, typer.Option("--name", help="The study's name; the space's and budget's if left out.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="Use a named budget of the space, such as quick.")]
+Name = Annotated[str | None, typer.Option("--name", help="The study's name. Default: space and budget.")]
 MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hidden=True)]
 Data = Annotated[
     list[Path] | None,
     typer.Option(
         "--data",
         metavar="PATH...",
-        help="Text, JSON, JSON lines, Parquet, these compressed, token .bin files, or folders of them; the standard "
-        "library's sources if left out.",
+        help="Text, JSON, JSON lines, Parquet (also compressed), token .bin files, or folders. Default: the sources of "
+        "Python's standard library.",
     ),
 ]
-DataAsForRun = Annotated[list[Path] | None, typer.Option("--data", metavar="PATH", help="As for run; may be repeated.")]
-TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="Of .bin files.")]
+DataAsForRun = Annotated[
+    list[Path] | None, typer.Option("--data", metavar="PATH", help="Text, as for run. Repeatable.")
+]
+TokenWidth = Annotated[TokenDtype, typer.Option("--token-dtype", help="The type of the tokens in .bin files.")]
 TextKey = Annotated[
     str,
-    typer.Option("--text-key", metavar="NAME", help="The field of records, or the column, that has the text."),
+    typer.Option("--text-key", metavar="NAME", help="The field (or column) that holds the text."),
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records without text, and unreadable files.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip records without text, and unreadable files.")]
 Metrics = Annotated[
-    str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise, in place of the space's metric.")
+    str | None, typer.Option("--metrics", metavar="NAME,...", help="What to optimise. Default: the space's metric.")
 ]
 Columns = Annotated[
     str | None,
-    typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
+    typer.Option("--columns", metavar="NAME,...|all", help="Columns of the table. Default: those that fit."),
 ]
 Limits = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
         metavar="NAME=MAX",
-        help="A limit beside the space's: num_params=2M, tokens_per_second=1000.. for at least; may be repeated.",
+        help="Add a limit: num_params=2M, or tokens_per_second=1000.. (at least). Repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of proposals and training.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed of the search and of training.", min=0)]
 
 
 def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every option of `search_options` in place of its parameter `options`, which gets their result.
+    """Replace the parameter `options` of a command by all options of `search_options`; it receives their result.
 
-    Typer makes the command line from a function's signature.
+    Typer builds the command line from the signature of a function.
     """
     own, options = _parameters(command), _parameters(search_options)
     parameters = []
@@ -148,7 +163,7 @@ def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """A function's parameters, their annotations read; what RunOptions is, the command line need not know."""
+    """The parameters of a function with resolved annotations; RunOptions stays unresolved (its import is heavy)."""
     types = get_type_hints(function, localns={"RunOptions": Any}, include_extras=True)
     return [p.replace(annotation=types[p.name]) for p in inspect.signature(function).parameters.values()]
 
@@ -179,9 +194,9 @@ def search_options(
     parallel: Parallel = None,
     hang_minutes: HangMinutes = 30.0,
 ) -> RunOptions:
-    """What a search is asked to do, but for its space and where.
+    """The options of a search as RunOptions, without the space and the address.
 
-    Raises ValueError for a second space, and for numbers and times that mean nothing.
+    Raises ValueError for a second space, and for numbers and times that are not valid.
     """
     from search.driver.amounts import check_amounts
 
@@ -230,5 +245,5 @@ def search_options(
 
 
 def words_of(listed: str | None) -> tuple[str, ...]:
-    """`loss,num_params` as its words; none where nothing was given."""
+    """Split `loss,num_params` into words; empty if the option was not given."""
     return () if listed is None else tuple(word.strip() for word in listed.split(","))

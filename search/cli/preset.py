@@ -1,4 +1,4 @@
-"""The configuration of a guide's preset, to train alone: no search, no Ray, no study."""
+"""The configuration of one preset, to train without a search, Ray or a study."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def preset_config(
     reading: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> TrainConfig:
-    """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
+    """The training configuration of `space/preset`, such as hybrid/tiny, with the rungs of a budget of that space.
 
-    An assignment (`name=value`, by any of the parameter's names) replaces the preset's own value.
-    Raises SpaceError, ConfigError or ValueError for what the user can mend.
+    An assignment `name=value` replaces the value of the preset; aliases of the name are accepted.
+    Raises SpaceError, ConfigError or ValueError for mistakes that the user can fix.
     """
     space, name = _find(preset)
     budget = space.budget(budget_name)
@@ -51,7 +51,7 @@ def preset_config(
 
 
 def _find(preset: str) -> tuple[Space, str]:
-    """The space and preset that `space/preset` names: of a file, or from ./spaces or the checkout's.
+    """The space and the name of the preset in `space/preset`: from a file, ./spaces, or the checkout's spaces folder.
 
     Raises ValueError.
     """
