@@ -169,8 +169,9 @@ def test_the_readme_names_every_key_and_every_word_of_the_grammar():
         assert re.search(rf"`(?:[^`\n]*\W)?{word}(?:\W[^`\n]*)?`", README), word
 
 
-def test_every_complete_space_in_the_readme_loads():
-    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("file", ["README.md", "spaces/README.md"])
+def test_every_complete_space_in_the_readmes_loads(file: str):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
     complete = [block for block in blocks if "\nfamily:" in f"\n{block}"]
     assert complete
     for block in complete:

@@ -1,1 +1,1 @@
-"""The command line: options, output, exit codes and the commands. The work is done in the other rooms."""
+"""The command line: options, output, exit codes and commands. The other rooms do the work."""

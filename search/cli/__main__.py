@@ -1,4 +1,4 @@
-"""`python -m search.cli` is the command too."""
+"""`python -m search.cli` runs the same command."""
 
 from search.cli.main import main
 

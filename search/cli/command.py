@@ -1,6 +1,6 @@
-"""What all commands share: the study that they are about, where they print, and what becomes of an error.
+"""What all commands share: finding the study, printing, and turning errors into messages.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wait until a command needs them.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
-    """A study that is there, the latest one unless named. Raises StudyError."""
+    """An existing study; the latest one if no name is given. Raises StudyError."""
     from search.storage.archive import archive_at
     from search.storage.folder import StudyError, StudyFolder
 
@@ -35,14 +35,14 @@ def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFol
 
 
 def make_console(*, to_stderr: bool = False) -> PlainConsole:
-    """Where a command tells people things. The one place that makes a console."""
+    """The console that a command prints to. Only this function creates one."""
     from search.cli.console import PlainConsole
 
     return PlainConsole(to_stderr=to_stderr)
 
 
 def print_trials(console: PlainConsole, table: TrialsTable, title: str | None = None) -> None:
-    """A table of trials and its notes; wider than the terminal if it was asked for."""
+    """Print a table of trials and its notes; wider than the terminal if the user chose the columns."""
     from search.report.tables import MAX_TABLE_ROWS
 
     if len(table.records) > MAX_TABLE_ROWS:
@@ -59,7 +59,7 @@ def print_json(document: Any) -> None:
 
 @contextlib.contextmanager
 def reporting_errors() -> Iterator[None]:
-    """What the user can mend is one message on stderr and exit code 2; a study that failed is 1."""
+    """Print an error that the user can fix as one message (exit code 2); a failed study gives exit code 1."""
     try:
         yield
     except ValueError as error:  # SpaceError, StudyError, CorpusError and ConfigError are all ValueErrors
@@ -79,6 +79,6 @@ def reporting_errors() -> Iterator[None]:
 
 
 def complain(message: str, code: int) -> NoReturn:
-    """Say why a command ends, on stderr, and end it."""
+    """Print the message on stderr and end the command."""
     print(told(message), file=sys.stderr)
     raise typer.Exit(code)

@@ -1,7 +1,7 @@
-"""Where people are told things: rich's console, for which whatever a person typed is text and nothing else.
+"""The console for people: rich's, but it prints user input as plain text.
 
-No square bracket is markup, no `:smile:` an emoji, no number is coloured, and a control character is shown by its
-escape: it comes from a name or a message, never from us.
+Square brackets are not markup, `:smile:` is not an emoji, numbers have no colour. Control characters, which can only
+come from names and messages, are printed as escapes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNLIMITED = 100_000  # characters, wider than any table
 
 
 class PlainConsole(Console):
-    """Prints text as it is: a line is a line, of any length where nobody looks at a terminal."""
+    """Prints text unchanged. If the output is not a terminal, long lines are not wrapped."""
 
     def __init__(self, *, to_stderr: bool = False):
         super().__init__(markup=False, emoji=False, highlight=False, stderr=to_stderr)
@@ -33,15 +33,15 @@ class PlainConsole(Console):
                 self.width = PIPE_WIDTH
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As rich's; text is one line, with its style if one is given."""
+        """As rich's `print`; each text is one line, optionally with a style."""
         super().print(*(Text(printable(o)) if isinstance(o, str) else o for o in objects), **options)
 
     def print_whole(self, table: Table) -> None:
-        """A table at the width it needs: a narrow terminal folds its lines, where rich would cut words and figures."""
+        """Print a table at its full width: a narrow terminal wraps the lines, but rich would cut words and numbers."""
         self.print(_Whole(table), crop=False, soft_wrap=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """As rich's, for all that is printed: nothing but rich's own control codes reaches a terminal as such."""
+        """As rich's `render`, but only rich's own control codes reach the terminal; others are escaped."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             if control or text.isprintable() or text == "\n":
@@ -52,7 +52,7 @@ class PlainConsole(Console):
 
 @dataclass(frozen=True)
 class _Whole:
-    """A table as wide as its cells, whatever the console's width."""
+    """A table as wide as its cells, independent of the width of the console."""
 
     table: Table
 

@@ -1,4 +1,4 @@
-"""What is known of a text, a machine and a configuration that a guide's advice may hang on."""
+"""Facts about the text, the machine and the model that the conditions of a guide's advice may use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CHUNK_TOKENS = 2**22  # a corpus may be larger than memory
 def known_context(
     space: Space, data: tuple[Path, ...] = (), *, reading: Mapping[str, Any] | None = None
 ) -> dict[str, Value]:
-    """Of grammar.CONTEXT what is known, and the parameters of the space's defaults, as `--set` left them.
+    """The known values of grammar.CONTEXT, and the default parameters of the space (after `--set`).
 
-    Raises CorpusError for text that cannot be used.
+    Raises CorpusError if the text cannot be used.
     """
     values = space.complete({})
     config = space.train_config(values, rungs=(1,))
@@ -45,8 +45,8 @@ def known_context(
 
 
 def text_facts(corpus: Corpus) -> dict[str, Value]:
-    """Bytes of the training text, and the shares of its characters that are not ASCII, and that are Chinese, Japanese
-    or Korean (U+3040 to U+A000 and the Hangul syllables).
+    """The bytes of the training text, and two shares of its characters: those that are not ASCII, and those that are
+    Chinese, Japanese or Korean (U+3040 to U+A000 and the Hangul syllables).
     """
     text = corpus.train
     num_characters = num_non_ascii = num_cjk = 0

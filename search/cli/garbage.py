@@ -1,7 +1,7 @@
-"""The garbage collector, kept out of the way of a large study.
+"""Run the garbage collector seldom, because it slows down large studies.
 
-Reading one makes a million values and no garbage. To look for it takes a third of the time of the reading, and a
-quarter of a second in the midst of some decision later.
+Reading a large study creates a million values and no garbage. Without this setting, collecting takes a third of the
+reading time, and a quarter of a second in some later decisions.
 """
 
 from __future__ import annotations
@@ -10,5 +10,5 @@ import gc
 
 
 def collect_seldom() -> None:
-    """From now on look for garbage a hundred times less often, and hardly ever among what has been there for long."""
+    """Collect a hundred times less often, and very rarely among old objects."""
     gc.set_threshold(100_000, 50, 100)

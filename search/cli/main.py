@@ -1,6 +1,6 @@
-"""The command line: `tinysearch run spaces/hybrid.yaml`. Only parsing, printing and exit codes; the work is elsewhere.
+"""The command line, such as `tinysearch run spaces/hybrid.yaml`: only parsing, printing and exit codes.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly, 130 interrupted. Heavy imports wait until a command needs them.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _say_version(is_asked: bool) -> None:
 @app.callback()
 def tinysearch(
     version: Annotated[
-        bool, typer.Option("--version", help="Say which tinysearch this is.", is_eager=True, callback=_say_version)
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_say_version)
     ] = False,
 ) -> None:
     """Find the right configuration of a small language model."""
@@ -52,7 +52,7 @@ def tinysearch(
 @app.command()
 @takes(*OPTIONS)
 def run(space: SpaceFile, options: RunOptions, columns: Columns = None) -> None:
-    """Search a space. Running again under the same name continues."""
+    """Search a space. The same command resumes an interrupted search."""
     with outliving_the_terminal(), reporting_errors():
         code = _search(dataclasses.replace(options, space=space), columns)
     if code:
@@ -62,7 +62,7 @@ def run(space: SpaceFile, options: RunOptions, columns: Columns = None) -> None:
 @app.command()
 @takes(*RESUMABLE)
 def resume(options: RunOptions, study: StudyName = None, columns: Columns = None) -> None:
-    """Resume a study by its name alone, interrupted or to be extended."""
+    """Resume or extend a study by its name."""
     with outliving_the_terminal(), reporting_errors():
         from search.report.overview import Overview
         from search.report.tables import check_columns, columns_asked
@@ -77,7 +77,7 @@ def resume(options: RunOptions, study: StudyName = None, columns: Columns = None
 
 
 def _search(options: RunOptions, columns: str | None) -> int:
-    """Run a search and print what came of it; returns the exit code."""
+    """Run a search, print its results, and return the exit code."""
     from search.driver.launch import run_search, summary
     from search.report.tables import TrialsTable, check_columns, columns_asked
     from search.space.loading import load_space
@@ -112,7 +112,7 @@ def _search(options: RunOptions, columns: str | None) -> int:
 @app.command()
 @takes("budget", "goals", "assignments", "limits", "metrics")
 def validate(space: SpaceFile, options: RunOptions, as_json: Json = False) -> None:
-    """Check a space: its keys, ranges, rules and presets, and how much of it may be launched."""
+    """Check a space: its keys, rules and presets, and how much of it is feasible."""
     with reporting_errors():
         from search.cli.validation import Validation
 
@@ -130,7 +130,7 @@ def validate(space: SpaceFile, options: RunOptions, as_json: Json = False) -> No
 @app.command()
 @takes("data", "token_dtype", "text_key", "skip_bad", "assignments", "budget")
 def advise(space: SpaceFile, options: RunOptions, time: Time = None, as_json: Json = False) -> None:
-    """What the guide recommends for this text and this machine; with --time, a search that fits it."""
+    """Show the guide's advice for your text and machine; with --time, plan a search."""
     with reporting_errors():
         options = dataclasses.replace(options, space=space)
         if time is None:
@@ -176,7 +176,7 @@ def _advise(options: RunOptions, *, as_json: bool) -> None:
 
 
 def _plan(options: RunOptions, time: str, *, as_json: bool) -> None:
-    """Print a search that fits a time, and the command that starts it."""
+    """Print a search that fits the time, and the command that starts it."""
     from search.driver.launch import plan_search
     from search.driver.planning import seconds_of
 
@@ -203,13 +203,16 @@ for command in (
 @takes("budget", "assignments", "data", "token_dtype", "text_key", "skip_bad", "seed")
 def train(
     preset: Annotated[
-        str, typer.Option("--preset", metavar="SPACE/PRESET", help="Such as hybrid/tiny, or my/space.yaml/base.")
+        str,
+        typer.Option("--preset", metavar="SPACE/PRESET", help="A preset, such as hybrid/tiny or my/space.yaml/base."),
     ],
     options: RunOptions,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Save here, and resume from here.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Save to this file, and resume from it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train one preset of a space alone."""
+    """Train one preset of a space, without a search."""
     with reporting_errors():
         from search.cli.preset import preset_config
         from trainer.__main__ import run_alone
@@ -221,7 +224,7 @@ def train(
 
 @app.command(hidden=True)
 def schema() -> None:
-    """Print the JSON schema of space files, as it stands in spaces/schema.json."""
+    """Print the JSON schema of space files (stored in spaces/schema.json)."""
     from search.space.grammar import json_schema
 
     print_json(json_schema())

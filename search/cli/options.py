@@ -21,29 +21,33 @@ def _typed(name: str) -> Any:
     return typer.Option(option.flag, metavar=option.metavar, envvar=option.envvar, help=option.help)
 
 
-StudyName = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study's name; the latest one if left out.")]
+StudyName = Annotated[
+    str | None, typer.Argument(metavar="[STUDY]", help="The name of a study. Default: the latest one.")
+]
 Runs = Annotated[Path, _typed("runs")]
 Storage = Annotated[str | None, _typed("storage")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for scripts.")]
-SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="The space: a YAML file such as spaces/hybrid.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for scripts.")]
+SpaceFile = Annotated[Path, typer.Argument(metavar="SPACE", help="A space file, such as spaces/hybrid.yaml.")]
 MoreData = Annotated[list[Path] | None, typer.Argument(metavar="--data TEXT", hidden=True)]
 Time = Annotated[
     str | None,
     typer.Option(
-        "--time", metavar="TIME", help="Measure for seconds, and propose a search that fits: 6m, or until 18:00."
+        "--time",
+        metavar="TIME",
+        help="Measure the speed for some seconds and propose a search that fits, such as 6m or 18:00.",
     ),
 ]
 Columns = Annotated[
     str | None,
-    typer.Option("--columns", metavar="NAME,...|all", help="Of the table of trials; what fits if left out."),
+    typer.Option("--columns", metavar="NAME,...|all", help="Columns of the table. Default: those that fit."),
 ]
 
 
 def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with these options of a search in place of its parameter `options`, a RunOptions that they make.
+    """Replace the parameter `options` of a command by these options of a search; it receives a RunOptions.
 
-    The command line may have more words behind `--data`, as in `--data a b c`. What cannot be meant is refused before
-    the command begins. Typer makes the command line from a function's signature.
+    `--data` takes several words, as in `--data a b c`. A value that is not valid is refused before the command begins.
+    Typer builds the command line from the signature of a function.
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:

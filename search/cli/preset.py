@@ -1,4 +1,4 @@
-"""The configuration of a guide's preset, to train alone: no search, no Ray, no study."""
+"""The configuration of one preset, to train without a search, Ray or a study."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CHECKOUT = Path(__file__).resolve().parents[2] / "spaces"
 
 
 def preset_config(preset: str, options: RunOptions) -> TrainConfig:
-    """What the trainer takes for `space/preset`, such as hybrid/tiny, over the rungs of a budget of that space.
+    """The training configuration of `space/preset`, such as hybrid/tiny, with the rungs of a budget of that space.
 
-    An assignment (`name=value`, by any of the parameter's names) replaces the preset's own value.
-    Raises SpaceError, ConfigError or ValueError for what the user can mend.
+    An assignment `name=value` replaces the value of the preset; aliases of the name are accepted.
+    Raises SpaceError, ConfigError or ValueError for mistakes that the user can fix.
     """
     space, name = _find(preset)
     budget = space.budget(options.budget)

@@ -1,4 +1,4 @@
-"""The commands about a study that is there: `status`, `trials`, `best`, `confirm`, `clean`, `dashboard`."""
+"""The commands about an existing study: `status`, `trials`, `best`, `confirm`, `clean`, `dashboard`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.checks import counted, printable
 
 
 class BestFormat(StrEnum):
-    """How `best` prints a configuration."""
+    """The output formats of `best`."""
 
     yaml = "yaml"
     json = "json"
@@ -30,11 +30,11 @@ def status(
     storage: Storage = None,
     columns: Columns = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every two seconds until the study ends or Ctrl-C.")
+        bool, typer.Option("--watch", help="Refresh every two seconds until the study ends or Ctrl-C.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """How far a study is, its best trial, and the reference (the space's first preset) beside it."""
+    """Show the progress of a study, its best trial, and the reference."""
     with reporting_errors():
         from rich.console import Group
         from rich.live import Live
@@ -97,7 +97,7 @@ def trials(
     columns: Columns = None,
     as_json: Json = False,
 ) -> None:
-    """Every trial of a study: state, measurements, parameters."""
+    """List all trials of a study: state, measurements, parameters."""
     with reporting_errors():
         from search.report.overview import Overview, trial_dict
         from search.report.tables import TrialsTable, columns_asked
@@ -125,23 +125,24 @@ def best(
     storage: Storage = None,
     columns: Columns = None,
     form: Annotated[
-        BestFormat, typer.Option("--format", help="train prints only what `python -m trainer` takes.")
+        BestFormat, typer.Option("--format", help="`train` prints the input of `python -m trainer`.")
     ] = BestFormat.yaml,
     max_tokens: Annotated[
         str | None,
         typer.Option(
-            "--max-tokens", metavar="N", help="To train for, such as 27M; the search's last rung if left out."
+            "--max-tokens", metavar="N", help="With --format train or json: train for N tokens. Default: the last rung."
         ),
     ] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", metavar="FILE", help="Write its tokenizer.json to this file, too.")
+        Path | None,
+        typer.Option("--tokenizer", metavar="FILE", help="Also write its tokenizer to this file (tokenizer.json)."),
     ] = None,
     pareto: Annotated[
-        bool, typer.Option("--pareto", help="All that no other beats in every metric, instead of the first metric's.")
+        bool, typer.Option("--pareto", help="With several metrics: print the whole Pareto front.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """The best configuration among the trials that finished their whole budget."""
+    """Print the best fully trained configuration."""
     with reporting_errors():
         import yaml
 
@@ -184,13 +185,15 @@ def confirm(
     runs: Runs = Path("runs"),
     storage: Storage = None,
     columns: Columns = None,
-    top: Annotated[int, typer.Option("--top", help="How many of the best finished trials.", min=1, max=1000)] = 5,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many other seeds than the search's.", min=1, max=1000)] = 3,
+    top: Annotated[
+        int, typer.Option("--top", help="How many of the best finished trials to train again.", min=1, max=1000)
+    ] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many new seeds.", min=1, max=1000)] = 3,
     as_json: Json = False,
 ) -> None:
-    """Train the best trials again with other seeds, one at a time, and tell which differences are noise.
+    """Train the best trials again with new seeds, and show which differences are noise.
 
-    The reference, the space's first preset, is trained beside them. Running again goes on, and trains nothing twice.
+    The reference (the first preset) is trained too. Runs are sequential. The same command resumes and repeats no run.
     """
     with reporting_errors():
         from search.confirm.confirmation import closing_lines, confirmation_table
@@ -230,12 +233,12 @@ def clean(
     runs: Runs = Path("runs"),
     storage: Storage = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Finished trials' checkpoints too, but for the best and the front.")
+        bool, typer.Option("--all", help="Also those of finished trials, except the best and the front.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete the checkpoints that nothing needs any more: of trials that have ended, and of lost workers."""
+    """Delete the checkpoints that are not needed any more."""
     with reporting_errors():
         from search.driver.disk import clean_study, disk_line
         from search.report.overview import bytes_text
@@ -261,7 +264,7 @@ def dashboard(
     runs: Runs = Path("runs"),
     storage: Storage = None,
     host: Annotated[
-        str, typer.Option("--host", help="Who may reach it: this machine only unless told otherwise.")
+        str, typer.Option("--host", help="The address to listen on. Default: this machine only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535)] = 8080,
 ) -> None:

@@ -21,15 +21,17 @@ from search.driver.options import OPTIONS, RunOptions
 
 
 class Cluster(StrEnum):
-    """Where a job can be submitted."""
+    """The kinds of clusters that take jobs."""
 
     ray = "ray"
     slurm = "slurm"
     k8s = "k8s"
 
 
-OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Of this study; of all if left out.")]
-JobId = Annotated[str | None, typer.Option("--job", metavar="ID", help="The latest one if left out; see `jobs`.")]
+OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The name of a study. Default: all studies.")]
+JobId = Annotated[
+    str | None, typer.Option("--job", metavar="ID", help="A job as listed by `jobs`. Default: the latest one.")
+]
 
 
 @takes(*(name for name in OPTIONS if name != "address"))
@@ -38,43 +40,50 @@ def submit(
     to: Annotated[Cluster, typer.Option("--to", help="A running Ray cluster, Slurm, or Kubernetes with KubeRay.")],
     options: RunOptions,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the script, manifest or command; submit nothing.")
+        bool, typer.Option("--dry-run", help="Print the script, manifest or command; do not submit.")
     ] = False,
-    nodes: Annotated[int | None, typer.Option("--nodes", help="Machines, or pods; 1 if left out.")] = None,
-    cpus: Annotated[int | None, typer.Option("--cpus-per-node", help="Cores of each; 4 if left out.")] = None,
-    gpus: Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of each.")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="Machines (or pods). Default: 1.")] = None,
+    cpus: Annotated[int | None, typer.Option("--cpus-per-node", help="Cores of each machine. Default: 4.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of each machine.")] = None,
     memory: Annotated[
         str | None,
-        typer.Option("--memory-per-node", metavar="SIZE", help="64G as for Slurm, or 64Gi as for Kubernetes."),
+        typer.Option(
+            "--memory-per-node", metavar="SIZE", help="Memory of each machine: 64G (Slurm) or 64Gi (Kubernetes)."
+        ),
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option("--time", metavar="D-HH:MM:SS", help="The longest that it may take, as for Slurm."),
+        typer.Option("--time", metavar="D-HH:MM:SS", help="The time limit, in the form of Slurm."),
     ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="Of Slurm.")] = None,
-    account: Annotated[str | None, typer.Option("--account", help="Of Slurm.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="Of Slurm.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="Slurm partition.")] = None,
+    account: Annotated[str | None, typer.Option("--account", help="Slurm account.")] = None,
+    qos: Annotated[str | None, typer.Option("--qos", help="Slurm quality of service.")] = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", metavar="URL", help="Of a Ray cluster's job server, such as http://head:8265."),
+        typer.Option("--address", metavar="URL", help="Ray's job server, such as http://head:8265."),
     ] = None,
     cluster_runs: Annotated[
         str | None,
-        typer.Option("--cluster-runs", metavar="PATH", help="The folder for studies that a Ray cluster shares."),
+        typer.Option("--cluster-runs", metavar="PATH", help="Ray: the folder for studies on the cluster."),
     ] = None,
     image: Annotated[
-        str | None, typer.Option("--image", help="Of Kubernetes: a container image with tinysearch and ray[default].")
+        str | None, typer.Option("--image", help="Kubernetes: a container image with tinysearch and ray[default].")
     ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", help="Of Kubernetes; default if left out.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", help="Kubernetes namespace. Default: default.")
+    ] = None,
     claim: Annotated[
-        str | None, typer.Option("--claim", metavar="NAME", help="The PersistentVolumeClaim that keeps the studies.")
+        str | None,
+        typer.Option("--claim", metavar="NAME", help="Kubernetes: the PersistentVolumeClaim for the studies."),
     ] = None,
     storage_secret: Annotated[
         str | None,
-        typer.Option("--storage-secret", metavar="NAME", help="The Secret whose OPTUNA_STORAGE is the database's URL."),
+        typer.Option(
+            "--storage-secret", metavar="NAME", help="Kubernetes: the Secret with the database URL in OPTUNA_STORAGE."
+        ),
     ] = None,
 ) -> None:
-    """Run a search as a job of a cluster. The same study name goes on in the next job."""
+    """Run a search as a job on a cluster. The next job with the same study name resumes it."""
     with reporting_errors():
         from search.jobs.submission import prepare_job, submit_job, text_of
 
@@ -108,7 +117,7 @@ def submit(
 
 
 def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """The jobs that were submitted from here, and what their clusters say of them."""
+    """List the jobs that were submitted from here, and their state."""
     with reporting_errors():
         from rich.table import Table
 
@@ -139,9 +148,9 @@ def logs(
     study: OfStudy = None,
     runs: Runs = Path("runs"),
     job: JobId = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with what comes until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep printing new output until Ctrl-C.")] = False,
 ) -> None:
-    """What a submitted job has printed."""
+    """Print the output of a submitted job."""
     with reporting_errors():
         from search.jobs.submission import find_submission, show_log
 
@@ -151,7 +160,7 @@ def logs(
 
 
 def stop(study: OfStudy = None, runs: Runs = Path("runs"), job: JobId = None) -> None:
-    """End a submitted job; its trials stop at a checkpoint, and another job of that study goes on."""
+    """Stop a submitted job at a checkpoint. Another job of the study resumes it."""
     with reporting_errors():
         from search.jobs.submission import find_submission, stop_job
 

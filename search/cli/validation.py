@@ -1,4 +1,4 @@
-"""What `tinysearch validate` says of a space: what it holds, how much of it may be launched, and what is doubtful."""
+"""The result of `tinysearch validate`: what a space holds, how much of it is feasible, and warnings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer.checks import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """A space that can be read, as a budget and the command line narrowed it."""
+    """A valid space, narrowed by a budget and the command line."""
 
     path: Path
     space: Space
@@ -31,7 +31,7 @@ class Validation:
 
     @classmethod
     def of(cls, options: RunOptions) -> Validation:
-        """Raises SpaceError or ValueError where there is nothing to search."""
+        """Raises SpaceError or ValueError if there is nothing to search."""
         assert options.space is not None
         space, budget, assessment = prepare_space(options)
         asked = {"budget_name": options.budget or "", "metrics": options.metrics}
@@ -77,7 +77,7 @@ class Validation:
         }
 
     def lines(self) -> Iterator[str]:
-        """For people; the warnings are not among them."""
+        """For people, without the warnings."""
         space, assessment = self.space, self.assessment
         yield (
             f"{self.path} is valid: family {space.family}, {counted(len(space.searched), 'parameter')} searched, "

@@ -1,6 +1,6 @@
-"""The words of a command line, before any command reads them: what no option can mean is refused here.
+"""Checks the words of a command line before any command reads them, and refuses those that no option can mean.
 
-And what typer says of a word that it does not know, in plain text.
+Also prints typer's errors as plain text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _typed: tuple[str, ...] = ()
 
 
 class Commands(TyperGroup):
-    """All commands. Whatever is wrong with the words is one message on stderr, and exit code 2."""
+    """All commands. A mistake in the words gives one message on stderr and exit code 2."""
 
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
         global _typed
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
 
 
 def fault_of(words: Sequence[str]) -> str:
-    """Why these words can be no command, in a sentence; empty if they may be one."""
+    """One sentence why these words are not a valid command; empty if they may be valid."""
     for before, word in zip(["", *words], words, strict=False):
         if any("\ud800" <= letter <= "\udfff" for letter in word):
             shown = printable(_WITH_SECRET.sub("://***", word))
@@ -60,9 +60,9 @@ def fault_of(words: Sequence[str]) -> str:
 
 
 def told(message: str) -> str:
-    """A message for a terminal: its lines are ours, but a line break within what was typed is shown as an escape.
+    """A message for a terminal. Line breaks and control characters in user input are shown as escapes.
 
-    And a URL with a password, which was given where none is expected, is not shown in full.
+    A URL with a password, given in place of something else, is not shown in full.
     """
     for word in _typed:
         url = word.partition("=")[2] if word.startswith("--") else word

@@ -61,36 +61,36 @@ class RunOptions:
     """What `tinysearch run`, or `resume`, was asked to do."""
 
     space: Path | None  # None to resume a study by its name, with the settings that it has
-    name: str | None = _option("--name", help="The study's name; the space's and budget's if left out.")
-    runs: Path = _option("--runs", Path("runs"), help="The folder that holds the studies.", resumes=True)
+    name: str | None = _option("--name", help="The study's name. Default: space and budget.")
+    runs: Path = _option("--runs", Path("runs"), help="The folder that holds all studies.", resumes=True)
     storage: str | None = _option(
         "--storage",
         metavar="URL",
         envvar="OPTUNA_STORAGE",
-        help="A database, such as sqlite:///FILE or postgresql://...; a file in the study's folder if left out.",
+        help="Keep the study in a database, such as sqlite:///FILE or postgresql://... Default: a file in its folder.",
         resumes=True,
     )
     storage_path: str | None = _option(
         "--storage-path",
         metavar="URL",
-        help="For checkpoints and the text if machines share no folder: s3://bucket/folder.",
+        help="Keep checkpoints and text at a URL, for machines without a shared folder: s3://bucket/folder.",
         check=check_url,
     )
-    budget: str | None = _option("--budget", help="A budget that the space names, such as quick.")
+    budget: str | None = _option("--budget", help="Use a named budget of the space, such as quick.")
     trials: str | None = _option(
-        "--trials", metavar="N|+N", help="Trials in total, or N more.", check=check_trials, resumes=True
+        "--trials", metavar="N|+N", help="Train N trials in total, or N more.", check=check_trials, resumes=True
     )
     max_tokens: str | None = _option(
         "--max-tokens",
         metavar="N",
-        help="In place of the budget's last rung; a study may grow, as to 54M.",
+        help="Train up to N tokens, such as 54M. A larger N extends a study. Default: the budget's.",
         check=number_of_tokens,
         resumes=True,
     )
     until: str | None = _option(
         "--until",
         metavar="TIME",
-        help="As many trials as fit: 8h from now, or until 18:00. What waits then is kept.",
+        help="Stop at this time, such as 8h or 18:00, and run the trials that fit. `resume` continues.",
         check=check_until,
         resumes=True,
     )
@@ -98,61 +98,61 @@ class RunOptions:
         "--data",
         (),
         metavar="PATH...",
-        help="Text, JSON, JSON lines, Parquet, these compressed, token .bin files, or folders of them; the standard "
-        "library's sources if left out.",
+        help="Text, JSON, JSON lines, Parquet (also compressed), token .bin files, or folders. "
+        "Default: the sources of Python's standard library.",
     )
-    token_dtype: TokenDtype = _option("--token-dtype", TokenDtype.uint16, help="Of .bin files.")
-    text_key: str = _option(
-        "--text-key", "text", metavar="NAME", help="The field of records, or the column, that has the text."
-    )
-    skip_bad: bool = _option("--skip-bad", False, help="Leave out records without text, and unreadable files.")
+    token_dtype: TokenDtype = _option("--token-dtype", TokenDtype.uint16, help="The type of the tokens in .bin files.")
+    text_key: str = _option("--text-key", "text", metavar="NAME", help="The field (or column) that holds the text.")
+    skip_bad: bool = _option("--skip-bad", False, help="Skip records without text, and unreadable files.")
     goals: tuple[str, ...] = _option(
-        "--goal", (), metavar="NAME", help="Narrow the space by a goal of the guide; may be repeated."
+        "--goal", (), metavar="NAME", help="Narrow the space to a goal of the guide. Repeatable."
     )
-    assignments: tuple[str, ...] = _option("--set", (), metavar="NAME=VALUE", help="Fix a parameter; may be repeated.")
+    assignments: tuple[str, ...] = _option("--set", (), metavar="NAME=VALUE", help="Fix a parameter. Repeatable.")
     limits: tuple[str, ...] = _option(
         "--limit",
         (),
         metavar="NAME=MAX",
-        help="A limit beside the space's: num_params=2M, tokens_per_second=1000.. for at least; may be repeated.",
+        help="Add a limit: num_params=2M, or tokens_per_second=1000.. (at least). Repeatable.",
     )
     metrics: tuple[str, ...] = _option(
-        "--metrics", (), metavar="NAME,...", help="What to optimise, in place of the space's metric.", is_listed=True
+        "--metrics", (), metavar="NAME,...", help="What to optimise. Default: the space's metric.", is_listed=True
     )
-    seed: int = _option("--seed", 0, help="Of proposals and training.", check=check_seed)
+    seed: int = _option("--seed", 0, help="Random seed of the search and of training.", check=check_seed)
     gpus_per_trial: float | None = _option(
         "--gpus-per-trial",
-        help="Fractions are allowed; 1 if there are GPUs.",
+        help="GPUs for each trial; fractions are allowed. Default: 1 if there are GPUs.",
         check=lambda share: check_shares(gpus_per_trial=share),
         resumes=True,
     )
     cpus_per_trial: float | None = _option(
         "--cpus-per-trial",
-        help="Cores, and threads; a machine's are shared out if left out.",
+        help="Cores (and threads) for each trial. Default: an equal share.",
         check=lambda share: check_shares(cpus_per_trial=share),
         resumes=True,
     )
     trials_per_gpu: str | None = _option(
         "--trials-per-gpu",
         metavar="N|auto",
-        help="Trials that share a GPU; auto: as many as its memory holds.",
+        help="Trials that share a GPU; auto: as many as fit its memory.",
         check=gpu_share,
         resumes=True,
     )
-    gpu_kind: str | None = _option("--gpu-kind", help="Of a cluster with several, as Ray names it: A100.", resumes=True)
+    gpu_kind: str | None = _option(
+        "--gpu-kind", help="Use only GPUs of this kind, by Ray's name, such as A100.", resumes=True
+    )
     parallel: int | None = _option(
         "--parallel",
-        help="Trials at a time, at most.",
+        help="The maximum number of trials at a time.",
         check=lambda number: check_shares(parallel=number),
         resumes=True,
     )
     address: str | None = _option(
-        "--address", help="A Ray cluster that is running; one is started here if left out.", resumes=True
+        "--address", help="Use this running Ray cluster. Default: start Ray on this machine.", resumes=True
     )
     hang_minutes: float = _option(
         "--hang-minutes",
         30.0,
-        help="A worker without a report for so long is ended and replaced.",
+        help="Replace a worker that has not reported for so many minutes.",
         check=seconds_to_hang,
         resumes=True,
     )
