@@ -153,7 +153,7 @@ def measure(num_workers: int, trial_minutes: float, seconds: float) -> dict[str,
         simulation = Simulation(study, num_workers, 60 * trial_minutes)
         with study._study._storage._backend.transaction():  # the disk is not the question
             simulation.warm_up()
-        study._strategy.decides = True
+        study._decisions._strategy.decides = True
         return {"workers": num_workers, "minutes": trial_minutes, **simulation.run(seconds)}
 
 

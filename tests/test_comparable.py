@@ -16,8 +16,9 @@ from search.space.narrowing import narrow
 from search.storage.folder import StudyError, StudyFolder
 from search.study.comparable import has_text, incomparable, unmeasurable, vocabularies
 from search.study.settings import StudySettings
-from search.study.study import Study, StudyFailed
+from search.study.study import Study
 from search.study.text import read_text
+from search.study.verdict import StudyFailed
 from search.worker.messages import DIVERGED, FAILED
 from trainer.text.units import TextUnits
 

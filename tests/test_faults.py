@@ -20,7 +20,8 @@ from search.space.loading import parse_space
 from search.storage.folder import StudyError, StudyFolder
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings
-from search.study.study import Study, StudyFailed
+from search.study.study import Study
+from search.study.verdict import StudyFailed
 from search.worker.faults import cause_of, loss
 from search.worker.messages import FAILED, OUT_OF_MEMORY, RUNNING, WAITING, TrialReport, TrialRequest
 

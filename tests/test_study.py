@@ -18,7 +18,8 @@ from search.space.narrowing import narrow
 from search.storage.folder import StudyError
 from search.study.record import TrialRecord, pareto_front
 from search.study.settings import StudySettings
-from search.study.study import Proposal, Study, StudyFailed
+from search.study.study import Proposal, Study
+from search.study.verdict import StudyFailed
 from search.worker.messages import FAILED, OUT_OF_MEMORY
 
 SPACE = """

@@ -25,7 +25,8 @@ from search.report.tables import TrialsTable
 from search.report.winner import best_document, front_documents
 from search.storage.folder import StudyFolder
 from search.study.settings import StudySettings
-from search.study.study import Study, StudyFailed
+from search.study.study import Study
+from search.study.verdict import StudyFailed
 from trainer.checkpoint import HEADER_BYTES, MAGIC
 from trainer.config import TrainConfig
 from trainer.data import open_corpus

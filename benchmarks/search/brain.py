@@ -90,7 +90,7 @@ class Tinysearch:
         self.study._candidates.start(record.values)
         overwrite(trial, record.values)
         trial.set_user_attr("values", record.values)
-        self.study._curves[key].point = self.study._candidates.point(record.values)
+        self.study._decisions._curves[key].point = self.study._candidates.point(record.values)
 
     def report(self, key: int, rung: int, value: Any) -> bool:
         values = value if self.metrics else (value,)

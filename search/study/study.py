@@ -1,4 +1,4 @@
-"""The brain: proposes configurations, records what trials report, decides who goes on, and keeps the Optuna study.
+"""The search controller: proposes configurations, records what trials report, and decides which of them resume.
 
 It knows neither Ray nor a clock; whatever runs the trials calls `propose`, `report`, `finish` and `release`. It is the
 study's only writer, and the storage is the one truth: everything here is rebuilt from it when a study is opened again.
@@ -20,14 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.configurations import MAX_CHECKS, Listing, identity, same_presets
 from search.space.space import next_rung
 from search.storage.folder import StudyError
-from search.strategy.curves import Curve
-from search.strategy.feasibility import Feasibility, beyond, overrun
-from search.strategy.pareto import favourable_views, random_view
+from search.strategy.feasibility import Feasibility
 from search.strategy.sampling import Candidates, NothingNew, distributions
 from search.strategy.strategy import Continue, Start, Strategy
+from search.study.decisions import Decisions
 from search.study.ledger import Ledger, one_step
 from search.study.record import TrialRecord, records_of
-from search.study.settings import EXHAUSTED, SETTLED, TRIALS, Exhausted, StudySettings, exhausted_of, num_trials_of
+from search.study.settings import EXHAUSTED, SETTLED, TRIALS, StudySettings, exhausted_of, num_trials_of
+from search.study.verdict import broken_limits, check_failures, ending_of
 from search.worker.messages import (
     DIVERGED,
     FAILED,
@@ -40,7 +40,6 @@ from search.worker.messages import (
     WAITING,
 )
 
-MAX_FAILURES_IN_A_ROW = 3
 STRATEGY = "strategy"  # the study attribute that holds what the strategy has learned
 
 
@@ -53,10 +52,6 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
 
     return wrapped
-
-
-class StudyFailed(RuntimeError):
-    """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +97,17 @@ class Study:
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         if self.exhausted and not self.exhausted.is_exact:  # what draws found is not drawn for again
             self._candidates.nothing_new = NothingNew(is_exact=False)
-        self._strategy = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        decides = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         try:
-            self._strategy.restore(study.user_attrs.get(STRATEGY, {}))
+            decides.restore(study.user_attrs.get(STRATEGY, {}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StudyError(
                 f"the study {study.study_name} is damaged: its attribute {STRATEGY!r} cannot be read: {error}"
             ) from None
-        self._kept_state = self._strategy.state
-        self._curves: dict[int, Curve] = {}
-        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
-        self._choice: Start | Continue | None = None
-        self._choice_is_valid = False  # until anything is learned or started
+        self._kept_state = decides.state
+        self._decisions = Decisions(
+            decides, self._candidates, self.metrics, self.rungs, seed=settings.seed, exhausted=self.exhausted
+        )
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
         self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
@@ -211,11 +205,11 @@ class Study:
         if tokens not in self.rungs or tokens in record.measurements:
             return not record.has_ended
         self._measure(record, tokens, measurement)
-        if ending := self._ending(record):
+        if ending := ending_of(record, self.metrics, self.rungs, self.feasibility):
             self._ledger.write_rung(record)
             self._end(record, *ending)
             if record.outcome == FAILED:
-                self._check_failures(record)
+                check_failures(self.records, record)
             return False
         goes_on = False
         try:
@@ -246,7 +240,7 @@ class Study:
             self._ledger.write_rung(record)
         self._keep_traceback(record, traceback)
         self._end(record, outcome, reason)
-        self._check_failures(record)
+        check_failures(self.records, record)
 
     @_at_once
     def release(self, number: int) -> None:
@@ -319,7 +313,7 @@ class Study:
         """From now on the trials that there are, are all: the end of a study without a number of them."""
         self.num_trials = self._num_started
         self._study.set_user_attr(TRIALS, self.num_trials)
-        self._choice_is_valid = False
+        self._decisions.is_made = False
 
     # Details.
 
@@ -353,58 +347,24 @@ class Study:
         return Proposal(record.number, record.values, is_resumed=True)
 
     def _choose(self) -> Start | Continue | None:
-        """The strategy's choice, made once after everything that is learned or started."""
-        if not self._choice_is_valid:
-            self._choice = self._decide()
-            self._choice_is_valid = True
-            if (state := self._strategy.state) != self._kept_state:  # so that a study opened again goes on as it would
-                self._study.set_user_attr(STRATEGY, state)
-                self._kept_state = state
-        return self._choice
-
-    def _decide(self) -> Start | Continue | None:
-        """The strategy's choice; where nothing new may be launched, as if all trials had been started."""
-        if self._can_start:
-            try:
-                choice = self._next(can_start=True)
-            except NothingNew as found:
-                self._note_exhausted(Exhausted(len(self._candidates.started), found.is_exact))
-            else:
-                self._note_exhausted(None)
-                return choice
-        return self._next(can_start=False)
-
-    def _next(self, *, can_start: bool) -> Start | Continue | None:
-        """The strategy's choice; with several metrics by a random view, and in the end by the first that has one."""
-        curves = list(self._curves.values())
-        if len(self.metrics) == 1:
-            return self._strategy.next(curves, can_start=can_start)
-        if can_start:
-            return self._strategy.next(random_view(curves, self._vectors, seed=self.settings.seed), can_start=True)
-        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
-        return next((choice for choice in choices if choice is not None), None)
-
-    def _note_exhausted(self, exhausted: Exhausted | None) -> None:
-        if exhausted != self.exhausted:
-            self.exhausted = exhausted
-            self._study.set_user_attr(EXHAUSTED, exhausted and exhausted.to_attr(self.rungs[-1]))
+        """The strategy's choice. The study keeps what it has learned, so that it decides the same when opened again."""
+        if self._decisions.is_made:
+            return self._decisions.choose(can_start=self._can_start)
+        choice = self._decisions.choose(can_start=self._can_start)
+        if (found := self._decisions.exhausted) != self.exhausted:
+            self.exhausted = found
+            self._study.set_user_attr(EXHAUSTED, found and found.to_attr(self.rungs[-1]))
+        if (state := self._decisions.state) != self._kept_state:
+            self._study.set_user_attr(STRATEGY, state)
+            self._kept_state = state
+        return choice
 
     def _learn(self, record: TrialRecord) -> None:
-        """Tell the strategy what a record says now. One that cannot be had has failed, at the last rung."""
-        self._choice_is_valid = False
+        """Tell the strategy what a record says now."""
         if record.number in self._continued:
-            self._curves.pop(record.number, None)
-            return
-        curve = self._curves.get(record.number)
-        if curve is None:
-            curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
-        vectors = {self.rungs.index(tokens): record.signed(self.metrics, tokens) for tokens in record.measurements}
-        if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
-            vectors[len(self.rungs) - 1] = (math.nan,) * len(self.metrics)
-        self._vectors[record.number] = vectors
-        curve.values = {rung: values[0] for rung, values in vectors.items()}
-        curve.is_running = record.outcome == RUNNING
-        curve.is_paused = record.outcome == PAUSED or self._may_continue(record)
+            self._decisions.forget(record.number)
+        else:
+            self._decisions.learn(record, may_continue=self._may_continue(record))
 
     def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
         """Take a measurement at a rung into the record; the ledger writes it."""
@@ -416,27 +376,6 @@ class Study:
         if traceback:
             record.traceback = traceback
             self._ledger.note(record.number, traceback=traceback)
-
-    def _check_failures(self, last: TrialRecord) -> None:
-        """Raises StudyFailed after three failures in a row, of which `last` is one."""
-        tried = [r for r in sorted(self.records.values(), key=lambda r: r.number) if r.has_ended or r.measurements]
-        if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
-            lines = [
-                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}",
-                last.traceback.rstrip(),
-            ]
-            raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
-
-    def _ending(self, record: TrialRecord) -> tuple[str, str] | None:
-        """The outcome and reason that the deepest rung's measurement means by itself; None where the trial lives."""
-        for metric, value in zip(self.metrics, record.signed(self.metrics), strict=True):
-            if (measured := record.measured(metric.name)) is None:
-                return FAILED, f"{metric.name} was not measured at {record.rung:,} tokens"
-            if not math.isfinite(value):
-                return DIVERGED, f"{metric.name} is {measured} at {record.rung:,} tokens"
-        if broken := self._broken_limits(record):
-            return INFEASIBLE, "; ".join(words for _, words, _ in broken)
-        return (FINISHED, "") if next_rung(record.rung, self.rungs) is None else None
 
     def _goes_on(self, record: TrialRecord) -> bool:
         """Whether a trial at a rung trains on at once. If not, its outcome is `paused` from now on."""
@@ -450,15 +389,6 @@ class Study:
         self._learn(record)
         return True
 
-    def _broken_limits(self, record: TrialRecord) -> list[tuple[str, str, float]]:
-        """Each limit that the deepest rung's measurement breaks: its name, words for it, and by how much."""
-        broken = []
-        for name, limit in self.feasibility.limits.items():
-            measured = record.measured(name)
-            if measured is not None and (words := beyond(name, measured, limit)):
-                broken.append((name, f"{words}: {measured:,.4g}", overrun(measured, limit)))
-        return broken
-
     def _stop(self, record: TrialRecord) -> bool:
         aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
         return self._end(record, STOPPED, f"hardly a chance {aim}, after {record.rung:,} tokens")
@@ -471,7 +401,7 @@ class Study:
             self._num_launchable = None
         violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
         if outcome == INFEASIBLE:
-            violations = {name: violation for name, _, violation in self._broken_limits(record)}
+            violations = {name: violation for name, _, violation in broken_limits(record, self.feasibility)}
         self._ledger.end(record, violations)
         return False
 
@@ -517,7 +447,7 @@ class Study:
         is_running = frozen.state == TrialState.RUNNING
         if record.rung and is_running:
             self._ledger.repeat_rung(record)
-        if record.rung and (ending := self._ending(record)):
+        if record.rung and (ending := ending_of(record, self.metrics, self.rungs, self.feasibility)):
             outcome, reason = ending
             self._end(record, outcome, record.reason or reason)
         elif is_running and paused_at:

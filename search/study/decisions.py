@@ -1,0 +1,94 @@
+"""What the strategy has seen of a study's trials, and its choice of what to train next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from search.space.grammar import MetricSpec
+from search.strategy.curves import Curve
+from search.strategy.pareto import favourable_views, random_view
+from search.strategy.sampling import Candidates, NothingNew
+from search.strategy.strategy import Continue, Start, Strategy
+from search.study.record import TrialRecord
+from search.study.settings import Exhausted
+from search.worker.messages import DIVERGED, INFEASIBLE, OUT_OF_MEMORY, PAUSED, RUNNING
+
+
+class Decisions:
+    """The strategy's choice, made once after everything that is learned or started."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        candidates: Candidates,
+        metrics: Sequence[MetricSpec],
+        rungs: Sequence[int],
+        *,
+        seed: int,
+        exhausted: Exhausted | None,
+    ):
+        self.exhausted = exhausted  # of new configurations, as far as the last choice knew
+        self.is_made = False  # until anything more is learned or started
+        self._strategy, self._candidates = strategy, candidates
+        self._metrics, self._rungs, self._seed = metrics, rungs, seed
+        self._curves: dict[int, Curve] = {}
+        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
+        self._choice: Start | Continue | None = None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the strategy has learned and cannot compute again."""
+        return self._strategy.state
+
+    def choose(self, *, can_start: bool) -> Start | Continue | None:
+        """What to train next; None if nothing is worth it. Raises NothingFeasible."""
+        if not self.is_made:
+            self._choice = self._decide(can_start)
+            self.is_made = True
+        return self._choice
+
+    def learn(self, record: TrialRecord, *, may_continue: bool) -> None:
+        """Tell the strategy what a record says now. A trial that diverged or did not fit has failed at the last rung.
+
+        `may_continue`: it had finished before the study was extended, and may be trained further.
+        """
+        self.is_made = False
+        curve = self._curves.get(record.number)
+        if curve is None:
+            curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
+        vectors = {self._rungs.index(tokens): record.signed(self._metrics, tokens) for tokens in record.measurements}
+        if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
+            vectors[len(self._rungs) - 1] = (math.nan,) * len(self._metrics)
+        self._vectors[record.number] = vectors
+        curve.values = {rung: values[0] for rung, values in vectors.items()}
+        curve.is_running = record.outcome == RUNNING
+        curve.is_paused = record.outcome == PAUSED or may_continue
+
+    def forget(self, number: int) -> None:
+        """Another trial continues this one and stands for it."""
+        self.is_made = False
+        self._curves.pop(number, None)
+
+    def _decide(self, can_start: bool) -> Start | Continue | None:
+        """The strategy's choice; if nothing new may be launched, as if all trials had been started."""
+        if can_start:
+            try:
+                choice = self._next(can_start=True)
+            except NothingNew as found:
+                self.exhausted = Exhausted(len(self._candidates.started), found.is_exact)
+            else:
+                self.exhausted = None
+                return choice
+        return self._next(can_start=False)
+
+    def _next(self, *, can_start: bool) -> Start | Continue | None:
+        """With several metrics by a random scalarization, and in the end by the first one that has a choice."""
+        curves = list(self._curves.values())
+        if len(self._metrics) == 1:
+            return self._strategy.next(curves, can_start=can_start)
+        if can_start:
+            return self._strategy.next(random_view(curves, self._vectors, seed=self._seed), can_start=True)
+        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
+        return next((choice for choice in choices if choice is not None), None)

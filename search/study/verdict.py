@@ -1,0 +1,54 @@
+"""What a measurement means by itself: a trial that has diverged, broke a limit, failed or finished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from search.space.grammar import MetricSpec
+from search.space.space import next_rung
+from search.strategy.feasibility import Feasibility, beyond, overrun
+from search.study.record import TrialRecord
+from search.worker.messages import DIVERGED, FAILED, FINISHED, INFEASIBLE
+
+MAX_FAILURES_IN_A_ROW = 3
+
+
+class StudyFailed(RuntimeError):
+    """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
+
+
+def ending_of(
+    record: TrialRecord, metrics: Sequence[MetricSpec], rungs: Sequence[int], feasibility: Feasibility
+) -> tuple[str, str] | None:
+    """The outcome and reason that the deepest rung's measurement means; None if the trial may train on."""
+    for metric, value in zip(metrics, record.signed(metrics), strict=True):
+        if (measured := record.measured(metric.name)) is None:
+            return FAILED, f"{metric.name} was not measured at {record.rung:,} tokens"
+        if not math.isfinite(value):
+            return DIVERGED, f"{metric.name} is {measured} at {record.rung:,} tokens"
+    if broken := broken_limits(record, feasibility):
+        return INFEASIBLE, "; ".join(words for _, words, _ in broken)
+    return (FINISHED, "") if next_rung(record.rung, rungs) is None else None
+
+
+def broken_limits(record: TrialRecord, feasibility: Feasibility) -> list[tuple[str, str, float]]:
+    """Each limit that the deepest rung's measurement breaks: its name, words for it, and by how much."""
+    broken = []
+    for name, limit in feasibility.limits.items():
+        measured = record.measured(name)
+        if measured is not None and (words := beyond(name, measured, limit)):
+            broken.append((name, f"{words}: {measured:,.4g}", overrun(measured, limit)))
+    return broken
+
+
+def check_failures(records: Mapping[int, TrialRecord], last: TrialRecord) -> None:
+    """Raises StudyFailed after three failures in a row, of which `last` is one."""
+    tried = [record for record in _by_number(records.values()) if record.has_ended or record.measurements]
+    if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
+        lines = [f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}", last.traceback.rstrip()]
+        raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
+
+
+def _by_number(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    return sorted(records, key=lambda record: record.number)
