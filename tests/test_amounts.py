@@ -51,7 +51,7 @@ def test_what_can_mean_nothing_is_refused_before_anything_is_read(
     command: str, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("search.driver.launch.load_space", lambda path: pytest.fail("the space was read first"))
+    monkeypatch.setattr("search.driver.preparing.load_space", lambda path: pytest.fail("the space was read first"))
     result = CliRunner().invoke(app, [command, *COMMANDS[command], *words])
     assert result.exit_code == 2 and result.stderr.startswith(message), result.output
     assert len(result.stderr.splitlines()) == 1 and list(tmp_path.iterdir()) == []

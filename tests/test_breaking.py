@@ -70,13 +70,14 @@ import ray, sys
 from pathlib import Path
 from rich.console import Console
 import search.driver.launch as launch, search.driver.tune as tune
+from search.driver.options import RunOptions
 original = tune.run_trials
 def with_breaking_workers(*arguments, **options):
     print("asks for a token:", ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
     return original(*arguments, **options, worker=sys.argv[1])
 tune.run_trials = with_breaking_workers
 space = Path({str(ROOT / "spaces" / "smoke.yaml")!r})
-options = launch.RunOptions(space=space, name=sys.argv[2], data=(Path("text"),), parallel=2, hang_minutes=0.5)
+options = RunOptions(space=space, name=sys.argv[2], data=(Path("text"),), parallel=2, hang_minutes=0.5)
 launch.run_search(options, Console(width=250))
 """
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from search.cli.main import app
 from search.confirm.training import confirm_study
-from search.driver.launch import check_metrics
+from search.driver.preparing import check_metrics
 from search.space.loading import load_space, parse_space
 from search.space.narrowing import narrow
 from search.storage.folder import StudyError, StudyFolder

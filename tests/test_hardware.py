@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from optuna.storages import InMemoryStorage
 
-from search.driver import hardware, launch
+from search.driver import hardware
 from search.driver.hardware import MAX_CPU_TRIALS, Node, Slots, divide, share_of, trials_that_fit
+from search.driver.options import RunOptions
+from search.driver.preparing import prepare_space, slots_for
 from search.driver.requests import Requests
 from search.report import tables
 from search.storage.archive import archive_at
@@ -96,9 +98,9 @@ SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
 
 def slots_of(**asked) -> Slots:
-    options = launch.RunOptions(space=SMOKE, **asked)
-    space, budget, _ = launch.prepare_space(options)
-    return launch._slots(options, contextlib.ExitStack(), space, budget)
+    options = RunOptions(space=SMOKE, **asked)
+    space, budget, _ = prepare_space(options)
+    return slots_for(options, contextlib.ExitStack(), space, budget)
 
 
 def test_a_gpu_is_shared_by_as_many_as_were_asked_for_or_as_its_memory_holds(monkeypatch):
@@ -107,7 +109,7 @@ def test_a_gpu_is_shared_by_as_many_as_were_asked_for_or_as_its_memory_holds(mon
     monkeypatch.setattr(hardware, "num_cores", lambda: 16)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda i: "NVIDIA A100")
     assert (slots_of(trials_per_gpu="3").num_slots, slots_of(trials_per_gpu="1").num_slots) == (6, 2)
-    space, budget, _ = launch.prepare_space(launch.RunOptions(space=SMOKE))
+    space, budget, _ = prepare_space(RunOptions(space=SMOKE))
     largest = largest_peak(space, budget, {"precision": "bf16"})
     assert largest > 0
     for holds in (1, 2, 5):
@@ -194,9 +196,9 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
         ({}, False),
         ({"gpus_per_trial": 0}, False),
     ):
-        options = launch.RunOptions(space=tmp_path / "smoke.yaml", metrics=metrics, **share)
-        space, budget, _ = launch.prepare_space(options)
-        slots = launch._slots(options, contextlib.ExitStack(), space, budget)
+        options = RunOptions(space=tmp_path / "smoke.yaml", metrics=metrics, **share)
+        space, budget, _ = prepare_space(options)
+        slots = slots_for(options, contextlib.ExitStack(), space, budget)
         settings = StudySettings(space=space, budget=budget, corpus={"digest": "d", "about": "text", "paths": []})
         study = Study.create(InMemoryStorage(), "smoke", settings)
         folder = StudyFolder(tmp_path, "smoke", archive_at(None, tmp_path))

@@ -13,8 +13,8 @@ from optuna.storages import InMemoryStorage
 from typer.testing import CliRunner
 
 from search.cli.main import app
-from search.driver.launch import prepare_space
 from search.driver.options import RunOptions
+from search.driver.preparing import prepare_space
 from search.report.overview import Overview
 from search.space.document import SpaceError
 from search.space.drawing import random_values

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-import search.driver.launch
+import search.driver.planning
+import search.driver.preparing
 from search.cli.main import app
 from search.driver.hardware import Slots
 from search.driver.options import RunOptions
@@ -197,7 +198,7 @@ def advised(*words: str, pace: Pace | Exception = PACE, monkeypatch: pytest.Monk
             raise pace
         return pace
 
-    monkeypatch.setattr(search.driver.launch, "measured_pace", given_pace)
+    monkeypatch.setattr(search.driver.planning, "measured_pace", given_pace)
     done = CliRunner().invoke(app, ["advise", *words])
     return done.exit_code, done.output
 
@@ -232,11 +233,11 @@ def test_advise_says_why_nothing_could_be_measured(small_text, monkeypatch):
 
 
 def test_a_run_until_says_what_fits_unless_the_time_is_too_short_to_measure(monkeypatch):
-    monkeypatch.setattr(search.driver.launch, "measured_pace", lambda *_, **__: PACE)
+    monkeypatch.setattr(search.driver.planning, "measured_pace", lambda *_, **__: PACE)
     for seconds, lines in ((3600, 2), (20, 0)):
         console = Console(file=io.StringIO(), width=250)
-        search.driver.launch._say_what_fits(
-            settings(), Slots(2, 1, 0), search.driver.launch.time.monotonic() + seconds, console
+        search.driver.planning.say_what_fits(
+            settings(), Slots(2, 1, 0), search.driver.planning.time.monotonic() + seconds, console
         )
         assert len(console.file.getvalue().splitlines()) == lines
 
@@ -245,10 +246,10 @@ def test_a_run_until_says_what_fits_unless_the_time_is_too_short_to_measure(monk
 def test_the_speed_of_a_space_is_measured(small_text):
     Path("a.yaml").write_text(SPACE)
     options = RunOptions(space=Path("a.yaml"), data=(Path("text"),))
-    space, budget, _ = search.driver.launch.prepare_space(options)
+    space, budget, _ = search.driver.preparing.prepare_space(options)
     slots = Slots(2, 1, 0)
-    text = search.driver.launch._read(options, space, Console(file=io.StringIO()))
-    made = search.driver.launch._settings(options, space, budget, slots, text)
+    text = search.driver.preparing.read_for(options, space, Console(file=io.StringIO()))
+    made = search.driver.preparing.settings_for(options, space, budget, slots, text)
     pace = measured_pace(made, slots, max_seconds=20, seconds_each=0.2)
     assert 0 < pace.slowest <= pace.typical and pace.slowest <= pace.reference
     assert pace.num_slots == 2 and 1 < pace.num_measured <= 6 and pace.is_reference_preset

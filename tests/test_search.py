@@ -300,9 +300,10 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
     code = (
         "from pathlib import Path\nimport json\nfrom rich.console import Console\n"
         "import search.driver.launch as launch, search.driver.tune as tune\n"
+        "from search.driver.options import RunOptions\n"
         "original = tune.run_trials\n"
         "tune.run_trials = lambda *a, **k: original(*a, **{**k, 'worker': 'faulty:FaultyTrial'})\n"
-        f"options = launch.RunOptions(space=Path({SMOKE!r}), name='faulty', data=(Path('text'),), parallel=1)\n"
+        f"options = RunOptions(space=Path({SMOKE!r}), name='faulty', data=(Path('text'),), parallel=1)\n"
         "launch.run_search(options, Console())\n"
     )
     (place / "faulty.py").write_text(

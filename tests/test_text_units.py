@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainer.data
-from search.driver.launch import prepare_space
 from search.driver.options import RunOptions
+from search.driver.preparing import prepare_space
 from search.report.winner import train_config
 from search.strategy.feasibility import Feasibility
 from search.study.settings import StudySettings

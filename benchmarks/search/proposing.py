@@ -38,7 +38,7 @@ def propose_ms(table: Table, num_trials: int, *, seed: int = 0) -> float:
     seconds = []
     for _ in range(NUM_TIMED):
         _train(brain, running.popleft(), table, rng)
-        brain.study._choice_is_valid = False  # a report thinks ahead; a proposal is timed with all its thinking
+        brain.study._decisions.is_made = False  # a report thinks ahead; a proposal is timed with all its thinking
         started = time.perf_counter()
         running.append(_next(brain))
         seconds.append(time.perf_counter() - started)

@@ -177,8 +177,7 @@ def _advise(options: RunOptions, *, as_json: bool) -> None:
 
 def _plan(options: RunOptions, time: str, *, as_json: bool) -> None:
     """Print a search that fits the time, and the command that starts it."""
-    from search.driver.launch import plan_search
-    from search.driver.planning import seconds_of
+    from search.driver.planning import plan_search, seconds_of
 
     console = make_console(to_stderr=as_json)
     found = plan_search(options, seconds_of(time), console)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.driver.launch import few_line, fixed_line, prepare_space, same_line
 from search.driver.options import RunOptions
+from search.driver.preparing import prepare_space
+from search.report.sentences import few_line, fixed_line, same_line
 from search.space.configurations import same_presets
 from search.space.grammar import BudgetSpec
 from search.space.space import Space, rungs_of

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,48 +16,30 @@ from search.driver import hardware
 from search.driver.amounts import check_trials, number_of_tokens, seconds_to_hang
 from search.driver.deadline import seconds_until
 from search.driver.options import RunOptions
-from search.driver.pace import MAX_SECONDS, NoPace, measured_pace
-from search.driver.planning import SHORTEST_MEASURED, Plan, plan, until_lines
-from search.driver.requests import Requests, measures_alone
+from search.driver.planning import say_what_fits
+from search.driver.preparing import (
+    check_metrics,
+    prepare_space,
+    print_text,
+    progress_on,
+    read_for,
+    settings_for,
+    slots_for,
+)
+from search.driver.requests import Requests
 from search.report.display import Display
 from search.report.overview import Overview, comparison_line, counts_line, side_lines
-from search.space.grammar import BudgetSpec
-from search.space.loading import load_space
-from search.space.narrowing import limited, narrow
-from search.space.parameter import shown
-from search.space.space import SHRUNK, Space
+from search.report.sentences import equal_text_line, few_line, fixed_line, same_line
 from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
-from search.strategy.feasibility import Assessment, assess, largest_peak
-from search.strategy.reference import referenced
-from search.study.comparable import incomparable, unmeasurable
+from search.strategy.feasibility import assess
 from search.study.settings import StudySettings
 from search.study.study import Study
-from search.study.text import StudyText, check_text, read_text
-from search.worker import turns
+from search.study.text import check_text
 from search.worker.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
 from search.worker.messages import FINISHED, Event
 from search.worker.object_store import ObjectStore, ObjectStoreError
 from trainer.checks import counted
-from trainer.reading import size_text
-from trainer.text.errors import shown as shown_path
-from trainer.text.units import TextUnits
-
-
-def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
-    """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
-    assert options.space is not None
-    space = load_space(options.space)
-    budget = space.budget(options.budget)
-    if (max_tokens := number_of_tokens(options.max_tokens)) is not None:
-        if max_tokens < budget.min_tokens:
-            raise ValueError(f"--max-tokens {options.max_tokens}: the first rung is at {budget.min_tokens:,} already")
-        budget = budget.model_copy(update={"max_tokens": max_tokens})
-    budget = limited(space, budget, options.limits)
-    space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
-    space, told = referenced(space, budget)
-    known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
-    return space, budget, replace(assess(space, budget, known=known), reference=told)
 
 
 def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
@@ -93,15 +72,15 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             console.print(f"warning: {warning}", style="yellow")
         if prepared is not None:
             space, budget, assessment = prepared
-            slots = _slots(options, stack, space, budget)
-            settings = _settings(options, space, budget, slots, _read(options, space, console))
+            slots = slots_for(options, stack, space, budget)
+            settings = settings_for(options, space, budget, slots, read_for(options, space, console))
             if existing is not None:
                 Study.check_same(existing, settings)
         else:
             assert before is not None
             settings, assessment = before, assess(before.space, before.budget)
-            slots = _slots(options, stack, before.space, before.budget)
-            _print_text(console, check_text(before, on_progress=_progress(console)))
+            slots = slots_for(options, stack, before.space, before.budget)
+            print_text(console, check_text(before, on_progress=progress_on(console)))
         so_far = None
         num_trials: float | None = number_of_trials(options.trials, None)
         if existing is not None and before is not None:
@@ -115,7 +94,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if options.until and options.trials is None:
             num_trials = math.inf  # as many as there is time for
             if not options.address and not (so_far is not None and so_far.records):
-                _say_what_fits(settings, slots, ends, console)
+                say_what_fits(settings, slots, ends, console)
         store = _place_at(settings, folder.name)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
@@ -178,57 +157,6 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         return Overview.of(study), was_interrupted
 
 
-def check_metrics(
-    space: Space, budget: BudgetSpec, paths: Iterable[Path], *, is_begun: bool, **asked: Any
-) -> list[str]:
-    """Raises ValueError where a metric or limit cannot be measured on this text, or does not compare.
-
-    A study that `is_begun` goes on with what does not compare, since nobody looked then: that is returned as warnings.
-    `asked` says what search/study/comparable.py wants to know of where a fault lies.
-    """
-    paths = list(paths)
-    if wrong := unmeasurable(space, budget, paths, **asked):
-        raise ValueError("\n".join(wrong))
-    doubts = incomparable(space, budget, paths, **asked)
-    if doubts and not is_begun:
-        raise ValueError("\n".join(doubts))
-    return doubts
-
-
-def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
-    """A search of the options' space that makes sense in so many seconds, its speed measured on this machine.
-
-    Without a budget's name it is the space's own one, or, where its first rung is too far, the first named one that
-    fits. Raises SpaceError, or ValueError (also the trainer's) for what the user can mend.
-    """
-    assert options.space is not None
-    names = [options.budget] if options.budget else [None, *load_space(options.space).spec.budgets]
-    plans: list[Plan] = []
-    for name in names:
-        named = replace(options, budget=name)
-        space, budget, _ = prepare_space(named)
-        with contextlib.ExitStack() as stack:
-            slots = _slots(named, stack, space, budget)
-        settings = _settings(named, space, budget, slots, _read(named, space, None if plans else console))
-        plans.append(plan(settings, measured_pace(settings, slots), seconds))
-        if plans[-1].proposal is not None:
-            return replace(plans[-1], too_long=plans[0].smallest if len(plans) > 1 else None)
-    return min(plans, key=lambda found: found.smallest.seconds if found.smallest else math.inf)
-
-
-def _say_what_fits(settings: StudySettings, slots: hardware.Slots, ends: float, console: Console) -> None:
-    """Measure for seconds, and say what a search that ends at a time will do; of a short one nothing is measured."""
-    if (left := ends - time.monotonic()) < SHORTEST_MEASURED:
-        return
-    try:
-        pace = measured_pace(settings, slots, max_seconds=min(MAX_SECONDS, left / 6))
-    except NoPace as error:
-        console.print(str(error), style="dim")
-        return
-    for line in until_lines(settings, pace, ends - time.monotonic()):
-        console.print(line)
-
-
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
     """The settings of a study that there is: what it has, extended where more tokens are asked for. Raises ValueError.
 
@@ -241,104 +169,6 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     if max_tokens < end and (options.max_tokens or max_tokens not in before.earlier_ends):
         raise StudyError(f"max_tokens {max_tokens:,}, but the study trains to {end:,} already; give it another --name")
     return before
-
-
-def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
-    """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
-    if options.address:
-        from search.driver import cluster
-
-        nodes = stack.enter_context(cluster.ray_cluster(options.address))
-    else:
-        nodes = [hardware.this_machine()]
-    shares = options.shares
-    if options.trials_per_gpu == "auto":
-        if options.address:
-            raise ValueError("--trials-per-gpu auto: the memory of a cluster's GPUs is not known here; give a number")
-        if (memory := hardware.smallest_gpu_bytes()) is None:
-            raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there are none here")
-        run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
-        shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
-    slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
-    if measures_alone(slots, space, budget) and not turns.are_possible():
-        raise ValueError(
-            "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
-        )
-    return slots
-
-
-def _settings(
-    options: RunOptions, space: Space, budget: BudgetSpec, slots: hardware.Slots, text: StudyText
-) -> StudySettings:
-    run: dict[str, Any] = {**options.reading, "eval_tokens": budget.eval_tokens}
-    if "precision" not in space.parameters:
-        run["precision"] = hardware.precision(slots.gpus_per_trial)
-    corpus = text.to_settings()
-    if units := TextUnits.of(corpus):
-        run["eval_bytes"] = units.bytes_in(budget.eval_tokens)
-    return StudySettings(
-        space=space,
-        budget=budget,
-        budget_name=options.budget or "",
-        seed=options.seed,
-        goals=options.goals,
-        assignments=options.assignments,
-        run=run,
-        corpus=corpus,
-        storage_path=(options.storage_path or "").rstrip("/"),
-        storage_id=uuid.uuid4().hex,
-    )
-
-
-def _read(options: RunOptions, space: Space, console: Console | None) -> StudyText:
-    """The text in every vocabulary that the space may ask for; without a console, nothing is said of it."""
-    paths = [str(path.absolute()) for path in options.data]
-    if console is None:
-        return read_text(space, paths, options.reading)
-    text = ", ".join(map(shown_path, options.data)) or "the standard library of this Python"
-    console.print(f"reading the text: {text}", style="dim", soft_wrap=True)
-    read = read_text(space, paths, options.reading, on_progress=_progress(console))
-    _print_text(console, read)
-    return read
-
-
-def _progress(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, style="dim", soft_wrap=True)
-
-
-def _print_text(console: Console, text: StudyText) -> None:
-    for line in text.lines():
-        console.print(line, style="dim", soft_wrap=True)
-
-
-def equal_text_line(units: TextUnits, tokens: int) -> str:
-    """That trials of different vocabularies get the same text."""
-    text = size_text(units.bytes_in(tokens))
-    return (
-        f"tokens are counted in the vocabulary of {units.reference:,}: {tokens:,} hold {text} of text, and trials with "
-        "other vocabularies are given as much text"
-    )
-
-
-def fixed_line(budget: BudgetSpec) -> str:
-    """What the budget sets, in a sentence."""
-    fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
-    return f"in this budget every configuration, presets too, has {fixed}"
-
-
-def same_line(preset: str, other: str, whose: str) -> str:
-    """That two presets are one configuration here, in a sentence."""
-    return f"{whose} {preset!r} is the same configuration as {other!r} here: it is trained once, as {other!r}"
-
-
-def few_line(num_launchable: int | None, num_trials: float) -> str:
-    """That fewer configurations can be trained than were asked for; empty where there are enough."""
-    if num_launchable is None or num_launchable >= num_trials:
-        return ""
-    if num_launchable == 1:
-        return "only one configuration may be launched, and none is trained twice: one trial is all there will be"
-    number = f"{num_launchable:,}"
-    return f"only {number} configurations may be launched, and none is trained twice: {number} trials at most"
 
 
 def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:

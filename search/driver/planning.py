@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from rich.console import Console
+
+from search.driver import hardware
 from search.driver.deadline import seconds_until
-from search.driver.pace import reference_of
+from search.driver.options import RunOptions
+from search.driver.pace import MAX_SECONDS, NoPace, measured_pace, reference_of
+from search.driver.preparing import prepare_space, read_for, settings_for, slots_for
 from search.report.overview import seconds_text
 from search.space.grammar import BudgetSpec
+from search.space.loading import load_space
 from search.space.space import rungs_of
 from search.strategy.feasibility import Feasibility
 from search.study.cost import (
@@ -174,3 +182,37 @@ def _minutes(seconds: float) -> str:
     """A time as `--time` takes it, rounded up."""
     minutes = math.ceil(seconds / 60)
     return f"{minutes}m" if minutes < 120 else f"{math.ceil(minutes / 60)}h"
+
+
+def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
+    """A search of the options' space that makes sense in so many seconds, its speed measured on this machine.
+
+    Without a budget's name it is the space's own one, or, where its first rung is too far, the first named one that
+    fits. Raises SpaceError, or ValueError (also the trainer's) for what the user can mend.
+    """
+    assert options.space is not None
+    names = [options.budget] if options.budget else [None, *load_space(options.space).spec.budgets]
+    plans: list[Plan] = []
+    for name in names:
+        named = replace(options, budget=name)
+        space, budget, _ = prepare_space(named)
+        with contextlib.ExitStack() as stack:
+            slots = slots_for(named, stack, space, budget)
+        settings = settings_for(named, space, budget, slots, read_for(named, space, None if plans else console))
+        plans.append(plan(settings, measured_pace(settings, slots), seconds))
+        if plans[-1].proposal is not None:
+            return replace(plans[-1], too_long=plans[0].smallest if len(plans) > 1 else None)
+    return min(plans, key=lambda found: found.smallest.seconds if found.smallest else math.inf)
+
+
+def say_what_fits(settings: StudySettings, slots: hardware.Slots, ends: float, console: Console) -> None:
+    """Measure for seconds, and say what a search that ends at a time will do; of a short one nothing is measured."""
+    if (left := ends - time.monotonic()) < SHORTEST_MEASURED:
+        return
+    try:
+        pace = measured_pace(settings, slots, max_seconds=min(MAX_SECONDS, left / 6))
+    except NoPace as error:
+        console.print(str(error), style="dim")
+        return
+    for line in until_lines(settings, pace, ends - time.monotonic()):
+        console.print(line)

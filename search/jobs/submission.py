@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search.driver.launch import check_metrics, prepare_space
 from search.driver.options import RunOptions
+from search.driver.preparing import check_metrics, prepare_space
 from search.jobs.jobs import (
     CLAIM_PATH,
     SPACE_PATH,

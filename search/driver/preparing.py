@@ -1,0 +1,130 @@
+"""What a search is made with: its space, its text and its share of the hardware, all of it checked."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.driver import hardware
+from search.driver.amounts import number_of_tokens
+from search.driver.options import RunOptions
+from search.driver.requests import measures_alone
+from search.space.grammar import BudgetSpec
+from search.space.loading import load_space
+from search.space.narrowing import limited, narrow
+from search.space.space import SHRUNK, Space
+from search.strategy.feasibility import Assessment, assess, largest_peak
+from search.strategy.reference import referenced
+from search.study.comparable import incomparable, unmeasurable
+from search.study.settings import StudySettings
+from search.study.text import StudyText, read_text
+from search.worker import turns
+from trainer.text.errors import shown as shown_path
+from trainer.text.units import TextUnits
+
+
+def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
+    """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
+    assert options.space is not None
+    space = load_space(options.space)
+    budget = space.budget(options.budget)
+    if (max_tokens := number_of_tokens(options.max_tokens)) is not None:
+        if max_tokens < budget.min_tokens:
+            raise ValueError(f"--max-tokens {options.max_tokens}: the first rung is at {budget.min_tokens:,} already")
+        budget = budget.model_copy(update={"max_tokens": max_tokens})
+    budget = limited(space, budget, options.limits)
+    space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
+    space, told = referenced(space, budget)
+    known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
+    return space, budget, replace(assess(space, budget, known=known), reference=told)
+
+
+def check_metrics(
+    space: Space, budget: BudgetSpec, paths: Iterable[Path], *, is_begun: bool, **asked: Any
+) -> list[str]:
+    """Raises ValueError where a metric or limit cannot be measured on this text, or does not compare.
+
+    A study that `is_begun` goes on with what does not compare, since nobody looked then: that is returned as warnings.
+    `asked` says what search/study/comparable.py wants to know of where a fault lies.
+    """
+    paths = list(paths)
+    if wrong := unmeasurable(space, budget, paths, **asked):
+        raise ValueError("\n".join(wrong))
+    doubts = incomparable(space, budget, paths, **asked)
+    if doubts and not is_begun:
+        raise ValueError("\n".join(doubts))
+    return doubts
+
+
+def slots_for(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
+    """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
+    if options.address:
+        from search.driver import cluster
+
+        nodes = stack.enter_context(cluster.ray_cluster(options.address))
+    else:
+        nodes = [hardware.this_machine()]
+    shares = options.shares
+    if options.trials_per_gpu == "auto":
+        if options.address:
+            raise ValueError("--trials-per-gpu auto: the memory of a cluster's GPUs is not known here; give a number")
+        if (memory := hardware.smallest_gpu_bytes()) is None:
+            raise ValueError("--trials-per-gpu auto goes by the memory of the GPUs, and there are none here")
+        run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
+        shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
+    slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
+    if measures_alone(slots, space, budget) and not turns.are_possible():
+        raise ValueError(
+            "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
+        )
+    return slots
+
+
+def settings_for(
+    options: RunOptions, space: Space, budget: BudgetSpec, slots: hardware.Slots, text: StudyText
+) -> StudySettings:
+    run: dict[str, Any] = {**options.reading, "eval_tokens": budget.eval_tokens}
+    if "precision" not in space.parameters:
+        run["precision"] = hardware.precision(slots.gpus_per_trial)
+    corpus = text.to_settings()
+    if units := TextUnits.of(corpus):
+        run["eval_bytes"] = units.bytes_in(budget.eval_tokens)
+    return StudySettings(
+        space=space,
+        budget=budget,
+        budget_name=options.budget or "",
+        seed=options.seed,
+        goals=options.goals,
+        assignments=options.assignments,
+        run=run,
+        corpus=corpus,
+        storage_path=(options.storage_path or "").rstrip("/"),
+        storage_id=uuid.uuid4().hex,
+    )
+
+
+def read_for(options: RunOptions, space: Space, console: Console | None) -> StudyText:
+    """The text in every vocabulary that the space may ask for; without a console, nothing is said of it."""
+    paths = [str(path.absolute()) for path in options.data]
+    if console is None:
+        return read_text(space, paths, options.reading)
+    text = ", ".join(map(shown_path, options.data)) or "the standard library of this Python"
+    console.print(f"reading the text: {text}", style="dim", soft_wrap=True)
+    read = read_text(space, paths, options.reading, on_progress=progress_on(console))
+    print_text(console, read)
+    return read
+
+
+def progress_on(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, style="dim", soft_wrap=True)
+
+
+def print_text(console: Console, text: StudyText) -> None:
+    for line in text.lines():
+        console.print(line, style="dim", soft_wrap=True)
