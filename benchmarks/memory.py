@@ -38,10 +38,10 @@ import torch
 from benchmarks.live_bytes import peak_live_bytes, random_corpus
 from search.space.document import parse_number
 from search.space.drawing import random_values
-from search.space.grammar import LimitSpec
 from search.space.loading import load_space
 from search.space.narrowing import narrow
 from search.space.parameter import Values
+from search.space.spec import LimitSpec
 from search.strategy.correction import MARGIN
 from search.study.settings import StudySettings
 from search.study.study import Study

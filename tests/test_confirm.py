@@ -23,8 +23,8 @@ from search.confirm.noise import Difference, deviation, incomplete_beta, seeds_t
 from search.confirm.training import leaders
 from search.report.overview import Overview
 from search.report.winner import train_config
-from search.space.grammar import MetricSpec
 from search.space.loading import load_space, parse_space
+from search.space.spec import MetricSpec
 from search.storage.folder import StudyFolder
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings

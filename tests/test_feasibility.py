@@ -8,9 +8,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from search.space.document import SpaceError
 from search.space.drawing import random_values
-from search.space.grammar import LimitSpec
 from search.space.loading import parse_space
 from search.space.space import extremes, rungs_of
+from search.space.spec import LimitSpec
 from search.strategy.correction import MARGIN
 from search.strategy.feasibility import Feasibility, assess, beyond, overrun
 from search.strategy.sampling import distributions

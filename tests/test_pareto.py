@@ -15,7 +15,7 @@ from benchmarks.search.contest import Terms
 from benchmarks.search.pareto import Front, measure, play
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.table import Axis, Table
-from search.space.grammar import MetricSpec
+from search.space.spec import MetricSpec
 from search.strategy.pareto import favourable_views, hypervolume, random_view, undominated
 from search.strategy.strategy import Curve
 from search.study.record import TrialRecord, pareto_front

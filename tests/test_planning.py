@@ -25,8 +25,8 @@ from search.driver.planning import amount, plan, seconds_of, until_lines
 from search.report.display import Display
 from search.report.overview import Overview
 from search.space.document import parse_number
-from search.space.grammar import BudgetSpec
 from search.space.loading import parse_space
+from search.space.spec import BudgetSpec
 from search.study.cost import (
     EVALUATION,
     FEWEST,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.quick import GUIDES, HEADINGS, row, table
 from search.report.overview import Overview
-from search.space.grammar import MetricSpec
+from search.space.spec import MetricSpec
 from search.study.record import TrialRecord
 
 RESULTS = (Path(__file__).resolve().parent.parent / "docs" / "results.md").read_text(encoding="utf-8")

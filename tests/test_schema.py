@@ -14,10 +14,11 @@ import yaml
 
 from search.cli.main import app
 from search.space.document import SpaceError, parse_number
-from search.space.grammar import (
+from search.space.loading import parse_space
+from search.space.names import MEASUREMENTS, MISTAKEN_KEYS
+from search.space.schema import json_schema
+from search.space.spec import (
     CONTEXT,
-    MEASUREMENTS,
-    MISTAKEN_KEYS,
     QUALITIES,
     AdviceSpec,
     Affected,
@@ -32,9 +33,7 @@ from search.space.grammar import (
     PresetSpec,
     RuleSpec,
     SpaceSpec,
-    json_schema,
 )
-from search.space.loading import parse_space
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "spaces" / "README.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.space.document import SpaceError
-from search.space.grammar import SpaceSpec
 from search.space.loading import load_space, parse_space
 from search.space.narrowing import narrow
+from search.space.spec import SpaceSpec
 from search.space.sweeps import COUNTS, FOREIGN_KEYS, SPACES
 from search.space.synonyms import ELSEWHERE, SYNONYMS, synonym, unknown_parameter
 from search.space.translation import as_ours, translated

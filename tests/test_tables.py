@@ -11,8 +11,8 @@ from search.cli.command import make_console, print_trials
 from search.cli.main import app
 from search.report.overview import Overview
 from search.report.tables import TrialsTable, columns_asked
-from search.space.grammar import MetricSpec
 from search.space.loading import load_space
+from search.space.spec import MetricSpec
 from search.study.record import TrialRecord
 from search.worker.messages import FINISHED
 

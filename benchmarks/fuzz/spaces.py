@@ -13,9 +13,9 @@ import yaml
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
 from search.space.expression import FUNCTIONS
-from search.space.grammar import SpaceSpec
 from search.space.loading import load_space
 from search.space.narrowing import narrow
+from search.space.spec import SpaceSpec
 from search.strategy.feasibility import assess
 from trainer.config import MODEL_CONFIGS, parameter_types
 

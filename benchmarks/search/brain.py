@@ -21,9 +21,9 @@ from benchmarks.search.policy import ETA, Problem, Proposal
 from benchmarks.search.table import Axis, point, values_at
 from search.space.configurations import identity
 from search.space.document import Document
-from search.space.grammar import BudgetSpec, SpaceSpec
 from search.space.parameter import Parameter, Values
 from search.space.space import Preset, Space
+from search.space.spec import BudgetSpec, SpaceSpec
 from search.strategy.feasibility import Feasibility
 from search.strategy.strategy import Strategy
 from search.study.record import leading_record

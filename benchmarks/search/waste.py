@@ -32,7 +32,7 @@ from benchmarks.search.optuna_peers import OptunaTPE
 from benchmarks.search.policy import ETA, Policy, Problem, Proposal
 from benchmarks.search.problems import MEMORY_LIMIT, NUM_RUNGS, PROBLEMS, Landscape
 from benchmarks.search.table import point
-from search.space.grammar import BudgetSpec, LimitSpec
+from search.space.spec import BudgetSpec, LimitSpec
 from search.study.record import best_record
 from search.study.settings import StudySettings
 from search.study.study import Study

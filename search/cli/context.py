@@ -22,7 +22,7 @@ CHUNK_TOKENS = 2**22  # a corpus may be larger than memory
 def known_context(
     space: Space, data: tuple[Path, ...] = (), *, reading: Mapping[str, Any] | None = None
 ) -> dict[str, Value]:
-    """The known values of grammar.CONTEXT, and the default parameters of the space (after `--set`).
+    """The known values of spec.CONTEXT, and the default parameters of the space (after `--set`).
 
     Raises CorpusError if the text cannot be used.
     """

@@ -143,10 +143,10 @@ def _advise(options: RunOptions, *, as_json: bool) -> None:
     """Print the guide's advice that applies."""
     from search.cli.context import known_context
     from search.space.advice import advise, unknown_to
-    from search.space.grammar import CONTEXT
     from search.space.loading import load_space
     from search.space.narrowing import narrow
     from search.space.parameter import shown
+    from search.space.spec import CONTEXT
 
     assert options.space is not None
     loaded = narrow(load_space(options.space), assignments=options.assignments)
@@ -224,7 +224,7 @@ def train(
 @app.command(hidden=True)
 def schema() -> None:
     """Print the JSON schema of space files (stored in spaces/schema.json)."""
-    from search.space.grammar import json_schema
+    from search.space.schema import json_schema
 
     print_json(json_schema())
 

@@ -11,8 +11,8 @@ from search.driver.options import RunOptions
 from search.driver.preparing import prepare_space
 from search.report.sentences import few_line, fixed_line, same_line
 from search.space.configurations import same_presets
-from search.space.grammar import BudgetSpec
 from search.space.space import Space, rungs_of
+from search.space.spec import BudgetSpec
 from search.strategy.feasibility import Assessment, Feasibility
 from search.strategy.reference import left_out
 from search.study.comparable import incomparable

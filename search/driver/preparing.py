@@ -15,10 +15,10 @@ from search.driver import hardware
 from search.driver.amounts import number_of_tokens
 from search.driver.options import RunOptions
 from search.driver.requests import measures_alone
-from search.space.grammar import BudgetSpec
 from search.space.loading import load_space
 from search.space.narrowing import limited, narrow
 from search.space.space import SHRUNK, Space
+from search.space.spec import BudgetSpec
 from search.strategy.feasibility import Assessment, assess, largest_peak
 from search.strategy.reference import referenced
 from search.study.comparable import incomparable, unmeasurable

@@ -7,8 +7,8 @@ from typing import Any
 
 from search.driver.hardware import Slots
 from search.report.winner import train_config
-from search.space.grammar import BudgetSpec
 from search.space.space import Space
+from search.space.spec import BudgetSpec
 from search.storage.folder import StudyFolder
 from search.study.study import Study
 from search.study.text import corpus_digests

@@ -11,8 +11,8 @@ from typing import Any
 import optuna
 
 from search.report.faults import faults_line
-from search.space.grammar import MetricSpec
 from search.space.space import SHRUNK
+from search.space.spec import MetricSpec
 from search.storage.folder import FAULTS
 from search.strategy.sampling import MAX_RANDOM_DRAWS
 from search.study.record import TrialRecord, best_record, leading_record, pareto_front, records_of

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from search.space.grammar import BudgetSpec
 from search.space.parameter import shown
+from search.space.spec import BudgetSpec
 from trainer.reading import size_text
 from trainer.text.units import TextUnits
 

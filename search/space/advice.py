@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from search.space.document import Faults, given
 from search.space.expression import Expression, ExpressionError, parse_expression
-from search.space.grammar import CONTEXT, AdviceSpec
 from search.space.parameter import Parameter, Value, Values, checked_value, kind_name
 from search.space.space import Space, not_in
+from search.space.spec import CONTEXT, AdviceSpec
 from search.space.synonyms import unknown_parameter
 from trainer.checks import unknown_name
 

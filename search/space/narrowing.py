@@ -10,10 +10,11 @@ from typing import Any
 
 from search.space.document import parse_number
 from search.space.expression import Expression, ExpressionError, parse_expression
-from search.space.grammar import BudgetSpec, GoalSpec, LimitSpec, MetricSpec, unknown_measurement
 from search.space.measurement import MEASURED
+from search.space.names import unknown_measurement
 from search.space.parameter import Parameter, Value, Values, checked_value, kind_name, shown, typed
 from search.space.space import Space, extremes, in_order, not_in, tighter
+from search.space.spec import BudgetSpec, GoalSpec, LimitSpec, MetricSpec
 from search.space.synonyms import unknown_parameter
 from trainer.checks import unknown_name
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.space.document import MAX_NUMBER
 from search.space.expression import Expression, ExpressionError
-from search.space.grammar import ParameterSpec
+from search.space.spec import ParameterSpec
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]

@@ -12,9 +12,9 @@ from typing import Any
 
 from search.space.document import Document, Path_
 from search.space.expression import Expression, ExpressionError
-from search.space.grammar import BudgetSpec, LimitSpec, SpaceSpec
 from search.space.interval import interval
 from search.space.parameter import Parameter, Value, Values, given_value, listed, typed
+from search.space.spec import BudgetSpec, LimitSpec, SpaceSpec
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
 

@@ -53,7 +53,7 @@ FOREIGN_KEYS: dict[str, str] = {
     "defaults": f"it is Hydra's; {OUT}",
     "imports": f"{NO_PROGRAM}",
 }  # fmt: skip
-"""Keys of other tools at the top of a file that have no counterpart of one word (those are grammar.MISTAKEN_KEYS)."""
+"""Keys of other tools at the top of a file that have no counterpart of one word (those are names.MISTAKEN_KEYS)."""
 
 COUNTS = (
     "run_cap", "n_trials", "num_samples", "num_trials", "max_trials", "maxTrialNumber", "max_trial_number",

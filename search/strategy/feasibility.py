@@ -18,9 +18,9 @@ from search.space.configurations import Listing
 from search.space.document import SpaceError
 from search.space.drawing import random_values
 from search.space.expression import ExpressionError
-from search.space.grammar import BudgetSpec, LimitSpec
 from search.space.parameter import Values, shown
 from search.space.space import Space, rungs_of
+from search.space.spec import BudgetSpec, LimitSpec
 from search.strategy.correction import MARGIN, correction
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig

@@ -14,9 +14,9 @@ import numpy as np
 
 from search.space.drawing import random_values
 from search.space.expression import ExpressionError
-from search.space.grammar import BudgetSpec
 from search.space.parameter import Parameter, Value, Values, shown
 from search.space.space import SHRUNK, Preset, Space, extremes
+from search.space.spec import BudgetSpec
 from search.strategy.feasibility import Feasibility
 from search.strategy.sampling import Candidates
 from trainer.estimate import estimate

@@ -15,10 +15,10 @@ import numpy as np
 
 from search.space.drawing import random_values
 from search.space.expression import ExpressionError
-from search.space.grammar import BudgetSpec
 from search.space.measurement import MEASURED, Kind
 from search.space.parameter import Parameter, Value, Values
 from search.space.space import Space, extremes, in_order
+from search.space.spec import BudgetSpec
 from search.strategy.feasibility import Feasibility
 from trainer.text.sources import find_sources
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from search.space.grammar import BudgetSpec
 from search.space.space import rungs_of
+from search.space.spec import BudgetSpec
 
 PASS_SHARE = 0.7  # of the trials at a rung go on to the next: of simulated and real searches, about
 EVALUATION = 1 / 3  # of a training token's time: the forward pass alone

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from search.space.grammar import MetricSpec
+from search.space.spec import MetricSpec
 from search.strategy.curves import Curve
 from search.strategy.pareto import favourable_views, random_view
 from search.strategy.sampling import Candidates, NothingNew

@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search.space.grammar import MetricSpec
+from search.space.spec import MetricSpec
 from search.storage.journal import Journal
 from search.study.record import STATE_OF, TrialRecord
 from search.worker.messages import FINISHED

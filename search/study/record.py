@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.space.grammar import MetricSpec
+from search.space.spec import MetricSpec
 from search.storage.folder import StudyError
 from search.strategy.pareto import undominated
 from search.worker.messages import (

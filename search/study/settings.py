@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 from pydantic import ValidationError
 
-from search.space.grammar import BudgetSpec
 from search.space.loading import parse_space
 from search.space.narrowing import narrow
 from search.space.parameter import checked_value, shown
 from search.space.space import Preset, Space, rungs_of
+from search.space.spec import BudgetSpec
 from search.storage.folder import FORMAT_VERSION, StudyError
 from trainer.text.units import TextUnits
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from search.space.grammar import MetricSpec
 from search.space.space import next_rung
+from search.space.spec import MetricSpec
 from search.strategy.feasibility import Feasibility, beyond, overrun
 from search.study.record import TrialRecord
 from search.worker.messages import DIVERGED, FAILED, FINISHED, INFEASIBLE

@@ -1,67 +1,28 @@
-"""The keys of a space file as pydantic models: what may stand where, and the JSON schema that editors read.
+"""The keys of a space file as pydantic models: what may stand where.
 
 Only shapes and types are checked here; what needs the whole space (names in expressions, presets against ranges) is
-checked in loading.py and checking.py. The descriptions below are what an editor shows and what spaces/README.md is
-held against.
+checked in loading.py and checking.py, and what is said of wrong shapes is in diagnostics.py. The descriptions below are
+what an editor shows and what spaces/README.md is held against.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import math
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from search.space.document import NUMBER_PATTERN, Document, Faults, Path_, given
+from search.space.document import NUMBER_PATTERN, given
 from search.space.measurement import MEASURED
-from search.space.sweeps import without_foreign
+from search.space.names import MEASUREMENTS, unknown_measurement
 
-MEASUREMENTS = tuple(MEASURED)
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
 """What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
-
-MISTAKEN_KEYS = {
-    "low": "min", "lower": "min", "minimum": "min", "from": "min", "lo": "min", "min_value": "min",
-    "high": "max", "upper": "max", "maximum": "max", "to": "max", "hi": "max", "max_value": "max",
-    "choices": "values", "options": "values", "categorical": "values", "enum": "values", "grid": "values",
-    "const": "value", "constant": "value", "fixed": "value",
-    "log_uniform": "log", "logscale": "log", "log_scale": "log", "distribution": "min, max and log",
-    "q": "step", "condition": "when", "if": "when", "depends_on": "when", "formula": "derive", "expr": "derive",
-    "constraints": "rules", "params": "parameters", "hyperparameters": "parameters", "search_space": "parameters",
-    "model": "family", "description": "about", "objective": "metric", "direction": "goal", "mode": "goal",
-    "rule": "require", "reason": "why", "increase": "raise", "decrease": "lower", "num_trials": "trials",
-    "objectives": "metrics",
-}  # fmt: skip
-"""Keys of other tools, and what they are called here."""
-
-MISTAKEN_NAMES = {
-    "val_loss": "loss", "eval_loss": "loss", "valid_loss": "loss", "validation_loss": "loss", "test_loss": "loss",
-    "val/loss": "loss", "eval/loss": "loss", "perplexity": "loss", "ppl": "loss", "bpc": "bits_per_byte",
-    "vram_bytes": "peak_vram_bytes", "peak_memory": "peak_vram_bytes", "gpu_memory": "peak_vram_bytes",
-    "num_parameters": "num_params", "n_params": "num_params", "size": "num_params", "tok/s": "tokens_per_second",
-    "tokens_per_sec": "tokens_per_second", "bpb": "bits_per_byte", "speed": "tokens_per_second",
-    "throughput": "tokens_per_second",
-    "memory": "peak_vram_bytes", "vram": "peak_vram_bytes", "params": "num_params", "parameters": "num_params",
-    "time": "train_seconds", "increase": "up", "higher": "up", "decrease": "down", "lower": "down",
-    "neutral": "none", "max": "maximize", "min": "minimize",
-}  # fmt: skip
-"""Common names of measurements and directions, and what they are called here."""
 
 CONTEXT = (
     "tokens", "corpus_bytes", "non_ascii_fraction", "cjk_fraction", "num_params", "vram_gib", "memory_gib", "num_gpus"
 )  # fmt: skip
 """What advice may hang on beside parameters: the training text, the model, the machine (see context.py)."""
-
-PLACEHOLDERS: dict[str, dict[str, str]] = {
-    "rules": {"require": "0 == 0"},
-    "advice": {"when": "0 == 0", "say": ""},
-    "claims": {"id": "", "measurement": "loss"},
-}
-"""What stands for an entry of a list whose shape is wrong, until the faults are reported."""
 
 MAX_ENTRIES = 100  # of a section; keeps every check short
 MAX_VALUES = 200  # of a parameter
@@ -325,144 +286,3 @@ class SpaceSpec(_Entry):
     def cited(self, source: str) -> str:
         """A source as it is told away from its file: the guide's short name before it."""
         return ", ".join(filter(None, [self.guide, source])) if source else ""
-
-
-def read_spec(document: Document, faults: Faults) -> SpaceSpec:
-    """The document as a SpaceSpec, without the entries whose shape is wrong: these are noted in `faults`.
-
-    So the other entries can still be checked. Raises SpaceError where nothing is left to check.
-    """
-    value = document.value
-    for path in faults.unread:
-        value = _without(value, path)
-    value = without_foreign(value, faults)
-    try:
-        return SpaceSpec.model_validate(value)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            path = _existing(document.value, detail["loc"])
-            _note(faults, detail, path)
-            value = _without(value, path)
-    try:
-        return SpaceSpec.model_validate({"family": "", **value})
-    except ValidationError:  # all parameters are missing now
-        faults.check()
-        raise
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a space file (draft 2020-12), with the units that the loader reads as numbers."""
-    schema = SpaceSpec.model_json_schema(by_alias=True, schema_generator=_Schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tinysearch space"}
-
-
-class _Schema(GenerateJsonSchema):
-    """Without nulls and empty defaults: nobody writes them."""
-
-    def default_schema(self, schema: Any) -> dict[str, Any]:
-        generated = super().default_schema(schema)
-        if generated.get("default") in (None, "", {}, []) or isinstance(generated.get("default"), dict):
-            generated.pop("default", None)
-        return generated
-
-    def nullable_schema(self, schema: Any) -> dict[str, Any]:
-        return self.generate_inner(schema["schema"])
-
-
-def _note(faults: Faults, detail: Any, path: Path_) -> None:
-    """A pydantic error in our words, at the entry's line."""
-    given_there, loc = detail["input"], detail["loc"]
-    match detail["type"]:
-        case "extra_forbidden":
-            faults.add(_unknown_key(str(loc[-1]), _type_at(loc[:-1]).model_fields), *path)
-        case "missing" if faults.is_unread(*path, loc[-1]):
-            pass
-        case "missing":
-            faults.add(f"{loc[-1]} is missing", *path)
-        case "literal_error" if loc[-1] == "[key]":
-            kind = "measurement" if "limits" in loc else "effect"
-            faults.add(_unknown(kind, str(given_there), get_args(get_args(_type_at(loc[:-2]))[0])), *path)
-        case "literal_error" if isinstance(given_there, str):
-            kind = "measurement" if loc[0] == "metrics" or loc[-1] in ("name", "measurement") else "direction"
-            faults.add(_unknown(kind, given_there, get_args(_type_at(loc))), *path)
-        case "literal_error":
-            faults.add(f"expected one of {', '.join(get_args(_type_at(loc)))}, got {given(given_there)}", *path)
-        case "model_type":
-            faults.add(f"expected a mapping such as {_type_at(loc).example}, got {given(given_there)}", *path)
-        case "dict_type":
-            faults.add(f"expected a mapping, got {given(given_there)}", *path)
-        case "list_type":
-            faults.add(f"expected a list, got {given(given_there)}", *path)
-        case "too_long" if path[-1] == "values":
-            most = f"has {detail['ctx']['actual_length']:,} entries; at most {detail['ctx']['max_length']}"
-            faults.add(f"{most}; {_as_range(given_there)}", *path)
-        case "too_long":
-            faults.add(f"has {detail['ctx']['actual_length']:,} entries; at most {detail['ctx']['max_length']}", *path)
-        case _:
-            faults.add(detail["msg"].removeprefix("Value error, "), *path)
-
-
-def _as_range(values: list[Any]) -> str:
-    """What to write for a long list of numbers that are all equally far apart, or are not."""
-    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        return "leave some out"
-    step = values[1] - values[0]
-    if step <= 0 or any(abs(b - a - step) > 1e-9 * max(1, abs(b)) for a, b in itertools.pairwise(values)):
-        return f"write a range: min: {min(values)}, max: {max(values)}"
-    every = "" if step == 1 else f", step: {step:g}"
-    return f"write min: {values[0]}, max: {values[-1]}{every}"
-
-
-def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
-    """The part of an error's place that is in the document; pydantic appends what it tried ("[key]")."""
-    path: list[int | str] = []
-    for part in loc:
-        if isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int):
-            value = value[part]  # type: ignore[index]
-            path.append(part)
-    return tuple(path)
-
-
-def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """The document's values without the entry of a section, or the section, that a fault lies in."""
-    top = path[0] if path else None
-    if top not in value:
-        return value
-    section = value[top]
-    if len(path) > 1 and top in PLACEHOLDERS and isinstance(section, list):
-        kept = [PLACEHOLDERS.get(str(top)) if i == path[1] else item for i, item in enumerate(section)]
-        return {**value, top: kept}  # removing it would shift the others
-    if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget"):
-        return {**value, top: {key: item for key, item in section.items() if key != path[1]}}
-    return {key: item for key, item in value.items() if key != top}
-
-
-def _type_at(loc: Iterable[int | str]) -> Any:
-    """The type that the grammar has at a place: a model, or what its dicts and lists hold."""
-    kind: Any = SpaceSpec
-    for part in loc:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            fields = {field.alias or name: field for name, field in kind.model_fields.items()}
-            kind = fields[str(part)].annotation
-        else:
-            kind = get_args(kind)[-1]
-    return kind
-
-
-def _unknown_key(key: str, fields: dict[str, Any]) -> str:
-    known = [field.alias or name for name, field in fields.items()]
-    if (ours := MISTAKEN_KEYS.get(key)) and any(part in known for part in ours.replace(",", " ").split()):
-        return f"unknown key {given(key)}; here it is called {ours}"
-    return _unknown("key", key, known)
-
-
-def unknown_measurement(name: str) -> str:
-    """The sentence that refuses a measurement's name."""
-    return _unknown("measurement", name, MEASUREMENTS)
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = [ours] if (ours := MISTAKEN_NAMES.get(name)) in known else difflib.get_close_matches(name[:60], known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {given(name)}. Known: {', '.join(known)}.{hint}"
