@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from search.driver import hardware
-from search.report.overview import Overview, bytes_text, seconds_text, tokens_text
+from search.report.overview import Overview
+from search.report.texts import bytes_text, seconds_text, tokens_text
 from search.storage.folder import StudyFolder
 from search.study.record import TrialRecord
 

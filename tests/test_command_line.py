@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from search.cli.main import app
 from search.cli.preset import preset_config
-from search.driver.launch import number_of_trials, summary
+from search.driver.launch import number_of_trials
 from search.driver.options import RunOptions
 from search.driver.preparing import prepare_space
 from search.report.overview import Overview
+from search.report.sentences import summary
 from search.space.loading import load_space
 from search.space.narrowing import narrow
 from search.storage.folder import StudyFolder

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from search.cli.main import app
-from search.report.overview import bytes_text
+from search.report.texts import bytes_text
 from search.space.loading import parse_space
 from search.space.narrowing import narrow
 from search.storage.folder import StudyError, StudyFolder

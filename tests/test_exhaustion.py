@@ -22,8 +22,8 @@ from optuna.storages import InMemoryStorage
 from typer.testing import CliRunner
 
 from search.cli.main import app
-from search.report.overview import Overview, counts_line, exhausted_line
-from search.report.sentences import few_line
+from search.report.overview import Overview
+from search.report.sentences import counts_line, exhausted_line, few_line
 from search.space.configurations import Listing, identity, same_presets
 from search.space.expression import ExpressionError
 from search.space.loading import parse_space

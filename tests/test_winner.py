@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from search.cli.main import app
 from search.cli.preset import preset_config
 from search.driver.options import RunOptions
-from search.report.overview import Overview, comparison_line, counts_line
+from search.report.overview import Overview
+from search.report.sentences import comparison_line, counts_line
 from search.space.loading import load_space, parse_space
 from search.storage.folder import StudyFolder
 from search.study.settings import StudySettings

@@ -20,7 +20,8 @@ import torch
 from benchmarks.fuzz.campaign import Opening
 from benchmarks.fuzz.damage import damaged
 from benchmarks.outcomes import make_study, train
-from search.report.overview import Overview, comparison_line, counts_line, leading_line, trial_dict, wasted_line
+from search.report.overview import Overview, trial_dict
+from search.report.sentences import comparison_line, counts_line, leading_line, wasted_line
 from search.report.tables import TrialsTable
 from search.report.winner import best_document, front_documents
 from search.storage.folder import StudyFolder

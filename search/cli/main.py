@@ -78,7 +78,8 @@ def resume(options: RunOptions, study: StudyName = None, columns: Columns = None
 
 def _search(options: RunOptions, columns: str | None) -> int:
     """Run a search, print its results, and return the exit code."""
-    from search.driver.launch import run_search, summary
+    from search.driver.launch import run_search
+    from search.report.sentences import summary
     from search.report.tables import TrialsTable, check_columns, columns_asked
     from search.space.loading import load_space
     from search.storage.address import shown_url

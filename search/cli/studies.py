@@ -41,7 +41,8 @@ def status(
         from rich.text import Text
 
         from search.driver.disk import disk_line
-        from search.report.overview import Overview, comparison_line, counts_line, side_lines
+        from search.report.overview import Overview
+        from search.report.sentences import comparison_line, counts_line, side_lines
         from search.report.tables import TrialsTable, columns_asked
 
         folder = study_folder(runs, storage, study)
@@ -241,7 +242,7 @@ def clean(
     """Delete the checkpoints that are not needed any more."""
     with reporting_errors():
         from search.driver.disk import clean_study, disk_line
-        from search.report.overview import bytes_text
+        from search.report.texts import bytes_text
 
         folder = study_folder(runs, storage, study)
         found = clean_study(folder, with_finished=everything, is_dry_run=dry_run)

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from search.confirm.cost import Cost
 from search.confirm.noise import CONFIDENCE, MAX_SEEDS, Difference, deviation, seeds_to_separate
-from search.report.overview import Overview, finite, is_number, tokens_text, value_text
+from search.report.overview import Overview
+from search.report.texts import finite, is_number, tokens_text, value_text
 from search.study.record import TrialRecord
 from search.worker.messages import FAILED, FINISHED
 from trainer.checks import printable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.report.overview import seconds_text, tokens_text
+from search.report.texts import seconds_text, tokens_text
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from rich.status import Status
 from rich.text import Text
 
 from search.confirm.confirmation import Confirmation, Run, number_text
-from search.report.overview import Overview, is_number, seconds_text, tokens_text
+from search.report.overview import Overview
+from search.report.texts import is_number, seconds_text, tokens_text
 from search.report.winner import train_config
 from search.space.configurations import Identity, identity
 from search.storage.folder import StudyError, StudyFolder

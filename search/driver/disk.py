@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import optuna
 
 from search.confirm.training import CONFIRMED
-from search.report.overview import Overview, bytes_text
+from search.report.overview import Overview
+from search.report.texts import bytes_text
 from search.storage.folder import StudyError, StudyFolder
 from search.study.settings import storage_path_of
 from search.worker.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, is_owner, place_of

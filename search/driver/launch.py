@@ -28,8 +28,13 @@ from search.driver.preparing import (
 )
 from search.driver.requests import Requests
 from search.report.display import Display
-from search.report.overview import Overview, comparison_line, counts_line, side_lines
-from search.report.sentences import equal_text_line, few_line, fixed_line, same_line
+from search.report.overview import Overview
+from search.report.sentences import (
+    equal_text_line,
+    few_line,
+    fixed_line,
+    same_line,
+)
 from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
 from search.strategy.feasibility import assess
@@ -180,11 +185,6 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     if total < existing:
         raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
     return total
-
-
-def summary(overview: Overview) -> list[str]:
-    """The closing sentences of a search."""
-    return [counts_line(overview.counts, overview.num_trials), comparison_line(overview), *side_lines(overview)]
 
 
 def _place_at(settings: StudySettings, name: str) -> ObjectStore | None:

@@ -18,7 +18,7 @@ from search.driver.deadline import seconds_until
 from search.driver.options import RunOptions
 from search.driver.pace import MAX_SECONDS, NoPace, measured_pace, reference_of
 from search.driver.preparing import prepare_space, read_for, settings_for, slots_for
-from search.report.overview import seconds_text
+from search.report.texts import seconds_text
 from search.space.loading import load_space
 from search.space.space import rungs_of
 from search.space.spec import BudgetSpec

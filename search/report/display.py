@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from search.report.faults import faults_line
-from search.report.overview import Overview, comparison_line, counts_line, metric_text, seconds_text, tokens_text
+from search.report.overview import Overview
+from search.report.sentences import comparison_line, counts_line
 from search.report.tables import TrialsTable
+from search.report.texts import metric_text, seconds_text, tokens_text
 from search.study.cost import seconds_left
 from search.study.record import TrialRecord
 from search.worker.messages import FINISHED, RUNNING, Event

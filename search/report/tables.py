@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from search.report.overview import Overview, bytes_text, metric_text, tokens_text, value_text
+from search.report.overview import Overview
+from search.report.texts import bytes_text, metric_text, tokens_text, value_text
 from search.study.record import TrialRecord
 from search.worker.messages import FINISHED, RUNNING, WAITING
 from trainer.checks import counted, printable, unknown_name

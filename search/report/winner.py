@@ -9,7 +9,8 @@ from typing import Any
 
 import optuna
 
-from search.report.overview import Overview, finite, is_number
+from search.report.overview import Overview
+from search.report.texts import finite, is_number
 from search.storage.folder import StudyError
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings
