@@ -1,4 +1,4 @@
-"""What is trained next: the model of curves, what it promises, and the decision between new and paused trials."""
+"""What is trained next: the model of curves, its acquisition values, and the decision between new and paused trials."""
 
 from __future__ import annotations
 

@@ -34,13 +34,13 @@ class _EveryValueAFinalOne(Strategy):
 
 
 class _NoModelOfNew(Strategy):
-    """New configurations are random and promise what the middle one of the candidates does."""
+    """New configurations are random with the middle one's acquisition value."""
 
     def _new(
         self, curves: Curves, posterior: Posterior, mean: np.ndarray, best: float, rng: np.random.Generator
     ) -> tuple[dict[str, Any], float]:
-        _, promise = super()._new(curves, posterior, mean, best, rng)
-        return self._candidates.random(rng), promise
+        _, acquisition = super()._new(curves, posterior, mean, best, rng)
+        return self._candidates.random(rng), acquisition
 
 
 class _FailuresTeachNothing(Strategy):

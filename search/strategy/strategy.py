@@ -1,17 +1,18 @@
 """What to train next: a new configuration, or the next rung of a trial that was paused.
 
-Every rung is a question to the model of all curves seen so far (surrogate.py): how much better may this trial
-become than what is to be beaten, for each unit of training that is left to it? A trial goes on while no other use of
-the worker promises more. Others wait where they are, with their checkpoints, and are taken up again when they look
-best: nothing is stopped for good before the search ends. A paused trial must promise less than half of what a new one
-does to lose its place, since the promise of a new one is the best of hundreds of guesses.
+At every rung the model of all curves seen so far (surrogate.py) gives each choice an acquisition value: the
+improvement that is expected over the incumbent, for each unit of training that is left. A trial trains on while no
+other choice has a larger value. Others are paused, with their checkpoints, and resume when their value is the largest:
+nothing is stopped for good before the search ends. A new configuration is started in place of a paused trial only if
+its value is more than twice as large, because it is the largest of hundreds of guesses.
 
-The first few configurations are random, so that a model can be learned at all. What is to be beaten is the best
-finished value or, where it is lower, what the best trial under way is expected to reach: else the first to be under way
-look as good as any.
+The first few configurations are random, so that a model can be learned at all. The incumbent is the best finished value
+or, if that is lower, the value that the best running trial is expected to reach. Without it the first running trials
+would look as good as any.
 
-What diverged or did not fit says nothing of how good its neighbours are, and the best often lie next to it. So it is no
-value to that model, but to another one (success.py), by whose chance of success a new promise is multiplied.
+A trial that diverged or did not fit says nothing about the quality of its neighbours, and the best often lie next to
+it. So it is no value for that model. Another one (success.py) learns the chance of success from it, and the acquisition
+value of a new configuration is multiplied by that chance.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from search.strategy.curves import Curve, Curves
 from search.strategy.success import SuccessModel
 from search.strategy.surrogate import CurveModel, Observations, Posterior
 
-NUM_FIRST = 6  # configurations before the model proposes any
+NUM_FIRST = 6  # random configurations before the model proposes any
 RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the model says
-PREFERENCE = 0.5  # a new configuration's promise counts this much beside a paused trial's
-MIN_CHANCE = 0.02  # of becoming the best; below, a paused trial is not worth going on with once nothing new is to start
+PREFERENCE = 0.5  # weight of a new configuration's acquisition value beside a paused trial's
+MIN_CHANCE = 0.02  # of becoming the best; once nothing new is to start, a paused trial below it does not resume
 MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
 MAX_UNDER_WAY = 128  # of the trials under way, the best expected, count as if they had ended
 REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
 NUM_LEADERS = 6
-MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, where any has it
+MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, if any has that much
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
 
 
@@ -56,7 +57,7 @@ class Continue:
 
 
 class Candidates(Protocol):
-    """Where new configurations come from; see `search.strategy.sampling`. `random` raises where there is none."""
+    """Where new configurations come from; see `search.strategy.sampling`. `random` raises if there is none."""
 
     def random(self, rng: np.random.Generator) -> dict[str, Any]: ...
     def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Any]], np.ndarray]: ...
@@ -83,7 +84,7 @@ class Strategy:
         return {"theta": self.model.theta.tolist(), "fits": self.model.num_fits, "fitted": self._num_fitted}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from another strategy's `state`; one of a space with other dimensions is ignored.
+        """Resume another strategy's `state`; one of a space with other dimensions is ignored.
 
         Raises ValueError, TypeError, KeyError or AttributeError for what is no state.
         """
@@ -92,7 +93,7 @@ class Strategy:
             self._num_fitted = int(state["fitted"])
 
     def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
-        """What a free worker should do; None where nothing may start and no paused trial is worth its training."""
+        """What a free worker should do; None if nothing may start and no paused trial is worth its training."""
         seen = Curves.of(curves)
         rng = np.random.default_rng([self._seed, len(seen), len(seen.values)])
         has_seen = np.isfinite(seen.values).any()
@@ -104,18 +105,18 @@ class Strategy:
         mean, sd = posterior.at_last_rung(seen.points, seen.numbers)
         paused = np.flatnonzero(seen.is_paused)
         if not can_start:
-            promises, chances = self._of_paused(seen, paused, mean, sd, best)
+            acquisitions, chances = self._of_paused(seen, paused, mean, sd, best)
             is_worth_it = (chances >= MIN_CHANCE).any()
-            return Continue(int(seen.numbers[paused[np.argmax(promises)]])) if is_worth_it else None
-        to_beat = self._to_beat(seen, mean, best)
-        promises, _ = self._of_paused(seen, paused, mean, sd, to_beat)
-        values, promise = self._new(seen, posterior, mean, to_beat, rng)
-        if len(paused) and promises.max() >= PREFERENCE * promise:
-            return Continue(int(seen.numbers[paused[np.argmax(promises)]]))
+            return Continue(int(seen.numbers[paused[np.argmax(acquisitions)]])) if is_worth_it else None
+        incumbent = self._incumbent(seen, mean, best)
+        acquisitions, _ = self._of_paused(seen, paused, mean, sd, incumbent)
+        values, acquisition = self._new(seen, posterior, mean, incumbent, rng)
+        if len(paused) and acquisitions.max() >= PREFERENCE * acquisition:
+            return Continue(int(seen.numbers[paused[np.argmax(acquisitions)]]))
         return Start(values)
 
-    def _to_beat(self, curves: Curves, mean: np.ndarray, best: float) -> float:
-        """The best finished value, or what the best trial under way is expected to end at, if that is lower."""
+    def _incumbent(self, curves: Curves, mean: np.ndarray, best: float) -> float:
+        """The best finished value or, if that is lower, what the best running trial is expected to reach."""
         shows = curves.is_running & (curves.deepest >= 0)
         return min(best, float(mean[shows].min())) if shows.any() else best
 
@@ -138,7 +139,7 @@ class Strategy:
     def _of_paused(
         self, curves: Curves, paused: np.ndarray, mean: np.ndarray, sd: np.ndarray, best: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """For each paused trial the improvement expected of it per training left, and its chance to be the best."""
+        """For each paused trial its acquisition value, and its chance to become the best."""
         mean, sd = mean[paused], sd[paused]
         left = 1 - self._share_done[curves.deepest[paused] + 1]
         return expected_improvement(mean, sd, best) / left, _normal_cdf((best - mean) / sd)
@@ -146,32 +147,32 @@ class Strategy:
     def _new(
         self, curves: Curves, posterior: Posterior, mean: np.ndarray, best: float, rng: np.random.Generator
     ) -> tuple[dict[str, Any], float]:
-        """The most promising configuration that may be launched, and its promise."""
+        """The configuration with the largest acquisition value among those that may be launched, and that value."""
         rank = np.argsort(np.where(curves.has_failed, np.inf, mean), kind="stable")
         leaders = curves.points[rank[:NUM_LEADERS]]
         running = np.flatnonzero(curves.is_running)
-        if len(running):  # as if they had ended as expected, so that others are sought elsewhere
+        if len(running):  # as if they had ended as expected: look elsewhere
             running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_UNDER_WAY])]
             at_end = np.full(len(running), self._last)
             ends = Observations(curves.points[running], at_end, curves.numbers[running], mean[running])
             posterior = self.model.given(posterior.seen.and_also(ends))
         found, points = self._candidates.spread(leaders, rng)
         success = self._success(curves)
-        promise = _promises(posterior, success, points, best)
+        acquisition = _acquisition(posterior, success, points, best)
         if rng.random() < RANDOM_SHARE:  # the model may be wrong
             values = self._candidates.random(rng)
             points = self._candidates.point(values)[None]
             mean, sd = posterior.at_last_rung(points)
             return values, float(expected_improvement(mean, sd, best)[0] * success.chances(points)[0])
         has_met_known = False
-        for i in np.argsort(-promise, kind="stable"):
+        for i in np.argsort(-acquisition, kind="stable"):
             is_known = (curves.points == points[i]).all(axis=1).any()
             has_met_known |= bool(is_known)
             if not is_known and self._candidates.may_launch(found[i]):
-                return dict(found[i]), float(promise[i])
+                return dict(found[i]), float(acquisition[i])
         if has_met_known and (left := self._candidates.left(rng)):
-            promise = _promises(posterior, success, np.array([*map(self._candidates.point, left)]), best)
-            return left[int(promise.argmax())], float(promise.max())
+            acquisition = _acquisition(posterior, success, np.array([*map(self._candidates.point, left)]), best)
+            return left[int(acquisition.argmax())], float(acquisition.max())
         return self._candidates.random(rng), 0.0
 
     def _observations(self, curves: Curves, rng: np.random.Generator) -> Observations:
@@ -190,8 +191,8 @@ class Strategy:
         return Observations(curves.points[owners], rungs, curves.numbers[owners], values - values.mean())
 
 
-def _promises(posterior: Posterior, success: SuccessModel, points: np.ndarray, best: float) -> np.ndarray:
-    """The improvement expected of each of `points` (n, d), (n,); 0 of what is rather likely not to be had."""
+def _acquisition(posterior: Posterior, success: SuccessModel, points: np.ndarray, best: float) -> np.ndarray:
+    """The acquisition value of each of `points` (n, d), (n,): 0 if it is likely to fail."""
     mean, sd = posterior.at_last_rung(points)
     chances = success.chances(points)
     is_likely = chances >= min(MIN_SUCCESS, chances.max(initial=0.0))

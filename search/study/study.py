@@ -78,7 +78,7 @@ class Study:
         """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
 
         It may be infinite, and is then not remembered. `settings` may end at more tokens than the study's own: trials
-        that had finished then go on where they promise enough. `feasibility` says what may be launched, where that is
+        that had finished then resume if they are worth it. `feasibility` says what may be launched, where that is
         not for the space and the trainer to say, and `strategy` decides what is trained.
         """
         self.settings = settings
@@ -163,7 +163,7 @@ class Study:
     def propose(self) -> Proposal | None:
         """The next trial to run, or None when all have been handed out.
 
-        Interrupted trials come first, under their own numbers; then the guide's presets; then whatever promises most, a
+        Interrupted trials come first, under their own numbers; then the guide's presets; then the strategy's choice: a
         new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
         search goes on as after the last of its trials. With None, the trials that are still paused have been stopped.
         Raises NothingFeasible where no configuration may be launched at all.
