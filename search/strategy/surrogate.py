@@ -1,10 +1,10 @@
 """A model of learning curves: from what trials have shown at their rungs to what they would show at the last one.
 
-A Gaussian process over configurations and rungs. Two values are alike when their configurations are alike (a Matern-5/2
-kernel with a length scale for each axis) and more so when they are of one trial, and both kinds of likeness fade from
-rung to rung. How much fades between which rungs is learned from the trials: on a task where the first rung says nothing
-of the last, the model finds that out and trusts it no more. A study has a few hundred numbers to learn from, so the
-whole model is refitted from them (maximum a posteriori, analytic gradients) and needs nothing but numpy.
+A Gaussian process over configurations and rungs. Values of similar configurations are correlated (a Matern-5/2 kernel
+with a length scale for each axis), and values of one trial more so. Both correlations decay from rung to rung. How fast
+each decays is learned from the trials: if the first rung of a task says nothing about the last, the model learns not to
+trust it. A study has a few hundred numbers to learn from, so the whole model is refitted from them (maximum a
+posteriori, analytic gradients) and needs only numpy.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class CurveModel:
     """The process. `fit` learns its hyperparameters, `given` takes what was observed, `at_last_rung` predicts.
 
     Hyperparameters, all logarithms: d length scales; the standard deviation that configurations explain, and that of
-    what is each trial's own; for each step from a rung to the next, how much of either fades; the noise.
+    what is each trial's own; for each step from a rung to the next, the decay of either; the noise.
     """
 
     def __init__(self, num_dims: int, rungs: Sequence[int]):
@@ -56,8 +56,8 @@ class CurveModel:
         self._d, self._steps = num_dims, len(rungs) - 1
         progress = np.log(np.asarray(rungs) / rungs[0])
         self._progress = progress / max(progress[-1], 1e-12)
-        fading = np.log(0.5 * 0.6 ** np.arange(self._steps))  # later rungs are closer to the last
-        self._prior = np.concatenate([np.full(num_dims, np.log(0.6)), np.log([1, 0.4]), fading, fading, [np.log(0.05)]])
+        decay = np.log(0.5 * 0.6 ** np.arange(self._steps))  # later rungs are closer to the last
+        self._prior = np.concatenate([np.full(num_dims, np.log(0.6)), np.log([1, 0.4]), decay, decay, [np.log(0.05)]])
         self._spread = np.concatenate([np.full(num_dims, 0.8), [0.5, 0.7], np.full(2 * self._steps, 1.0), [0.8]])
         self.theta = self._prior.copy()
         rung = np.arange(len(rungs))
@@ -65,7 +65,7 @@ class CurveModel:
         self._between = [(low <= step) & (step < high) for step in range(self._steps)]
 
     def restore(self, theta: np.ndarray, num_fits: int) -> None:
-        """Go on from another model's hyperparameters. Raises ValueError for what `fit` can never have found."""
+        """Resume another model's hyperparameters. Raises ValueError for what `fit` can never have found."""
         if not (np.abs(theta - self._prior) <= FARTHEST + 1e-9).all():
             raise ValueError("hyperparameters beyond their bounds")
         self.theta, self.num_fits = theta, num_fits
@@ -115,14 +115,14 @@ class CurveModel:
         is_at[np.arange(len(y)), rungs] = 1
         by_shared = is_at.T @ (slope * shared) @ is_at  # summed over pairs of rungs
         by_private = is_at.T @ (slope * private) @ is_at
-        faded = np.exp(theta[d + 2 : -1])
-        for_fading = [
-            0.5 * faded[part * self._steps + step] * sums[between].sum()
+        decays = np.exp(theta[d + 2 : -1])
+        for_decay = [
+            0.5 * decays[part * self._steps + step] * sums[between].sum()
             for part, sums in enumerate((by_shared, by_private))
             for step, between in enumerate(self._between)
         ]
         gradient = np.array(
-            [*for_scales, -by_shared.sum(), -by_private.sum(), *for_fading, -np.trace(slope) * noise], dtype=float
+            [*for_scales, -by_shared.sum(), -by_private.sum(), *for_decay, -np.trace(slope) * noise], dtype=float
         )
         z = (theta - self._prior) / self._spread
         return float(loss + 0.5 * z @ z), gradient + z / self._spread
