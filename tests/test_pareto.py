@@ -1,4 +1,4 @@
-"""Several metrics: the front against brute force, and what a decision by one of many views keeps alive."""
+"""Several metrics: the front against brute force, and what a decision by one of many scalarizations keeps alive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.search.pareto import Front, measure, play
 from benchmarks.search.pareto_policies import POLICIES
 from benchmarks.search.table import Axis, Table
 from search.space.spec import MetricSpec
-from search.strategy.pareto import favourable_views, hypervolume, random_view, undominated
+from search.strategy.pareto import favourable_scalarizations, hypervolume, random_scalarization, undominated
 from search.strategy.strategy import Curve
 from search.study.record import TrialRecord, pareto_front
 from search.worker.messages import OUTCOMES
@@ -88,8 +88,8 @@ def test_each_end_of_a_trade_off_is_the_best_in_some_view_and_what_is_beaten_is_
     curves, vectors = trade_off(8)
     curves.append(Curve(8, np.array([0.5]), {0: 9.0}, is_paused=True))
     vectors[8] = {0: (8.0, 1.0)}
-    drawn = [random_view(curves, vectors, seed=seed) for seed in range(200)]
-    best = {min(view, key=lambda curve: curve.values[0]).number for view in drawn}
+    drawn = [random_scalarization(curves, vectors, seed=seed) for seed in range(200)]
+    best = {min(scalarized, key=lambda curve: curve.values[0]).number for scalarized in drawn}
     assert {0, 7} <= best and len(best) >= 4  # 7 has the worst loss of all but the last
     assert 8 not in best
 
@@ -98,19 +98,19 @@ def test_every_paused_trial_that_nothing_beats_is_the_best_in_its_favourable_vie
     curves, vectors = trade_off(8)
     for number in (0, 3, 7):
         paused = [replace(curve, is_paused=curve.number == number) for curve in curves]
-        (view,) = favourable_views(paused, vectors)
-        assert abs(min(view, key=lambda curve: curve.values[0]).number - number) <= 1
-    assert list(favourable_views([replace(curve, is_paused=False) for curve in curves], vectors)) == []
+        (scalarized,) = favourable_scalarizations(paused, vectors)
+        assert abs(min(scalarized, key=lambda curve: curve.values[0]).number - number) <= 1
+    assert list(favourable_scalarizations([replace(curve, is_paused=False) for curve in curves], vectors)) == []
 
 
 def test_views_keep_failures_rungs_and_what_else_a_curve_says():
     curves = [Curve(0, np.zeros(1), {0: 1.0, 1: 0.5}), Curve(1, np.ones(1), {0: 2.0, 2: math.nan}, is_running=True)]
     vectors = {0: {0: (1.0, 5.0), 1: (0.5, 5.0)}, 1: {0: (2.0, 3.0), 2: (math.nan, math.nan)}}
-    view = random_view(curves, vectors, seed=0)
-    assert [sorted(curve.values) for curve in view] == [[0, 1], [0, 2]]
-    assert math.isnan(view[1].values[2])
-    assert all(math.isfinite(v) for v in [*view[0].values.values(), view[1].values[0]])
-    assert [(c.number, c.is_running, c.point.tolist()) for c in view] == [(0, False, [0.0]), (1, True, [1.0])]
+    scalarized = random_scalarization(curves, vectors, seed=0)
+    assert [sorted(curve.values) for curve in scalarized] == [[0, 1], [0, 2]]
+    assert math.isnan(scalarized[1].values[2])
+    assert all(math.isfinite(v) for v in [*scalarized[0].values.values(), scalarized[1].values[0]])
+    assert [(c.number, c.is_running, c.point.tolist()) for c in scalarized] == [(0, False, [0.0]), (1, True, [1.0])]
     assert curves[0].values == {0: 1.0, 1: 0.5}
 
 
@@ -118,7 +118,7 @@ def test_the_same_curves_and_seed_give_the_same_view_and_what_was_learned_since_
     curves, vectors = trade_off(5)
 
     def shown(seed: int) -> list[float]:
-        return [curve.values[0] for curve in random_view(curves, vectors, seed=seed)]
+        return [curve.values[0] for curve in random_scalarization(curves, vectors, seed=seed)]
 
     first = shown(1)
     assert first == shown(1) != shown(2)
@@ -127,9 +127,9 @@ def test_the_same_curves_and_seed_give_the_same_view_and_what_was_learned_since_
 
 
 def test_before_anything_is_seen_views_are_empty():
-    assert [curve.values for curve in random_view([Curve(0, np.zeros(1), is_paused=True)], {}, seed=0)] == [{}]
-    assert list(favourable_views([Curve(0, np.zeros(1), is_paused=True)], {})) == []
-    assert random_view([], {}, seed=0) == []
+    assert [curve.values for curve in random_scalarization([Curve(0, np.zeros(1), is_paused=True)], {}, seed=0)] == [{}]
+    assert list(favourable_scalarizations([Curve(0, np.zeros(1), is_paused=True)], {})) == []
+    assert random_scalarization([], {}, seed=0) == []
 
 
 # The benchmark.

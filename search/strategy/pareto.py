@@ -1,11 +1,11 @@
-"""Several metrics at once: what is beaten by nothing, what a set of such is worth, and one number for each decision.
+"""Several metrics at once: the front, its hypervolume, and a scalarization for each decision.
 
 A search with several metrics looks for their front: the trials that no other beats in one metric without losing in
-another. The strategy decides by one number for each trial and rung. A view makes it of several, anew for every
+another. The strategy decides by one number for each trial and rung. A scalarization makes it of several, anew for every
 decision: the largest weighted shortfall (augmented Tchebycheff, Knowles 2006, ParEGO) with weights at random, so that
 one decision looks for a low loss, the next for speed and the third for something between. A small fast trial that looks
-hopeless to the first is what the second goes on with; it waits meanwhile, since nothing is stopped before the end. Then
-each trial that waits is seen by the weights that suit it best, and given up where even so it has hardly a chance.
+hopeless by the first is what the second resumes; it is paused meanwhile, since nothing is stopped before the end. Then
+each paused trial is judged by the weights that suit it best, and stopped if even so it has hardly a chance.
 
 In every function lower values are better, and a row with NaN is beaten by all and beats none.
 """
@@ -55,20 +55,20 @@ def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
     )
 
 
-def random_view(curves: Sequence[Curve], vectors: Vectors, *, seed: int) -> list[Curve]:
+def random_scalarization(curves: Sequence[Curve], vectors: Vectors, *, seed: int) -> list[Curve]:
     """The curves with one value at each rung, by weights of the metrics drawn uniformly from their simplex.
 
-    The same curves and seed give the same view.
+    The same curves and seed give the same values.
     """
     shares = _Shares(curves, vectors)
     rng = np.random.default_rng([seed, len(curves), len(shares.values), len(vectors)])
     return shares.weighted(rng.dirichlet(np.ones(shares.values.shape[1])))
 
 
-def favourable_views(curves: Sequence[Curve], vectors: Vectors) -> Iterator[list[Curve]]:
-    """As `random_view`, for each paused trial by the weights that suit it best among those that came as far as it.
+def favourable_scalarizations(curves: Sequence[Curve], vectors: Vectors) -> Iterator[list[Curve]]:
+    """As `random_scalarization`, for each paused trial by the weights that suit it best among those that came as far as it.
 
-    A trial that has no chance in its own view is beaten in every metric by one that finished, or soon will be.
+    A trial that has no chance by its own weights is beaten in every metric by one that finished, or soon will be.
     """
     shares = _Shares(curves, vectors)
     for curve in curves:

@@ -8,7 +8,7 @@ from typing import Any
 
 from search.space.spec import MetricSpec
 from search.strategy.curves import Curve
-from search.strategy.pareto import favourable_views, random_view
+from search.strategy.pareto import favourable_scalarizations, random_scalarization
 from search.strategy.sampling import Candidates, NothingNew
 from search.strategy.strategy import Continue, Start, Strategy
 from search.study.record import TrialRecord
@@ -89,6 +89,6 @@ class Decisions:
         if len(self._metrics) == 1:
             return self._strategy.next(curves, can_start=can_start)
         if can_start:
-            return self._strategy.next(random_view(curves, self._vectors, seed=self._seed), can_start=True)
-        choices = (self._strategy.next(v, can_start=False) for v in favourable_views(curves, self._vectors))
+            return self._strategy.next(random_scalarization(curves, self._vectors, seed=self._seed), can_start=True)
+        choices = (self._strategy.next(v, can_start=False) for v in favourable_scalarizations(curves, self._vectors))
         return next((choice for choice in choices if choice is not None), None)
