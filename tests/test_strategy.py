@@ -235,8 +235,8 @@ def test_what_is_under_way_is_to_be_beaten():
     seen = Curves.of([*found, leading])
     posterior, best = strategy._posterior(seen, np.random.default_rng(0))
     mean, _ = posterior.at_last_rung(seen.points, seen.numbers)
-    assert strategy._to_beat(seen, mean, best) < best
-    assert strategy._to_beat(Curves.of(found), mean[:-1], best) == best
+    assert strategy._incumbent(seen, mean, best) < best
+    assert strategy._incumbent(Curves.of(found), mean[:-1], best) == best
 
 
 def test_without_anything_seen_configurations_are_random_and_nothing_else_can_be_done():

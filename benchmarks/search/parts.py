@@ -19,7 +19,7 @@ from search.strategy.surrogate import Observations, Posterior
 
 
 class _OnlyFinishedToBeat(Strategy):
-    def _to_beat(self, curves: Curves, mean: np.ndarray, best: float) -> float:
+    def _incumbent(self, curves: Curves, mean: np.ndarray, best: float) -> float:
         return best
 
 

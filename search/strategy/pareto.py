@@ -66,7 +66,7 @@ def random_scalarization(curves: Sequence[Curve], vectors: Vectors, *, seed: int
 
 
 def favourable_scalarizations(curves: Sequence[Curve], vectors: Vectors) -> Iterator[list[Curve]]:
-    """As `random_scalarization`, for each paused trial by the weights that suit it best among those that came as far as it.
+    """As `random_scalarization`, for each paused trial by the weights that suit it best among those that got as far.
 
     A trial that has no chance by its own weights is beaten in every metric by one that finished, or soon will be.
     """
