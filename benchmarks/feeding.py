@@ -1,4 +1,4 @@
-"""How many workers one driver feeds: the real brain, and workers that only pass the time.
+"""How many workers one driver feeds: the real search controller, and workers that only pass the time.
 
     python -m benchmarks.feeding [--workers 1,8,64,512,4096] [--minutes 1,10,60] [--seconds 40] [--json]
 

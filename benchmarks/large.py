@@ -1,8 +1,8 @@
-"""A large study: what its commands, its brain and many workers at once cost.
+"""A large study: what its commands, its search controller and many workers at once cost.
 
     python -m benchmarks.large [--trials 10000] [--workers 64] [--json]
 
-The study is written by the brain itself, driven by made-up measurements, with a strategy that decides at random: the
+The study is written by the controller itself, from made-up measurements, with a strategy that decides at random: the
 real one would look at every curve for each of some twenty thousand decisions. Everything is then measured in fresh
 processes, imports included, with the real strategy: `status`, `best` and `trials` as the command line runs them, and a
 driver that opens the study, proposes, and goes on. Last, a driver of a new study with many trials under way at once is
@@ -87,7 +87,7 @@ def fill(study: Study) -> None:
 
 
 def take_on(study: Study, proposal: Proposal) -> bool:
-    """Report at each rung, until the brain has another use for the worker; True."""
+    """Report at each rung, until the search controller has another use for the worker; True."""
     for rung in study.rungs:
         if rung > study.records[proposal.number].rung:
             if not study.report(proposal.number, measurement(proposal.values, rung)):
@@ -149,7 +149,7 @@ def drive(runs: Path) -> dict[str, float]:
 
 
 def crowd(runs: Path, num_workers: int, num_reports: int) -> dict[str, float]:
-    """Reports of many trials under way at once, of which each third is at a rung, as fast as the brain takes them."""
+    """Reports of many running trials, a third of them at a rung, as fast as the controller takes them."""
     study = make_study(runs, num_trials=num_reports)
     busy: dict[int, dict[str, Any]] = {}
     told: Counter[tuple[int, int]] = Counter()

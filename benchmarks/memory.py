@@ -6,7 +6,7 @@ Each configuration is estimated by trainer/estimate.py and then trained for two 
 - On a GPU the estimated peak is held against what PyTorch's allocator reserved.
 - On a CPU the estimated live bytes, which are the peak less what a CUDA allocator adds, are held against every storage
   of the same step, each followed to its end (see live_bytes.py: some functions get the forms that they have on a GPU).
-With --limit, the brain itself searches each guide's space in fp32 and in bf16 under that limit on peak_vram_bytes, by
+With --limit, the controller searches each guide's space in fp32 and in bf16 under that peak_vram_bytes, by
 made-up losses that fall with memory, so that it comes near the limit. The configurations with the largest estimates
 train for two steps: half of them of those that the search launched, half of random ones that it would have launched.
 They train on a GPU as above; on a CPU on fake tensors where these can, and what CUDA's allocator adds is taken as

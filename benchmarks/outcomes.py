@@ -2,7 +2,7 @@
 
     python -m benchmarks.outcomes RUNS NAME
 
-The real brain records measurements that are made up, so the folder RUNS/NAME is what a search would have left that was
+The controller records made-up measurements, so the folder RUNS/NAME is what a search would have left that was
 interrupted. tests/studies holds such folders as earlier versions wrote them; files are fuzzed from one, too.
 """
 
@@ -80,7 +80,7 @@ def make_study(runs: Path, name: str) -> Study:
 
 
 def train(study: Study, proposal: Proposal) -> None:
-    """Report at each rung, until the brain has another use for the worker."""
+    """Report at each rung, until the search controller has another use for the worker."""
     for rung in study.rungs:
         if rung > study.records[proposal.number].rung:
             distance = abs(math.log10(proposal.values["learning_rate"]) + 2) + abs(proposal.values["n_layers"] - 4) / 4

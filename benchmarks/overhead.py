@@ -13,7 +13,7 @@ of a slot is left out: a cold worker, which waits until every slot has one. A wo
 the slot that has been idle longest, and its start counts, because the slot suffers it.
 
 What runs, and why it is a fair comparison:
-- tinysearch: `run_trials` as `tinysearch run` calls it: the real brain, a journal on disk, the requests for the trainer
+- tinysearch: `run_trials` as `tinysearch run` calls it: the controller, a journal on disk, the requests for the trainer
   and the display; only the training is missing.
 - Ray: both parts as in Ray's documentation: `OptunaSearch` with the same ranges (its rules cannot be told, so no draw
   is ever rejected), which keeps its record in memory, and `ASHAScheduler` at the same rungs and eta. Tune's defaults

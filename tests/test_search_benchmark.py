@@ -13,8 +13,8 @@ import optuna
 import pytest
 
 from benchmarks.search import __main__ as command
-from benchmarks.search.brain import Tinysearch
 from benchmarks.search.contest import Terms, _recommended, contest, play
+from benchmarks.search.controller import Tinysearch
 from benchmarks.search.entrants import ENTRANTS, PARTS
 from benchmarks.search.optuna_peers import distributions
 from benchmarks.search.peers import OneEpochTopK, RandomAsha, RandomSearch

@@ -1,4 +1,4 @@
-"""The brain: what it proposes, how it judges reports, and what its record says afterwards."""
+"""The search controller: what it proposes, how it judges reports, and what its record says afterwards."""
 
 from __future__ import annotations
 

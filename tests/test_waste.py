@@ -77,9 +77,9 @@ def test_a_run_counts_every_launched_trial_and_all_of_its_cost(problem: str):
 def test_the_brain_hears_of_each_loss_as_a_search_tells_it():
     for problem, outcome in (("diverging", DIVERGED), ("out of memory", OUT_OF_MEMORY), ("limit", "infeasible")):
         land = PROBLEMS[problem](1)
-        brain = PLAYERS["tinysearch"](land, 16, 1)
-        run = simulate(land, brain, num_workers=4, seed=1)
-        outcomes = [record.outcome for record in brain.study.records.values()]
+        controller = PLAYERS["tinysearch"](land, 16, 1)
+        run = simulate(land, controller, num_workers=4, seed=1)
+        outcomes = [record.outcome for record in controller.study.records.values()]
         assert [found == outcome for found in outcomes] == run.is_wasted
         assert set(outcomes) <= {outcome, "finished", "stopped"}
 

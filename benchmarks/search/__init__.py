@@ -4,5 +4,5 @@ A table holds only the configurations that were recorded, so a trial trains the 
 trained yet, and every policy is told at once which one (`Policy.given`), before it is asked or told anything else. In
 a real search a strategy knows what was trained; one that was not told here would learn from pairs of a configuration
 and another one's value. This holds for all policies alike: Optuna's studies, the one inside Ray's OptunaSearch and the
-brain's record hold what was trained in place of what was proposed. The random ones propose recorded configurations.
+controller's record hold what was trained in place of what was proposed. Random ones propose recorded configurations.
 """

@@ -1,4 +1,4 @@
-"""The policies there are, by name. What a policy needs (Optuna, Ray, the brain) is imported when it first runs."""
+"""The policies there are, by name. What a policy needs (Optuna, Ray, the controller) is imported when it first runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENTRANTS = {
     "tpe_hyperband": Entrant("optuna_peers:OptunaHyperband"),
     "ray_docs": Entrant("ray_peers:RayAsInItsDocs"),
     "ray_eta3": Entrant("ray_peers:RayEta3"),
-    TINYSEARCH: Entrant("brain:Tinysearch"),
+    TINYSEARCH: Entrant("controller:Tinysearch"),
 }
 
 PARTS = {
@@ -42,7 +42,7 @@ PARTS = {
     "without_fidelity": Entrant("parts:WithoutFidelity"),
     "without_model_of_new": Entrant("parts:WithoutModelOfNew"),
     "without_success": Entrant("parts:WithoutSuccess"),
-    "right_guide": Entrant("brain:Tinysearch", guide=0.1),
-    "wrong_guide": Entrant("brain:Tinysearch", guide=0.9),
+    "right_guide": Entrant("controller:Tinysearch", guide=0.1),
+    "wrong_guide": Entrant("controller:Tinysearch", guide=0.9),
 }
-"""The brain without one of its parts each, and with a guide: not among all, but to be asked for by name."""
+"""The search controller without one of its parts each, and with a guide: not among all, but to be asked for by name."""

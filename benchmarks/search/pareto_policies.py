@@ -1,4 +1,4 @@
-"""What searches for a front of two metrics: the brain, and its peers. Values are pairs, lower is better in both."""
+"""What searches for a front of two metrics: the controller and its peers. Values are pairs, lower is better in both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import optuna
 from optuna.trial import TrialState
 
-from benchmarks.search.brain import Tinysearch
+from benchmarks.search.controller import Tinysearch
 from benchmarks.search.entrants import TINYSEARCH
 from benchmarks.search.optuna_peers import OptunaAsked
 from benchmarks.search.peers import RandomSearch
@@ -59,7 +59,7 @@ class OptunaPairs(OptunaAsked):
 
 
 class TinysearchPairs(Tinysearch):
-    """The brain with two metrics; its front is what `tinysearch best --pareto` prints."""
+    """The search controller with two metrics; its front is what `tinysearch best --pareto` prints."""
 
     metrics = METRICS
 

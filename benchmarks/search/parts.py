@@ -1,4 +1,4 @@
-"""The brain without one of its parts each: does the part earn its place?
+"""The search controller without one of its parts each: does the part earn its place?
 
 They are policies as the others are: `python -m benchmarks.search FOLDER --policies parts`. What a guide is worth is
 tried with one that is right, recommending a configuration from around the best tenth of the table, and a wrong one.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.brain import Tinysearch
+from benchmarks.search.controller import Tinysearch
 from search.strategy.curves import Curves
 from search.strategy.strategy import Strategy
 from search.strategy.success import SuccessModel

@@ -1,6 +1,6 @@
-"""How long the brain thinks about a proposal when its study holds many trials.
+"""How long the search controller thinks about a proposal when its study holds many trials.
 
-The study is filled through the brain's own interface: the trials it is to hold are presets of the space, which it
+The study is filled through the controller's own interface: the trials it is to hold are presets of the space, which it
 hands out first and without thinking. Then every proposal is timed while others are under way, and one of these is
 trained, so that the next proposal has something new to learn from.
 """
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.search.brain import Tinysearch
+from benchmarks.search.controller import Tinysearch
 from benchmarks.search.policy import Problem, Proposal
 from benchmarks.search.table import Axis, Table
 
@@ -31,32 +31,32 @@ def propose_ms(table: Table, num_trials: int, *, seed: int = 0) -> float:
     axes = tuple(Axis(axis.name) for axis in table.axes)
     points = rng.random((num_trials + NUM_RUNNING + NUM_TIMED, len(axes)))
     problem = replace(Problem.of(table, 1.0), axes=axes, points=points)
-    brain = Tinysearch(problem, seed, presets=points[:num_trials])
-    while len(brain.study.records) < num_trials:
-        _train(brain, _next(brain), table, rng)
-    running = deque(_next(brain) for _ in range(NUM_RUNNING))
+    controller = Tinysearch(problem, seed, presets=points[:num_trials])
+    while len(controller.study.records) < num_trials:
+        _train(controller, _next(controller), table, rng)
+    running = deque(_next(controller) for _ in range(NUM_RUNNING))
     seconds = []
     for _ in range(NUM_TIMED):
-        _train(brain, running.popleft(), table, rng)
-        brain.study._decisions.is_made = False  # a report thinks ahead; a proposal is timed with all its thinking
+        _train(controller, running.popleft(), table, rng)
+        controller.study._decisions.is_made = False  # a report thinks ahead; a proposal is timed with all its thinking
         started = time.perf_counter()
-        running.append(_next(brain))
+        running.append(_next(controller))
         seconds.append(time.perf_counter() - started)
     return 1e3 * statistics.median(seconds)
 
 
-def _next(brain: Tinysearch) -> Proposal:
-    proposal = brain.propose()
+def _next(controller: Tinysearch) -> Proposal:
+    proposal = controller.propose()
     assert proposal is not None, "the study is to hold more"
     return proposal
 
 
-def _train(brain: Tinysearch, proposal: Proposal, table: Table, rng: np.random.Generator) -> None:
-    """Report a random row's curve until the brain stops it or it ends."""
+def _train(controller: Tinysearch, proposal: Proposal, table: Table, rng: np.random.Generator) -> None:
+    """Report a random row's curve until the search controller stops it or it ends."""
     row = int(rng.integers(table.num_configurations))
     length = int(table.lengths[row])
-    done = brain.study.records[proposal.key].tokens
-    for rung in (rung for rung in brain.rungs if done < rung < length):
-        if not brain.report(proposal.key, rung, float(table.values[row, rung - 1])):
+    done = controller.study.records[proposal.key].tokens
+    for rung in (rung for rung in controller.rungs if done < rung < length):
+        if not controller.report(proposal.key, rung, float(table.values[row, rung - 1])):
             return
-    brain.finished(proposal.key, length, float(table.full_values[row]))
+    controller.finished(proposal.key, length, float(table.full_values[row]))

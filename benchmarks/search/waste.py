@@ -26,8 +26,8 @@ import numpy as np
 import optuna
 
 from benchmarks.search import peers
-from benchmarks.search.brain import METRIC, Anything, space_of
 from benchmarks.search.command import options_of, parser_of, put_out
+from benchmarks.search.controller import METRIC, Anything, space_of
 from benchmarks.search.optuna_peers import OptunaTPE
 from benchmarks.search.policy import ETA, Policy, Problem, Proposal
 from benchmarks.search.problems import MEMORY_LIMIT, NUM_RUNGS, PROBLEMS, Landscape
@@ -62,8 +62,8 @@ class Player(Protocol):
         """The best finished trial, or None."""
 
 
-class Brain:
-    """The brain as a search runs it."""
+class Controller:
+    """The search controller as a search runs it."""
 
     def __init__(self, land: Landscape, num_trials: int, seed: int):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -123,7 +123,7 @@ PLAYERS: dict[str, Callable[[Landscape, int, int], Player]] = {
     "random": partial(Peer, peers.RandomSearch),
     "random_asha": partial(Peer, peers.RandomAsha),
     "tpe": partial(Peer, OptunaTPE),
-    "tinysearch": Brain,
+    "tinysearch": Controller,
 }
 
 

@@ -1,6 +1,6 @@
 """A study's trials as Optuna keeps them: what is written of each, and in which order.
 
-In a journal file a whole step of the brain is one write. In a database each attribute is one, and a driver may be
+In a journal file a whole step of the controller is one write. In a database each attribute is one, and a driver may be
 killed between two. So what decides is an attribute of its own: a trial's `outcome`, and its deepest `rung`. Whatever
 else a step writes follows from these, and is written again where it is missing.
 """

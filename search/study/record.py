@@ -1,4 +1,4 @@
-"""What a study says of each trial, read from its Optuna record: the one reading that brain and reports share."""
+"""What a study says of each trial, read from its Optuna record: the one reading that controller and reports share."""
 
 from __future__ import annotations
 

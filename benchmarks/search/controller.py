@@ -1,11 +1,11 @@
-"""tinysearch's own brain over a table: `search.study.study.Study` as a search runs it, only that nothing is trained.
+"""tinysearch's own controller over a table: `search.study.study.Study` as a search runs it; nothing is trained.
 
-A table's rung is a token to the brain, so that its rungs are 1, eta, eta squared and so on to R. A configuration whose
+A table's rung is a token to the controller, so its rungs are 1, eta, eta squared and so on to R. A configuration whose
 own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by. What it
 showed before, at rungs that were not the same part of its training as of others', is then forgotten.
 
 The configuration that a trial was really given replaces the proposed one in the study's record and in its Optuna trial,
-as every policy is told: whichever of them the brain learns from, it learns what was trained.
+as every policy is told: whichever of them the search controller learns from, it learns what was trained.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray], metrics: Sequenc
 
 
 class Tinysearch:
-    """The brain with an in-memory record.
+    """The search controller with an in-memory record.
 
     Hands over the trial that leads, finished or not: what a search that must end now would train to its end. (What
     `tinysearch best` calls the best has finished; the simulation counts the best finished trial of every policy.)
