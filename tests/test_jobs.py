@@ -20,17 +20,14 @@ from typer.testing import CliRunner
 
 import search.cli.main
 from search.cli.main import app
-from search.driver.options import RunOptions
-from search.jobs.jobs import (
-    Job,
-    check_job,
-    ray_job_command,
-    rayjob_documents,
-    rayjob_manifest,
-    slurm_script,
-    slurm_seconds,
-)
+from search.driver.options import OPTIONS, RunOptions
+from search.jobs.job import Job
+from search.jobs.kubernetes import KubernetesSettings, rayjob_documents, rayjob_manifest
+from search.jobs.ray_job import RayJobSettings, ray_job_command
+from search.jobs.settings import declared, time_seconds
+from search.jobs.slurm import SlurmSettings, slurm_script
 from search.jobs.submission import submissions
+from search.jobs.targets import SETTINGS, TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -47,33 +44,36 @@ JOB = Job(
     checkout="/home/ada/tinysearch",
     python="/home/ada/tinysearch/.venv/bin/python",
     space_text="family: hybrid\nparameters:\n  d_model: {value: 128}  # ü\n",
-    ray_version="2.60.0",
+    settings=SlurmSettings(),
 )
 LARGE = dataclasses.replace(
     JOB,
-    nodes=3,
-    cpus_per_node=8,
-    gpus_per_node=2,
-    memory_per_node="64G",
-    time="1-12:00:00",
-    partition="gpu",
-    account="lab",
-    qos="low",
     arguments=(*JOB.arguments, f"--data=/home/ada/{WEIRD}"),
+    settings=SlurmSettings(
+        nodes=3,
+        cpus_per_node=8,
+        gpus_per_node=2,
+        memory_per_node="64G",
+        time="1-12:00:00",
+        partition="gpu",
+        account="lab",
+        qos="low",
+    ),
 )
 K8S = dataclasses.replace(
-    JOB, python="python", image="registry/tinysearch:1", claim="studies", memory_per_node="16Gi", runs="/runs"
+    JOB,
+    python="python",
+    runs="/runs",
+    settings=KubernetesSettings(image="registry/tinysearch:1", claim="studies", ray_version="2.60.0"),
 )
 LARGE_K8S = dataclasses.replace(
     K8S,
-    nodes=3,
-    gpus_per_node=1,
-    time="90",
-    namespace="research",
-    storage_secret="database",
     arguments=(*JOB.arguments, f"--data=/runs/{WEIRD}"),
+    settings=dataclasses.replace(
+        K8S.settings, nodes=3, gpus_per_node=1, time="90", namespace="research", storage_secret="database"
+    ),
 )
-RAY = dataclasses.replace(JOB, python="python", address="http://head:8265")
+RAY = dataclasses.replace(JOB, python="python", settings=RayJobSettings(address="http://head:8265"))
 
 TEXTS = {
     "slurm-one-node.sh": lambda: slurm_script(JOB),
@@ -119,6 +119,12 @@ def test_a_manifest_hands_every_argument_on_as_it_is():
     assert shlex.split(job["spec"]["entrypoint"]) == ["exec", *LARGE_K8S.command]
     assert space["data"]["space.yaml"] == LARGE_K8S.space_text
     assert [space, job] == rayjob_documents(LARGE_K8S)
+
+
+def changed(job: Job[Any], **changes: Any) -> Job[Any]:
+    """The job with other fields, or other settings."""
+    own = {name: changes.pop(name) for name in list(changes) if not hasattr(job, name)}
+    return dataclasses.replace(job, settings=dataclasses.replace(job.settings, **own), **changes)
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -175,7 +181,7 @@ def test_names_are_dns_names_and_tell_studies_apart():
     ],
 )
 def test_times_are_slurms(text: str, seconds: int | None):
-    assert slurm_seconds(text) == seconds
+    assert time_seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_times_are_slurms(text: str, seconds: int | None):
 )
 def test_what_a_cluster_would_refuse_or_misread_is_told_at_once(to: str, changes: dict, messages: list[str]):
     with pytest.raises(ValueError) as error:
-        check_job(dataclasses.replace({"slurm": JOB, "k8s": K8S, "ray": RAY}[to], **changes), to)
+        TARGETS[to].check(changed({"slurm": JOB, "k8s": K8S, "ray": RAY}[to], **changes))
     for message in messages:
         assert message in str(error.value)
     assert len(str(error.value).splitlines()) == len(messages)
@@ -251,6 +257,22 @@ def test_submit_has_every_option_of_run():
     commands = typer.main.get_command(app).commands
     options = {name: {opt for p in commands[name].params for opt in p.opts} for name in ("run", "submit")}
     assert options["run"] - {"--columns"} <= options["submit"]  # a job prints to a log, which has no width
+
+
+def test_a_setting_of_several_targets_is_the_same_for_all():
+    for target in TARGETS.values():
+        for name, how in declared(target.settings).items():
+            assert how == SETTINGS[name], f"{name} of {target.name}"
+
+
+def test_only_the_address_is_both_a_setting_and_an_option_of_run():
+    assert SETTINGS.keys() & set(OPTIONS) == {"address"}
+
+
+def test_submit_has_every_setting_and_every_target():
+    code, shown, _ = tinysearch("submit", "--help")
+    assert code == 0 and f"--to <{'|'.join(TARGETS)}>" in shown
+    assert {how.flag for how in SETTINGS.values()} <= set(re.findall(r"--[\w-]+", shown))
 
 
 def refused(*arguments: str | Path) -> str:

@@ -121,6 +121,15 @@ def test_only_two_modules_import_ray():
     assert users == {"search.driver.cluster", "search.driver.tune"}
 
 
+def test_only_the_list_of_targets_names_a_target():
+    """So that a new kind of cluster is a new file and a line in that list."""
+    from search.jobs.targets import TARGETS
+
+    for target in TARGETS.values():
+        module = type(target).__module__
+        assert {m for m in MODULES if module in IMPORTS[m]} == {"search.jobs.targets"}, module
+
+
 WALL_CLOCK = {"time", "time_ns", "now", "utcnow", "today", "ctime", "localtime", "gmtime"}  # of time and datetime
 MAY_ASK_THE_TIME = {
     "search.driver.deadline": "turns `--until 18:00` into seconds",

@@ -1,11 +1,11 @@
-"""The options of commands: those of a search, as the driver declares them, and those of other commands."""
+"""The options of commands: those of a search, as the driver declares them, those of a cluster, and all others."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -13,6 +13,7 @@ import typer
 
 from search.cli.command import reporting_errors
 from search.driver.options import RunOptions, option_of
+from search.jobs.settings import Setting
 
 
 def _typed(name: str) -> Any:
@@ -51,23 +52,50 @@ def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(command, localns={"RunOptions": RunOptions}, include_extras=True)
-        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
-        parameters: list[inspect.Parameter] = []
-        for parameter in own:
-            parameters += _parameters(names) if parameter.name == "options" else [parameter]
-
         @functools.wraps(command)
         def called(**given: Any) -> None:
             with reporting_errors():
                 asked = _asked({name: given.pop(name) for name in (*names, MORE) if name in given})
             command(options=asked, **given)
 
-        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # which Typer reads
-        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return called
+        return _with_parameters(called, command, "options", _parameters(names))
 
     return decorated
+
+
+def takes_settings(settings: Mapping[str, Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter `settings` of a command by an option for each of these; it receives those given."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def called(**given: Any) -> None:
+            asked = {name: given.pop(name) for name in settings}
+            command(settings={name: value for name, value in asked.items() if value is not None}, **given)
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters = []
+        for name, how in settings.items():
+            option = typer.Option(how.flag, metavar=how.metavar, help=how.help)
+            parameters.append(
+                inspect.Parameter(name, kind, default=None, annotation=Annotated[how.type | None, option])
+            )
+        return _with_parameters(called, command, "settings", parameters)
+
+    return decorated
+
+
+def _with_parameters(
+    called: Callable[..., None], command: Callable[..., None], name: str, parameters: list[inspect.Parameter]
+) -> Callable[..., None]:
+    """Give `called` the signature of `command`, with these parameters in place of the one of that name."""
+    hints = get_type_hints(command, localns={"RunOptions": RunOptions}, include_extras=True)
+    own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
+    found: list[inspect.Parameter] = []
+    for parameter in own:
+        found += parameters if parameter.name == name else [parameter]
+    called.__signature__ = inspect.Signature(found)  # type: ignore[attr-defined]  # which Typer reads
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
+    return called
 
 
 MORE = "more_data"

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,16 +16,21 @@ from search.cli.options import (
     Runs,
     SpaceFile,
     takes,
+    takes_settings,
 )
 from search.driver.options import OPTIONS, RunOptions
+from search.jobs.programs import ClusterError, show
+from search.jobs.target import Submission
+from search.jobs.targets import SETTINGS, TARGETS
+
+Cluster = StrEnum("Cluster", {name: name for name in TARGETS})
 
 
-class Cluster(StrEnum):
-    """The kinds of clusters that take jobs."""
-
-    ray = "ray"
-    slurm = "slurm"
-    k8s = "k8s"
+def _kinds() -> str:
+    """The kinds of clusters that take jobs, as one phrase."""
+    *first, last = (target.title for target in TARGETS.values())
+    phrase = f"{', '.join(first)}, or {last}"
+    return phrase[0].upper() + phrase[1:]
 
 
 OfStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="The name of a study. Default: all studies.")]
@@ -34,85 +39,32 @@ JobId = Annotated[
 ]
 
 
-@takes(*(name for name in OPTIONS if name != "address"))
+@takes(*(name for name in OPTIONS if name not in SETTINGS))
+@takes_settings(SETTINGS)
 def submit(
     space: SpaceFile,
-    to: Annotated[Cluster, typer.Option("--to", help="A running Ray cluster, Slurm, or Kubernetes with KubeRay.")],
+    to: Annotated[Cluster, typer.Option("--to", help=f"{_kinds()}.")],
     options: RunOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the script, manifest or command; do not submit.")
     ] = False,
-    nodes: Annotated[int | None, typer.Option("--nodes", help="Machines (or pods). Default: 1.")] = None,
-    cpus: Annotated[int | None, typer.Option("--cpus-per-node", help="Cores of each machine. Default: 4.")] = None,
-    gpus: Annotated[int | None, typer.Option("--gpus-per-node", help="GPUs of each machine.")] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory-per-node", metavar="SIZE", help="Memory of each machine: 64G (Slurm) or 64Gi (Kubernetes)."
-        ),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="D-HH:MM:SS", help="The time limit, in the form of Slurm."),
-    ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="Slurm partition.")] = None,
-    account: Annotated[str | None, typer.Option("--account", help="Slurm account.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", help="Slurm quality of service.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="URL", help="Ray's job server, such as http://head:8265."),
-    ] = None,
-    cluster_runs: Annotated[
-        str | None,
-        typer.Option("--cluster-runs", metavar="PATH", help="Ray: the folder for studies on the cluster."),
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", help="Kubernetes: a container image with tinysearch and ray[default].")
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", help="Kubernetes namespace. Default: default.")
-    ] = None,
-    claim: Annotated[
-        str | None,
-        typer.Option("--claim", metavar="NAME", help="Kubernetes: the PersistentVolumeClaim for the studies."),
-    ] = None,
-    storage_secret: Annotated[
-        str | None,
-        typer.Option(
-            "--storage-secret", metavar="NAME", help="Kubernetes: the Secret with the database URL in OPTUNA_STORAGE."
-        ),
-    ] = None,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Run a search as a job on a cluster. The next job with the same study name resumes it."""
     with reporting_errors():
-        from search.jobs.submission import prepare_job, submit_job, text_of
+        from search.jobs.submission import prepare_job, submit_job
 
+        target = TARGETS[to]
         options = dataclasses.replace(options, space=space)
-        job = prepare_job(
-            options,
-            to.value,
-            cluster_runs=cluster_runs,
-            nodes=nodes,
-            cpus_per_node=cpus,
-            gpus_per_node=gpus,
-            memory_per_node=memory,
-            time=time,
-            partition=partition,
-            account=account,
-            qos=qos,
-            address=address,
-            image=image,
-            namespace=namespace,
-            claim=claim,
-            storage_secret=storage_secret,
-        )
+        job = prepare_job(options, target, settings)
         if dry_run:
-            print(text_of(job, to.value), end="")
+            print(target.text(job), end="")
             return
-        submission = submit_job(job, to.value, runs=options.runs, storage=options.storage)
+        submission = submit_job(job, target, runs=options.runs, storage=options.storage)
         where = "" if options.runs == Path("runs") else f" --runs {shlex.quote(str(options.runs))}"
         console = make_console()
-        console.print(f"{job.study}: job {submission.id} submitted to {to.value}")
+        console.print(f"{job.study}: job {submission.id} submitted to {target.name}")
         console.print(f"tinysearch logs {job.study}{where} --follow; tinysearch stop {job.study}{where}")
 
 
@@ -121,13 +73,12 @@ def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False
     with reporting_errors():
         from rich.table import Table
 
-        from search.jobs.submission import state_of, submissions
-        from search.storage.folder import StudyError
+        from search.jobs.submission import submissions
 
-        def state(submission) -> str:
+        def state(submission: Submission) -> str:
             try:
-                return state_of(submission)
-            except StudyError as error:  # one cluster that is away does not hide the others
+                return TARGETS[submission.to].state(submission)
+            except ClusterError as error:  # one cluster that is away does not hide the others
                 return f"unknown: {error}"
 
         found = [(submission, state(submission)) for submission in submissions(runs.absolute(), study)]
@@ -152,9 +103,10 @@ def logs(
 ) -> None:
     """Print the output of a submitted job."""
     with reporting_errors():
-        from search.jobs.submission import find_submission, show_log
+        from search.jobs.submission import find_submission
 
-        code = show_log(find_submission(runs.absolute(), study, job), is_followed=follow)
+        submission = find_submission(runs.absolute(), study, job)
+        code = show(TARGETS[submission.to].log_command(submission, is_followed=follow))
     if code:
         raise typer.Exit(1)
 
@@ -162,7 +114,8 @@ def logs(
 def stop(study: OfStudy = None, runs: Runs = Path("runs"), job: JobId = None) -> None:
     """Stop a submitted job at a checkpoint. Another job of the study resumes it."""
     with reporting_errors():
-        from search.jobs.submission import find_submission, stop_job
+        from search.jobs.submission import find_submission
 
         submission = find_submission(runs.absolute(), study, job)
-        make_console().print(f"{submission.study}: job {submission.id}: {stop_job(submission)}")
+        done = TARGETS[submission.to].stop(submission)
+        make_console().print(f"{submission.study}: job {submission.id}: {done}")

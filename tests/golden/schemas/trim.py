@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search.jobs import rayjob_documents
+from search.jobs.kubernetes import rayjob_documents
 from tests.test_jobs import K8S, LARGE_K8S
 
 HERE = Path(__file__).resolve().parent
