@@ -211,7 +211,6 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     from search.driver.tune import run_trials
     from search.report.display import Display
     from search.report.overview import Overview
-    from search.report.winner import train_config
     from search.space.loading import load_space
     from search.storage.folder import StudyFolder
     from search.study.settings import StudySettings
@@ -225,7 +224,7 @@ def _run_tinysearch(folder: Path, stamps: Path, slots: Any, num_trials: int, *, 
     study = Study.create(home.open_storage(), home.name, settings, trials=num_trials)
 
     def request(number: int, values: dict[str, Any]) -> TrialRequest:
-        train = train_config(settings, values, num_threads=slots.num_threads).to_dict()
+        train = settings.train_config(values, num_threads=slots.num_threads).to_dict()
         return TrialRequest(train=train, location=str(stamps), checkpoint=str(number))
 
     with open(os.devnull, "w") as nowhere:

@@ -22,7 +22,6 @@ from search.confirm.cost import Cost
 from search.confirm.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
 from search.confirm.training import leaders
 from search.report.overview import Overview
-from search.report.winner import train_config
 from search.space.loading import load_space, parse_space
 from search.space.spec import MetricSpec
 from search.storage.folder import StudyFolder
@@ -454,7 +453,7 @@ presets:
 
 
 def request_of(study: Study, checkpoint: str, **changes: Any) -> TrialRequest:
-    train = train_config(study.settings, study.records[0].values, num_threads=1).to_dict()
+    train = study.settings.train_config(study.records[0].values, num_threads=1).to_dict()
     return TrialRequest(train={**train, **changes}, location=".", checkpoint=checkpoint)
 
 

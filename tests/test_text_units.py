@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import trainer.data
 from search.driver.options import RunOptions
 from search.driver.preparing import prepare_space
-from search.report.winner import train_config
 from search.strategy.feasibility import Feasibility
 from search.study.settings import StudySettings
 from search.study.text import read_text
@@ -89,7 +88,7 @@ def test_trials_of_all_vocabularies_see_the_same_bytes(settings: StudySettings, 
     trained, evaluated, reported = [], [], []
     for size in (256, 300, 600):
         values = settings.space.complete({"vocab_size": size})
-        config = train_config(settings, values, num_threads=1)
+        config = settings.train_config(values, num_threads=1)
         rungs, name = tuple(settings.rungs), checkpoint_name(size)
         request = TrialRequest(train=config.to_dict(), study_rungs=rungs, location=str(tmp_path), checkpoint=name)
         trial = TrialRun(TrialRequest.from_dict(json.loads(json.dumps(request.to_dict()))))

@@ -19,7 +19,6 @@ from rich.text import Text
 from search.confirm.confirmation import Confirmation, Run, number_text
 from search.report.overview import Overview
 from search.report.texts import is_number, seconds_text, tokens_text
-from search.report.winner import train_config
 from search.space.configurations import Identity, identity
 from search.storage.folder import StudyError, StudyFolder
 from search.study.comparable import unmeasurable
@@ -103,7 +102,7 @@ class _Confirming:
 
     def train(self, record: TrialRecord, seed: int, progress: str) -> Run:
         """One run to its end, with as many threads as the trial had. Raises KeyboardInterrupt on Ctrl-C."""
-        config = train_config(self._settings, record.values, num_threads=record.environment.get("num_threads"))
+        config = self._settings.train_config(record.values, num_threads=record.environment.get("num_threads"))
         # In the study's own folder, wherever the trials' are: it goes on on this machine.
         checkpoint = self._folder.checkpoints / f"confirm-{record.number}-seed-{seed}.pt"
         request = TrialRequest(

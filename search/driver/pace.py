@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from search.driver.hardware import Slots
-from search.report.winner import train_config
 from search.space.drawing import random_values
 from search.space.expression import ExpressionError
 from search.space.parameter import Value
@@ -47,7 +46,7 @@ def measured_pace(
     drawn = _drawn(settings)
     typical = [drawn[round((i + 0.5) / NUM_TYPICAL * (len(drawn) - 1))] for i in range(min(NUM_TYPICAL, len(drawn)))]
     chosen = [reference, *typical, *drawn[-1:]]
-    trains = [train_config(settings, values, num_threads=slots.num_threads).to_dict() for values in chosen]
+    trains = [settings.train_config(values, num_threads=slots.num_threads).to_dict() for values in chosen]
     at_once = slots.num_slots if not slots.gpus_per_trial else max(1, int(1 / slots.gpus_per_trial + 1e-9))
     own_speeds, seconds_to_start, reason = _speeds(trains, at_once, max_seconds, seconds_each)
     # As the study counts tokens, which may be those of another vocabulary.
@@ -89,7 +88,7 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
         with contextlib.suppress(ExpressionError):
             values = random_values(settings.space, rng)
             if not feasibility.reasons_against(values):
-                found.append((estimate(train_config(settings, values)).flops_per_token, len(found), values))
+                found.append((estimate(settings.train_config(values)).flops_per_token, len(found), values))
     return [values for _, _, values in sorted(found, key=lambda entry: entry[:2])]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from search.driver.hardware import Slots
-from search.report.winner import train_config
 from search.space.space import Space
 from search.space.spec import BudgetSpec
 from search.storage.folder import StudyFolder
@@ -36,7 +35,7 @@ class Requests:
         self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
 
     def request(self, number: int, values: dict[str, Any]) -> TrialRequest:
-        config = train_config(self._study.settings, values, num_threads=self._slots.num_threads)
+        config = self._study.settings.train_config(values, num_threads=self._slots.num_threads)
         before = self._study.records[number].continues
         name = checkpoint_name(number)
         return TrialRequest(

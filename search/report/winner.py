@@ -16,7 +16,6 @@ from search.study.record import TrialRecord
 from search.study.settings import StudySettings
 from search.study.text import corpus_digests
 from trainer.checks import counted
-from trainer.config import TrainConfig
 from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import cache_folder
 from trainer.data import open_corpus
@@ -42,7 +41,7 @@ def write_tokenizer(stored: optuna.Study, file: Path) -> str:
     """
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     assert overview.best is not None
-    config = train_config(settings, overview.best.values)
+    config = settings.train_config(overview.best.values)
     size = config.model.vocab_size
     if size == BYTE_VOCAB_SIZE:
         raise StudyError(f"--tokenizer: trial {overview.best.number} reads bytes, so its model needs no tokenizer")
@@ -73,7 +72,7 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
     theirs = {} if reference is None else {name: reference.measured(name, best.rung) for name in names}
     if reference is not None and all(map(is_number, theirs.values())):
         compared = {"reference": {"preset": reference.preset, **theirs, "tokens": best.rung}}
-    train = train_config(settings, best.values).to_dict()
+    train = settings.train_config(best.values).to_dict()
     return {
         "study": overview.name,
         "trial": best.number,
@@ -84,15 +83,3 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
         "parameters": best.values,
         "train": {key: value for key, value in train.items() if key != "num_threads"},  # whose machine had so many
     }
-
-
-def train_config(settings: StudySettings, values: dict[str, Any], *, num_threads: int | None = None) -> TrainConfig:
-    """What the trainer takes for a configuration of this study."""
-    return settings.space.train_config(
-        values,
-        rungs=settings.own_rungs(values),
-        data=tuple(settings.corpus["paths"]),
-        seed=settings.seed,
-        num_threads=num_threads,
-        **settings.run,
-    )

@@ -15,6 +15,7 @@ from search.space.parameter import checked_value, shown
 from search.space.space import Preset, Space, rungs_of
 from search.space.spec import BudgetSpec
 from search.storage.folder import FORMAT_VERSION, StudyError
+from trainer.config import TrainConfig
 from trainer.text.units import TextUnits
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
@@ -67,6 +68,17 @@ class StudySettings:
     def units(self) -> TextUnits | None:
         """How trials of different vocabularies are given the same text; None where there is one vocabulary."""
         return TextUnits.of(self.corpus)
+
+    def train_config(self, values: dict[str, Any], *, num_threads: int | None = None) -> TrainConfig:
+        """What the trainer takes for a configuration of this study. Raises ConfigError."""
+        return self.space.train_config(
+            values,
+            rungs=self.own_rungs(values),
+            data=tuple(self.corpus["paths"]),
+            seed=self.seed,
+            num_threads=num_threads,
+            **self.run,
+        )
 
     def own_rungs(self, values: Mapping[str, Any]) -> tuple[int, ...]:
         """The rungs in a trial's own tokens, which hold as much text as the study's."""
