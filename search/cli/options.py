@@ -142,7 +142,7 @@ def takes_search_options(command: Callable[..., None]) -> Callable[..., None]:
             asked = search_options(**{option.name: given.pop(option.name) for option in options})
         command(options=asked, **given)
 
-    called.__signature__ = inspect.Signature(parameters)
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return called
 

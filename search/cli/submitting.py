@@ -114,16 +114,16 @@ def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False
     with reporting_errors():
         from rich.table import Table
 
-        from search.jobs.submission import state_of, submissions
+        from search.jobs.submission import Submission, state_of, submissions
         from search.storage.folder import StudyError
 
-        def state(submission) -> str:
+        def state_now(submission: Submission) -> str:
             try:
                 return state_of(submission)
             except StudyError as error:  # one cluster that is away does not hide the others
                 return f"unknown: {error}"
 
-        found = [(submission, state(submission)) for submission in submissions(runs.absolute(), study)]
+        found = [(submission, state_now(submission)) for submission in submissions(runs.absolute(), study)]
         if as_json:
             print_json([{**dataclasses.asdict(submission), "state": state} for submission, state in found])
             return

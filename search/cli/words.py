@@ -24,14 +24,24 @@ _typed: tuple[str, ...] = ()
 class Commands(TyperGroup):
     """All commands. Whatever is wrong with the words is one message on stderr, and exit code 2."""
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         global _typed
         _typed = tuple(sys.argv[1:] if args is None else args)
         if fault := fault_of(_typed):
             print(fault, file=sys.stderr)
             sys.exit(2)
         try:
-            code = super().main(args=list(_typed), **{**options, "standalone_mode": False})
+            code = super().main(
+                list(_typed), prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra
+            )
         except TyperException as error:
             said = io.StringIO()
             error.show(file=said)  # type: ignore[attr-defined]

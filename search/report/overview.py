@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 
@@ -273,6 +273,7 @@ def comparison_line(overview: Overview) -> str:
     if len(overview.metrics) > 1:
         return _front_line(overview)
     value = best.measured(overview.metric)
+    assert value is not None  # since it is the best
     trial = f"trial {best.number}{_preset(overview, best)}"
     line = f"best: {trial}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
     if reference is None:
@@ -362,7 +363,7 @@ def value_text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else printable(str(value))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

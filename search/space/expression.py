@@ -10,7 +10,7 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,12 @@ _COMPARE = {
     ast.In: lambda left, right: left in right,
     ast.NotIn: lambda left, right: left not in right,
 }
-_UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-FUNCTIONS = {
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
     "abs": abs,
@@ -177,8 +181,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _evaluate(node.body if _evaluate(node.test, values) else node.orelse, values)
         case ast.List() | ast.Tuple():
             return [_evaluate(item, values) for item in node.elts]
-        case ast.Call():
-            return FUNCTIONS[node.func.id](*(_evaluate(arg, values) for arg in node.args))  # type: ignore[attr-defined]
+        case ast.Call(func=ast.Name(id=name)):
+            return FUNCTIONS[name](*(_evaluate(arg, values) for arg in node.args))
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 

@@ -138,7 +138,7 @@ def typed(value: Any, kind: type) -> Any:
     return value
 
 
-def checked_value(value: Any, kind: type) -> Value | None:
+def checked_value(value: Any, kind: type[Value]) -> Value | None:
     """`value` as `kind`, or None where it is of another kind."""
     if kind in (int, float) and isinstance(value, bool):
         return None

@@ -103,7 +103,7 @@ class Space:
 
     def limits(self, budget: BudgetSpec) -> dict[str, LimitSpec]:
         """The space's limits and the budget's; of two on one measurement, the tighter."""
-        merged: dict[str, LimitSpec] = dict(self.spec.limits)
+        merged: dict[str, LimitSpec] = dict(self.spec.limits.items())
         for name, limit in budget.limits.items():
             merged[name] = tighter(limit, merged.get(name, LimitSpec()))
         return merged
@@ -220,12 +220,14 @@ def circle_in(parameters: dict[str, Parameter]) -> list[str]:
     while ready := [name for name, p in waiting.items() if not p.reads & waiting.keys()]:
         for name in ready:
             del waiting[name]
+    if not waiting:
+        return []
     walked: list[str] = []
-    name = next(iter(waiting), None)
-    while name is not None and name not in walked:
+    name = next(iter(waiting))
+    while name not in walked:
         walked.append(name)
         name = next(n for n in waiting if n in waiting[name].reads)
-    return walked[walked.index(name) :] if name else []
+    return walked[walked.index(name) :]
 
 
 def _circle(parameters: dict[str, Parameter]) -> str:

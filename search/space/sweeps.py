@@ -149,8 +149,8 @@ def _note(path: Path_, entry: Any, names: dict[str, type], faults: Faults) -> bo
     if is_nested and name not in names:
         below = (*path, *(["parameters"] if inner is not entry else []))
         for key, part in inner.items():  # type: ignore[union-attr]
-            ours = translated(part) or as_ours(part)
-            faults.add(f"parameters are not nested here: {_written(key, ours, names)}", *below, key)
+            meant = translated(part) or as_ours(part)
+            faults.add(f"parameters are not nested here: {_written(key, meant, names)}", *below, key)
         return True
     found = translated(entry)
     if found is None:

@@ -209,8 +209,8 @@ def _towards(parameter: Parameter, base: Value, now: Value, values: Values) -> l
         return [base]
     found: list[Value] = []
     for i in range(NUM_STEPS):
-        value: Value = base + i / NUM_STEPS * (now - base)
-        value = round(value) if parameter.type is int else float(f"{value:.4g}")
+        between = base + i / NUM_STEPS * (now - base)
+        value: Value = round(between) if parameter.type is int else float(f"{between:.4g}")
         with contextlib.suppress(ExpressionError):
             value = _moved_into(parameter, value, values)
             if value not in found and value != now:

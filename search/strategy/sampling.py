@@ -241,7 +241,7 @@ def _is_ordered(parameter: Parameter) -> bool:
 
 
 def _levels(parameter: Parameter) -> list[Any]:
-    return sorted(parameter.choices)  # type: ignore[type-var]
+    return sorted(parameter.choices)
 
 
 def _scale(parameter: Parameter, value: Any) -> float:

@@ -14,7 +14,7 @@ from search.space.loading import parse_space
 from search.space.narrowing import narrow
 from search.space.parameter import checked_value, shown
 from search.space.space import Preset, Space, rungs_of
-from search.storage.folder import FORMAT_VERSION, StudyError
+from search.storage.folder import FORMAT_VERSION, Direction, StudyError
 from trainer.text.units import TextUnits
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
@@ -79,7 +79,7 @@ class StudySettings:
         return replace(self, budget=budget, earlier_ends=(*self.earlier_ends, self.budget.max_tokens))
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """Of the metrics, as Optuna wants them."""
         return [metric.goal for metric in self.space.spec.objectives]
 
@@ -174,8 +174,8 @@ class StudySettings:
             if before[key] != now[key]
         ]
         if self.storage_path != other.storage_path:
-            before, now = self.storage_path or "none", other.storage_path or "none"
-            found.append(f"storage path: {before} before, {now} now")
+            places = self.storage_path or "none", other.storage_path or "none"
+            found.append(f"storage path: {places[0]} before, {places[1]} now")
         if self.corpus.get("digest") != other.corpus.get("digest"):
             found.append(text_changed(self.corpus, other.corpus))
         return found

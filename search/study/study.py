@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.configurations import MAX_CHECKS, Listing, identity, same_presets
 from search.space.space import next_rung
 from search.storage.folder import StudyError
+from search.storage.optuna_private import storage_of
 from search.strategy.curves import Curve
 from search.strategy.feasibility import Feasibility, beyond, overrun
 from search.strategy.pareto import favourable_views, random_view
@@ -49,7 +50,7 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
-        with one_step(self._study._storage):
+        with one_step(storage_of(self._study)):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -118,7 +119,7 @@ class Study:
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
         self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
         self._num_started = 0  # configurations; a trial that continues another is none of its own
-        with one_step(study._storage):
+        with one_step(storage_of(study)):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
             if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
@@ -135,7 +136,7 @@ class Study:
         name: str,
         settings: StudySettings,
         *,
-        trials: int | None = None,
+        trials: float | None = None,
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ) -> Study:
