@@ -271,6 +271,20 @@ def test_every_module_says_what_it_is_and_init_files_hold_nothing_else():
             assert len(tree.body) == 1, f"{module} holds more than a docstring"
 
 
+def test_types_are_checked_without_blanket_exceptions():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert set(settings["files"]) == {"search", "trainer"} and "ignore_errors" not in settings
+    for override in settings.get("overrides", []):
+        assert override.keys() == {"module", "ignore_missing_imports"}, override
+        assert not [name for name in override["module"] if is_in(name, "search") or is_in(name, "trainer")]
+    for module, path in MODULES.items():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "# type:" in line or "# mypy:" in line:
+                assert re.search(r"  # type: ignore\[[a-z-]+\]  # \w", line), (
+                    f"{module}: {line.strip()} needs its reason"
+                )
+
+
 def test_every_direct_dependency_is_pinned_within_its_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {}

@@ -44,7 +44,7 @@ class Commands(TyperGroup):
             )
         except TyperException as error:
             said = io.StringIO()
-            error.show(file=said)  # type: ignore[attr-defined]
+            error.show(file=said)  # type: ignore[attr-defined]  # all that main raises have it
             print(told(said.getvalue().rstrip("\n")), file=sys.stderr)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)

@@ -134,7 +134,7 @@ class BrainSearcher(Searcher):
             return None
         return self._bridge.suggest(trial_id) or Searcher.FINISHED
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._bridge.on_end(trial_id, worker_lost=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:

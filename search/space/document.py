@@ -314,8 +314,9 @@ def parse_number(text: str) -> int | float | None:
 def parse_count(text: str) -> int | None:
     """A whole number from 1, in any form that `parse_number` reads, such as 1e6; None for anything else."""
     number = parse_number(text)
-    is_whole = number is not None and abs(number) <= MAX_NUMBER and number == int(number)
-    return int(number) if is_whole and number >= 1 else None  # type: ignore[arg-type,operator]
+    if number is None or abs(number) > MAX_NUMBER or number != int(number):
+        return None
+    return int(number) if number >= 1 else None
 
 
 def _line(event: yaml.Event) -> int:

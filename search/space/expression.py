@@ -127,10 +127,10 @@ def _check(node: ast.AST, names: set[str], depth: int) -> None:
         case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
             children = [node.left]
             for op, side in zip(node.ops, node.comparators, strict=True):
-                is_list = isinstance(side, (ast.List, ast.Tuple))
-                if is_list != isinstance(op, (ast.In, ast.NotIn)):
+                listed = side.elts if isinstance(side, (ast.List, ast.Tuple)) else None
+                if (listed is not None) != isinstance(op, (ast.In, ast.NotIn)):
                     raise ExpressionError(f"{ast.unparse(node)!r}: `in` and a list such as [1, 2] go together")
-                children += side.elts if is_list else [side]  # type: ignore[attr-defined]
+                children += [side] if listed is None else listed
         case ast.IfExp():
             children = [node.test, node.body, node.orelse]
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:

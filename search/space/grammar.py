@@ -148,7 +148,7 @@ class MetricSpec(_Entry):
         """The metric of that measurement. Raises ValueError for a name that is none."""
         if name not in MEASUREMENTS:
             raise ValueError(unknown_measurement(name))
-        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]
+        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]  # it is one of MEASUREMENTS
 
     def signed(self, value: float | None) -> float:
         """A value of which less is better, whatever the goal; NaN where there is none."""
@@ -419,7 +419,7 @@ def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
     path: list[int | str] = []
     for part in loc:
         if isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int):
-            value = value[part]  # type: ignore[index]
+            value = value[part]  # type: ignore[index]  # of a mapping or a list
             path.append(part)
     return tuple(path)
 

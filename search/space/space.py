@@ -192,13 +192,15 @@ def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
         if not numbers:
             raise ExpressionError(f"{parameter.name} is text, not a number")
         return min(numbers), max(numbers)
-    ends = [
-        interval(part, lambda name: extremes(space, space.parameters[name]))
-        if isinstance(part, Expression)
-        else (part, part)
-        for part in (parameter.low, parameter.high)
-    ]
-    return parameter.clipped(ends[0][0], ends[1][1])  # type: ignore[arg-type]
+    return parameter.clipped(_widest(space, parameter.low)[0], _widest(space, parameter.high)[1])
+
+
+def _widest(space: Space, end: Expression | float | None) -> tuple[float, float]:
+    """What an end of a range can be."""
+    assert end is not None
+    if isinstance(end, Expression):
+        return interval(end, lambda name: extremes(space, space.parameters[name]))
+    return end, end
 
 
 def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:

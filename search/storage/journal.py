@@ -75,7 +75,7 @@ class Journal(JournalFileBackend):
         with self._writing():
             self._append(logs)
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # is read at once
         """The entries from that number on, which the storage has not taken before. Raises JournalError."""
         del self._unread[: log_number_from - self._first]
         self._first = log_number_from

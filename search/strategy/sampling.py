@@ -204,7 +204,7 @@ class Candidates:
         value = math.exp(value) if parameter.log else value
         low, high = self._bounds.get(parameter.name) or parameter.bounds(values)
         if parameter.step and high >= low:
-            value = parameter.nth(low, round((value - low) / parameter.step))  # type: ignore[assignment]
+            value = parameter.nth(low, round((value - low) / parameter.step))
             high = parameter.on_grid(low, high)
         if parameter.type is int:
             value = round(value)
