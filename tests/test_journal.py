@@ -290,14 +290,3 @@ def test_a_journal_with_an_operation_that_is_not_known_here_is_read_as_optuna_re
     assert whole(study) == whole(as_optuna_reads_it(file))
     study.set_user_attr("note", 2)  # and goes on
     assert as_optuna_reads_it(file).user_attrs == new_reader(file).user_attrs == {"note": 2}
-
-
-def test_an_operation_that_no_optuna_has_is_damage(tmp_path):
-    file = tmp_path / "j.log"
-    new_study(file)
-    with open(file, "a") as journal:
-        journal.write('{"op_code":77,"worker_id":"w"}\n')
-    with pytest.raises(
-        JournalError, match=r"j\.log:2: the journal is damaged here: .*: Optuna 5\.\S+ has no operation 77"
-    ):
-        new_reader(file)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
@@ -63,7 +62,7 @@ class Replay:
             elif entry["op_code"] in set(JournalOperation):
                 raise UnknownOperation
             else:
-                raise ValueError(f"Optuna {optuna.__version__} has no operation {entry['op_code']!r:.60}")
+                raise ValueError(f"there is no operation {entry['op_code']!r:.60}")
         except KeyError as error:
             raise ValueError(f"no {error}") from None
         except (TypeError, AttributeError, ArithmeticError) as error:
