@@ -14,9 +14,10 @@ test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so thr
 test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
 	$(BIN)/python -m pytest -m long
 
-lint: $(VENV)/.installed ## layout, lint, the generated schema
+lint: $(VENV)/.installed ## layout, lint, types (a minute at first, seconds from its cache), the generated schema
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/tinysearch schema | diff - spaces/schema.json
 
 check: lint test ## all that a change must pass
@@ -28,4 +29,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean: ## the virtual environment and caches; studies in runs/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

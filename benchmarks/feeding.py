@@ -31,8 +31,10 @@ import optuna
 
 from benchmarks.large import RandomStrategy, make_study, measurement
 from search.cli.garbage import collect_seldom
+from search.storage.optuna_private import storage_of
 from search.strategy.curves import Curve
 from search.strategy.strategy import Continue, Start
+from search.study.ledger import one_step
 from search.study.study import Study
 from search.worker.trial import SLICE_SECONDS
 
@@ -151,7 +153,7 @@ def measure(num_workers: int, trial_minutes: float, seconds: float) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="tinysearch-feeding-") as folder:
         study = make_study(Path(folder), 10**6, LateStrategy)
         simulation = Simulation(study, num_workers, 60 * trial_minutes)
-        with study._study._storage._backend.transaction():  # the disk is not the question
+        with one_step(storage_of(study.stored)):  # the disk is not the question
             simulation.warm_up()
         study._decisions._strategy.decides = True
         return {"workers": num_workers, "minutes": trial_minutes, **simulation.run(seconds)}

@@ -33,8 +33,10 @@ import optuna
 from search.cli.garbage import collect_seldom
 from search.space.loading import load_space
 from search.storage.folder import StudyFolder
+from search.storage.optuna_private import storage_of
 from search.strategy.curves import Curve
 from search.strategy.strategy import Continue, Start, Strategy
+from search.study.ledger import one_step
 from search.study.settings import StudySettings
 from search.study.study import Proposal, Study
 
@@ -78,7 +80,7 @@ def fill(study: Study) -> None:
     """Run the study to its end, one trial after another."""
     is_left = True
     while is_left:
-        with study._study._storage._backend.transaction():  # many steps in one write: the disk is not the question
+        with one_step(storage_of(study.stored)):  # many steps in one write: the disk is not the question
             for _ in range(STEPS_AT_ONCE):
                 proposal = study.propose()
                 is_left = proposal is not None and take_on(study, proposal)

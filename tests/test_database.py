@@ -35,7 +35,8 @@ from search.storage.archive import archive_at
 from search.storage.database import Database
 from search.storage.folder import FAULTS, StudyError, StudyFolder
 from search.storage.lease import DRIVER, Lease
-from search.storage.retrying import OnceStorage, PatientStorage
+from search.storage.optuna_database import OnceStorage
+from search.storage.retrying import PatientStorage
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.simulated import SPACE, Workers, check_whole, described, go_on, settings

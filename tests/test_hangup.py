@@ -115,7 +115,7 @@ def test_processes_started_meanwhile_have_no_hangup(handlers: None):
     with held_back():
         inside = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout
     assert inside.strip() == "True" and HANGUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert hangup.is_heeded() and threading.current_thread() is threading.main_thread()
+    assert hangup.heeded() == [HANGUP] and threading.current_thread() is threading.main_thread()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import warnings
 from collections.abc import Iterator
 
 import optuna
@@ -16,6 +17,7 @@ from optuna.trial import TrialState
 
 from search.storage.folder import StudyFolder
 from search.storage.journal import Journal, JournalError
+from search.storage.optuna_private import JournalOperation
 from search.storage.replay import Replay
 from search.storage.snapshot import WORTHWHILE, Snapshot
 
@@ -234,3 +236,57 @@ def test_the_journal_has_the_entries_in_their_order_whatever_the_transaction_mad
         optuna.Trial(study, trial).set_user_attr("loss", 2.0)
     created = json.loads((tmp_path / "j.log").read_text().splitlines()[-2])
     assert created["op_code"] == 4 and created["user_attrs"] == {}
+
+
+def every_operation(file) -> None:
+    """A journal with an entry of each operation that this Optuna has."""
+    journal = Journal(str(file))
+    storage = JournalStorage(journal)
+    optuna.create_study(storage=storage, study_name="gone")
+    optuna.delete_study(study_name="gone", storage=storage)
+    study = optuna.create_study(storage=storage, study_name="s", directions=["minimize", "maximize"])
+    study.set_user_attr("note", 1)
+    study.set_metric_names(["loss", "speed"])
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("values", {"x": 0.5})
+    storage.set_trial_system_attr(0, "place", "here")
+    storage.set_trial_intermediate_value(0, 10, 0.25)
+    journal.append_logs([{"op_code": JournalOperation.DISCARD_TRIALS, "worker_id": "another", "study_id": 1}])
+    study.tell(trial, [0.5, 2.0])
+    study.ask()
+
+
+def whole(study: optuna.Study) -> tuple:
+    return study.trials, study.user_attrs, study.metric_names, study.directions
+
+
+def test_every_operation_that_optuna_defines_is_read_as_optuna_reads_it(tmp_path):
+    file = tmp_path / "j.log"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        every_operation(file)
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {entry["op_code"] for entry in entries} == set(JournalOperation)
+    assert whole(new_reader(file)) == whole(as_optuna_reads_it(file))
+
+
+@pytest.mark.parametrize("operation", JournalOperation)
+def test_a_journal_with_an_operation_that_is_not_known_here_is_read_as_optuna_reads_it(
+    tmp_path, monkeypatch, operation: JournalOperation
+):
+    file = tmp_path / "j.log"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        every_operation(file)
+    make = Replay.__init__
+
+    def forgetful(replay: Replay) -> None:
+        make(replay)
+        del replay._takers[operation]
+
+    monkeypatch.setattr(Replay, "__init__", forgetful)
+    study = new_reader(file)
+    assert whole(study) == whole(as_optuna_reads_it(file))
+    study.set_user_attr("note", 2)  # and goes on
+    assert as_optuna_reads_it(file).user_attrs == new_reader(file).user_attrs == {"note": 2}

@@ -184,7 +184,7 @@ def test_what_the_strategy_cannot_have_learned_is_refused(runs: Path, state: obj
         ("1" * 5000, "not JSON: "),
         ("[]", "no entry of Optuna's: "),
         ("{}", "no entry of Optuna's: no 'op_code'"),
-        ('{"op_code":99}', "no entry of Optuna's: no 99"),
+        ('{"op_code":99}', "no entry of Optuna's: there is no operation 99"),
         ('{"op_code":[]}', "no entry of Optuna's: "),
         ('{"op_code":8,"trial_id":99,"user_attr":{"a":1}}', "no entry of Optuna's: there is no trial 99"),
         ('{"op_code":8,"trial_id":-1,"user_attr":{"a":1}}', "no entry of Optuna's: there is no trial -1"),

@@ -91,7 +91,7 @@ def test_prediction_is_that_of_the_textbook():
     seen = observations(found)
     model = CurveModel(2, RUNGS)
     mean, sd = model.given(seen).at_last_rung(seen.points[:5], seen.trials[:5])
-    across, own, level = model._rung_kernels(model.theta)
+    across, own, level = model.rung_kernels(model.theta)
     scales = np.exp(model.theta[:2])
 
     def covariance(a: Observations, b: Observations) -> np.ndarray:
@@ -110,7 +110,7 @@ def test_prediction_is_that_of_the_textbook():
 def test_the_model_learns_how_far_early_rungs_can_be_trusted():
     def trust(model: CurveModel) -> float:
         """The correlation of what configurations explain at the first rung with the same at the last."""
-        across, _, _ = model._rung_kernels(model.theta)
+        across, _, _ = model.rung_kernels(model.theta)
         return across[0, -1] / across[-1, -1]
 
     before = trust(CurveModel(2, RUNGS))

@@ -21,7 +21,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, share: float) -> None:
         """`share`: how old the averaged weights are in the mean, relative to the tokens trained, in (0, 0.5]."""
         assert 0 < share <= 0.5, share
-        self._parameters = list(model.parameters())
+        self._parameters: list[Tensor] = list(model.parameters())
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
         self._exponent = 1 / share - 1  # gamma + 1; the mean age of weights that count as t ** gamma is 1 / (gamma + 2)
 

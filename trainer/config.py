@@ -175,7 +175,8 @@ class TrainConfig:
 def parameter_types(family: str) -> dict[str, type]:
     """Every name that a configuration of this family may set, with its type: the model's fields and the run's."""
     types: dict[str, type] = {}
-    for config in (MODEL_CONFIGS[family], TrainConfig):
+    configs: tuple[type, ...] = (MODEL_CONFIGS[family], TrainConfig)
+    for config in configs:
         hints = field_types(config)
         names = {f.name for f in dataclasses.fields(config)} - {"family", "model", "rungs"}  # no class constants
         types |= {name: hint for name, hint in hints.items() if name in names}

@@ -72,6 +72,7 @@ def train(
         for rung in config.rungs:
             if rung > run.tokens:
                 measurement = run.advance(rung)
+                assert measurement is not None  # it was given the time it takes
                 if checkpoint is not None:
                     run.save(checkpoint)
                 if report(measurement) is False:

@@ -24,13 +24,15 @@ def loss_sums(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, is_fused: bool
 ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
     """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count."""
-    if hasattr(model, "hidden_aside"):
-        hidden, addition, counts = model.hidden_aside(inputs, targets, is_fused=is_fused)
+    family: Any = model  # with the methods that registry.py lists; of a plain module every attribute is a tensor
+    if hasattr(family, "hidden_aside"):
+        hidden, addition, counts = family.hidden_aside(inputs, targets, is_fused=is_fused)
     else:
-        hidden, addition, counts = model.hidden(inputs), 0.0, {}
+        hidden, addition, counts = family.hidden(inputs), 0.0, {}
     if is_fused:
-        return fused_cross_entropy(hidden, *model.head_parameters(), targets)[0], addition, counts
-    logits = model.logits(hidden)
+        weight, bias = family.head_parameters()
+        return fused_cross_entropy(hidden, weight, bias, targets)[0], addition, counts
+    logits = family.logits(hidden)
     del hidden  # as wide as a small vocabulary's logits
     return cross_entropy(logits, targets), addition, counts
 

@@ -53,11 +53,12 @@ def text_facts(corpus: Corpus) -> dict[str, Value]:
     for start in range(0, len(text), CHUNK_TOKENS):
         first = np.asarray(text[start : start + CHUNK_TOKENS])
         second = np.append(text[start + 1 : start + len(first) + 1], [0] * (start + len(first) == len(text)))
-        num_characters += np.count_nonzero(first & 0xC0 != 0x80)
-        num_non_ascii += np.count_nonzero(first >= 0xC0)
+        num_characters += int(np.count_nonzero(first & 0xC0 != 0x80))
+        num_non_ascii += int(np.count_nonzero(first >= 0xC0))
         # The first two bytes of three in UTF-8: from E3 81 to E9 BF, and from EA B0 to ED 9E.
         pair = first.astype(np.uint16) << 8 | second.astype(np.uint16)
-        num_cjk += np.count_nonzero((pair >= 0xE381) & (pair < 0xEA00) | (pair >= 0xEAB0) & (pair < 0xED9F))
+        is_cjk = (pair >= 0xE381) & (pair < 0xEA00) | (pair >= 0xEAB0) & (pair < 0xED9F)
+        num_cjk += int(np.count_nonzero(is_cjk))
     return {
         "corpus_bytes": len(text),
         "non_ascii_fraction": num_non_ascii / num_characters,

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Heavy imports wait
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import shlex
 import sys
@@ -234,5 +235,6 @@ def main() -> None:
     """The entry point of the `tinysearch` command."""
     collect_seldom()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is told which
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is told which
+            stream.reconfigure(errors="backslashreplace")
     app()

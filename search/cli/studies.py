@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -204,7 +205,7 @@ def confirm(
 
         console = make_console(to_stderr=as_json)
         folder = study_folder(runs, storage, study)
-        asked = columns_asked(columns) or ()
+        asked: Sequence[str] = columns_asked(columns) or ()
         if asked:  # before the training rather than after it
             overview = Overview.stored(folder.load(), is_run=False)
             check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)

@@ -81,7 +81,7 @@ def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False
             except ClusterError as error:  # one cluster that is away does not hide the others
                 return f"unknown: {error}"
 
-        found = [(submission, state(submission)) for submission in submissions(runs.absolute(), study)]
+        found = [(submission, state_now(submission)) for submission in submissions(runs.absolute(), study)]
         if as_json:
             print_json([{**dataclasses.asdict(submission), "state": state} for submission, state in found])
             return

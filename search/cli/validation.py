@@ -35,8 +35,8 @@ class Validation:
         """Raises SpaceError or ValueError if there is nothing to search."""
         assert options.space is not None
         space, budget, assessment = prepare_space(options)
-        asked = {"budget_name": options.budget or "", "metrics": options.metrics}
-        doubts = [f"run refuses this for text: {doubt}" for doubt in incomparable(space, budget, **asked)]
+        found = incomparable(space, budget, budget_name=options.budget or "", metrics=options.metrics)
+        doubts = [f"run refuses this for text: {doubt}" for doubt in found]
         warnings = [*doubts, *filter(None, [assessment.reference, assessment.warning])]
         feasibility = Feasibility.of(space, budget)
         why = {name: left_out(feasibility, preset) for name, preset in space.presets.items()}

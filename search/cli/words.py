@@ -24,17 +24,27 @@ _typed: tuple[str, ...] = ()
 class Commands(TyperGroup):
     """All commands. A mistake in the words gives one message on stderr and exit code 2."""
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         global _typed
         _typed = tuple(sys.argv[1:] if args is None else args)
         if fault := fault_of(_typed):
             print(fault, file=sys.stderr)
             sys.exit(2)
         try:
-            code = super().main(args=list(_typed), **{**options, "standalone_mode": False})
+            code = super().main(
+                list(_typed), prog_name, complete_var, False, windows_expand_args=windows_expand_args, **extra
+            )
         except TyperException as error:
             said = io.StringIO()
-            error.show(file=said)  # type: ignore[attr-defined]
+            error.show(file=said)  # type: ignore[attr-defined]  # all that main raises have it
             print(told(said.getvalue().rstrip("\n")), file=sys.stderr)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)

@@ -115,8 +115,8 @@ class Confirmation:
             difference = Difference.between(row.values, leader.values)
             verdict = {True: TIE, False: BEHIND, None: ""}[difference.is_tie]
             if difference.is_tie is not False:
-                spreads = [deviation(values) if len(values) > 1 else guess for values in (row.values, leader.values)]
-                seeds = seeds_to_separate(difference.value, *spreads)
+                one, other = (_spread(values, guess) for values in (row.values, leader.values))
+                seeds = seeds_to_separate(difference.value, one, other)
                 cost = None if seeds is None else self._cost(seeds, [row, leader])
         return replace(row, rank=rank, difference=difference, verdict=verdict, separated_by=cost)
 
@@ -246,6 +246,12 @@ def _separation_line(row: Row, leader: Row, how_known: str = "") -> str:
     return f"{both}: about {cost.seeds} seeds of both would separate them{how_known}: {cost}"
 
 
+def _spread(values: Sequence[float], guess: float) -> float:
+    """The values' standard deviation; a single value does not show one."""
+    found = deviation(values)
+    return guess if found is None else found
+
+
 def _guessed_deviation(rows: Sequence[Row]) -> float:
     """By the search's value and a run of each configuration: two seeds of it, the first of them flattered."""
     squares = [(row.values[0] - row.searched) ** 2 / 2 for row in rows if row.values]
@@ -291,7 +297,7 @@ def _tied(rows: Sequence[Row]) -> str:
 
 def _changed(confirmation: Confirmation) -> list[str]:
     """What is not the same for all runs and the search, in words."""
-    environments = [record.environment for record in confirmation.chosen]
+    environments: list[Mapping[str, Any]] = [record.environment for record in confirmation.chosen]
     environments += [run.environment for run in confirmation.runs if run.environment]
     return [
         name

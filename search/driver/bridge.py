@@ -99,7 +99,8 @@ class Bridge:
         try:
             proposal = self._study.propose()
         except Exception as error:
-            return self.fail(error)
+            self.fail(error)
+            return None
         if proposal is None:
             for record in paused:  # the brain has stopped them
                 self._listener.on_event(Event.ENDED, record)
@@ -108,7 +109,8 @@ class Bridge:
             request = self._request_for(proposal.number, proposal.values)
         except Exception as error:
             self._study.release(proposal.number)
-            return self.fail(error)
+            self.fail(error)
+            return None
         self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
         self._listener.on_event(Event.STARTED, self._study.records[proposal.number])
         return {"worker": self._worker, "request": request.to_dict()}

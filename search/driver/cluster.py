@@ -21,6 +21,7 @@ os.environ.pop("RAY_CLIENT_MODE", None)
 import ray
 from ray.util import list_named_actors
 
+from search.driver import ray_private
 from search.driver.hardware import KIND, Node, share_of
 from search.driver.scratch import scratch_folder
 from search.storage.folder import StudyError
@@ -71,8 +72,7 @@ def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
             num_gpus=num_gpus,
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(scratch),
-            _plasma_directory=_store_folder(scratch),
+            **ray_private.folders(scratch, _store_folder(scratch)),
         ):
             yield
 
@@ -129,7 +129,7 @@ def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that were given up, by its own ids
     # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None  # a page on each lost worker; `status` has a line
+    ray_private.keep_quiet_about_lost_workers()
     try:
         with held_back():  # a terminal that goes away ends what runs in it: Ray must outlast it, for trials to be saved
             ray.init(
@@ -167,7 +167,7 @@ class Seat:
 
     def __init__(self) -> None:
         self._name = f"driver-{ray.get_runtime_context().get_job_id()}"  # in the order in which they came
-        self._actor = _Driver.options(name=self._name, namespace=DRIVERS, get_if_exists=True).remote()
+        self._actor = _Presence.options(name=self._name, namespace=DRIVERS, get_if_exists=True).remote()
 
     def share(self, num_slots: int) -> int:
         """How many of the slots are this driver's, of whom there may be more than slots."""
@@ -176,6 +176,8 @@ class Seat:
         return share_of(num_slots, drivers.index(self._name), len(drivers))
 
 
-@ray.remote(num_cpus=0)
 class _Driver:
     """Says by being there that a driver is."""
+
+
+_Presence = ray.remote(num_cpus=0)(_Driver)

@@ -67,7 +67,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     with contextlib.ExitStack() as stack:
         before = None if existing is None else StudySettings.of(existing)
         if prepared is not None:
-            asked = {"budget_name": options.budget or "", "metrics": options.metrics}
+            asked: dict[str, Any] = {"budget_name": options.budget or "", "metrics": options.metrics}
             doubts = check_metrics(*prepared[:2], options.data, is_begun=before is not None, **asked)
         else:
             assert before is not None

@@ -83,7 +83,7 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
     """Configurations that may be launched, drawn at random, in the order of their FLOPs per token."""
     feasibility = Feasibility.of(settings.space, settings.budget, settings.run, settings.units)
     rng = np.random.default_rng(0)
-    found = []
+    found: list[tuple[float, int, dict[str, Value]]] = []
     for _ in range(NUM_DRAWN):
         with contextlib.suppress(ExpressionError):
             values = random_values(settings.space, rng)
@@ -117,20 +117,20 @@ def _speeds(
             processes.append(process)
             under_way[reports] = (-1, math.inf)
         while under_way and (left := deadline - time.monotonic()) > 0:
-            for reports in wait(list(under_way), left):
-                assert isinstance(reports, Connection)
+            for ready in wait(list(under_way), left):
+                assert isinstance(ready, Connection)
                 try:
-                    number, speed, why = reports.recv()
+                    number, speed, why = ready.recv()
                 except EOFError:
-                    del under_way[reports]
+                    del under_way[ready]
                     continue
                 if not seconds_to_start:
                     seconds_to_start, deadline = time.monotonic() - started, time.monotonic() + max_seconds
                 if speed is None:
-                    under_way[reports] = (number, time.monotonic())
+                    under_way[ready] = (number, time.monotonic())
                 else:
                     speeds[number], reason = speed or None, reason or why
-                    under_way[reports] = (-1, math.inf)
+                    under_way[ready] = (-1, math.inf)
         for number, since in under_way.values():
             if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds

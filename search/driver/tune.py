@@ -26,21 +26,21 @@ os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a lost worker is no news: its
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is never read
 
 from ray import tune
-from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import CheckpointConfig, RunConfig, Stopper, TuneConfig
-from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.driver.bridge import Bridge, Listener
 from search.driver.cluster import Seat, is_here, nodes
 from search.driver.hardware import Slots
+from search.driver.ray_private import count_every_loss_of_a_worker
 from search.driver.scratch import scratch_folder
 from search.storage.folder import StudyError
 from search.study.study import Study
 from search.worker.hangup import HANGUP, is_heeded
 from search.worker.messages import TrialReport, TrialRequest
 
+ActorManager = count_every_loss_of_a_worker()
 LOOK_SECONDS = 5.0  # between two looks at which machines there are
 
 
@@ -97,21 +97,6 @@ def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tu
     )
 
 
-class ActorManager(tune_controller.RayActorManager):
-    """Ray's own, for which every loss of a worker is one.
-
-    Ray 2.60's ends the whole run where its memory monitor has killed a worker, since that error is not an actor's.
-    """
-
-    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
-            exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
-        super()._actor_task_failed(tracked_actor_task, exception)
-
-
-tune_controller.RayActorManager = ActorManager  # Tune takes no other way of giving it one
-
-
 class TrialActor(tune.Trainable):
     """A warm worker: one process that runs a trial after another."""
 
@@ -145,12 +130,12 @@ class BrainSearcher(Searcher):
         super().__init__()
         self._bridge = bridge
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # it has no FINISHED
         if self._bridge.is_full and not self._bridge.is_ending:
             return None
         return self._bridge.suggest(trial_id) or Searcher.FINISHED
 
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._bridge.on_end(trial_id, worker_lost=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -235,7 +220,7 @@ def _interruptible(bridge: Bridge) -> Iterator[None]:
         again = "" if signum == HANGUP else "; once more ends at once"
         print(f"\nending: every trial stops at its next checkpoint{again}", file=sys.stderr, flush=True)
 
-    signals = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if is_heeded() else []))
+    signals = (signal.SIGINT, signal.SIGTERM, *heeded())
     before = {s: signal.signal(s, on_signal) for s in signals}
     try:
         yield

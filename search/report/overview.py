@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import optuna
 
@@ -146,7 +146,7 @@ class Overview:
     def ranked(self) -> list[TrialRecord]:
         """Deepest rung first, then the better value; trials without a measurement last."""
 
-        def key(record: TrialRecord) -> tuple:
+        def key(record: TrialRecord) -> tuple[int, int, float, int]:
             value = record.measured(self.metric)
             if not is_number(value):
                 return (1, -record.rung, 0.0, record.number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -93,7 +94,7 @@ class TrialsTable:
     def rich(self, title: str | None = None) -> Table:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for column in self._columns:
-            justify = "left" if column.name == "state" else "right"
+            justify: Literal["left", "right"] = "left" if column.name == "state" else "right"
             style = "dim" if column.is_parameter else None
             table.add_column(column.heading, justify=justify, style=style, no_wrap=True)
         for i, record in enumerate(self.records):

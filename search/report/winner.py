@@ -67,7 +67,8 @@ def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
 
 
 def _document(overview: Overview, settings: StudySettings, best: TrialRecord) -> dict[str, Any]:
-    reference, compared = overview.reference, {}
+    reference = overview.reference
+    compared: dict[str, Any] = {}
     names = [metric.name for metric in overview.metrics]
     theirs = {} if reference is None else {name: reference.measured(name, best.rung) for name in names}
     if reference is not None and all(map(is_number, theirs.values())):

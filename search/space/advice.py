@@ -45,7 +45,7 @@ def advise(space: Space, context: Mapping[str, Value]) -> list[Advice]:
             found.append(
                 Advice(
                     say=entry.say,
-                    when=str(entry.when),
+                    when=entry.when,
                     suggest={name: value for name, value in suggested.items() if value is not None},
                     preset=entry.preset,
                     source=space.spec.cited(entry.source),
@@ -56,14 +56,14 @@ def advise(space: Space, context: Mapping[str, Value]) -> list[Advice]:
 
 def unknown_to(space: Space, context: Mapping[str, Value]) -> list[str]:
     """The names of CONTEXT that some advice reads and `context` does not give."""
-    read = {name for entry in space.spec.advice for name in parse_expression(str(entry.when)).names}
+    read = {name for entry in space.spec.advice for name in parse_expression(entry.when).names}
     return [name for name in CONTEXT if name in read and name not in context]
 
 
 def check_advice(space: Space, faults: Faults) -> None:
     """Each entry reads known names and suggests values that its parameters can have."""
     for i, entry in enumerate(space.spec.advice):
-        if _parsed(str(entry.when), space, faults, "advice", i, "when") and not entry.suggest and not entry.preset:
+        if _parsed(entry.when, space, faults, "advice", i, "when") and not entry.suggest and not entry.preset:
             continue  # words alone are advice too
         if entry.preset and entry.preset not in space.spec.presets:
             faults.add(unknown_name("preset", entry.preset[:60], space.spec.presets), "advice", i, "preset")
@@ -104,7 +104,7 @@ def _known(space: Space, context: Mapping[str, Value]) -> Values:
 
 
 def _applies(entry: AdviceSpec, values: Values) -> bool:
-    when = parse_expression(str(entry.when))
+    when = parse_expression(entry.when)
     try:
         return when.names <= values.keys() and bool(when.evaluate(values))
     except ExpressionError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from search.space.document import Faults, given
+from search.space.document import Faults, Path_, given
 from search.space.expression import Expression, ExpressionError, parse_expression
+from search.space.grammar import BudgetSpec
 from search.space.narrowing import narrow
 from search.space.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space.space import Preset, Rule, Space, extremes, not_in
@@ -61,7 +62,8 @@ def check_ranges(space: Space, faults: Faults) -> None:
 
 def check_budgets(space: Space, faults: Faults) -> None:
     """What a budget sets is a parameter and one of its values."""
-    budgets = {("budget",): space.spec.budget, **{("budgets", name): b for name, b in space.spec.budgets.items()}}
+    budgets: dict[Path_, BudgetSpec] = {("budget",): space.spec.budget}
+    budgets |= {("budgets", name): budget for name, budget in space.spec.budgets.items()}
     for path, budget in budgets.items():
         for name, value in budget.set.items():
             at, parameter = (*path, "set", name), space.parameters.get(name)
@@ -146,10 +148,10 @@ def _check_preset(
             faults.add(f"{given_value(value)}, but {parameter.derived} gives {given_value(values[key])}", *at)
     for key, wrong in space.outside(values).items():
         # a default that this preset's other values leave no room for has no line of its own
-        at, message = ("presets", name), f"{key}: {wrong}"
         if key in chosen:
-            at, message = ("presets", name, written[key]), wrong
-        faults.add(message, *at)
+            faults.add(wrong, "presets", name, written[key])
+        else:
+            faults.add(f"{key}: {wrong}", "presets", name)
     for rule in space.broken_rules(values):
         faults.add(f"breaks the rule {_broken(rule, values)}", "presets", name)
     if not faults.within("presets", name):

@@ -166,12 +166,13 @@ def parse_entries(text: str, source: str = "<space>") -> Faults:
     try:
         _Builder(document, faults).build()
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise SpaceError(source, [Fault(f"the character U+{error.character:04X} is not allowed", line)]) from None
+        at = text.count("\n", 0, error.position) + 1
+        raise SpaceError(source, [Fault(f"the character U+{error.character:04X} is not allowed", at)]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join((error.problem or error.context or "").split())
-        raise SpaceError(source, [Fault(f"not YAML: {problem}", mark and min(mark.line + 1, last_line))]) from None
+        line = None if mark is None else min(mark.line + 1, last_line)
+        raise SpaceError(source, [Fault(f"not YAML: {problem}", line)]) from None
     except (yaml.YAMLError, ArithmeticError) as error:
         raise SpaceError(source, [Fault(f"not YAML: {' '.join(str(error).split())}")]) from None
     except ValueError as error:
@@ -196,17 +197,17 @@ class _Builder:
             raise SpaceError(self._document.source, [Fault("is empty")])
         top = next(events)
         if not isinstance(top, yaml.MappingStartEvent):
-            self._document.lines[()] = top.start_mark.line + 1
+            self._document.lines[()] = _line(top)
             self._faults.add("a space is a mapping, `family: ...` and so on")
             self._faults.check()
         self._document.value = self._value(top, ())
         next(events)  # the document's end
         if isinstance(more := next(events), yaml.DocumentStartEvent):
-            self._document.lines["---",] = more.start_mark.line + 1
+            self._document.lines["---",] = _line(more)
             self._faults.add("a second document begins here; a file holds one space", "---")
 
     def _value(self, event: yaml.Event, path: Path_) -> Any:
-        self._document.lines.setdefault(path, event.start_mark.line + 1)
+        self._document.lines.setdefault(path, _line(event))
         if len(path) > MAX_DEPTH:
             self._faults.add(f"nested more than {MAX_DEPTH} deep", *path[:3])
             self._faults.check()
@@ -237,14 +238,14 @@ class _Builder:
             at = (*path, event.value if isinstance(event, yaml.ScalarEvent) else "?")
             is_new = at not in self._document.lines
             if is_new:
-                self._document.lines[at] = event.start_mark.line + 1
+                self._document.lines[at] = _line(event)
             if not isinstance(event, yaml.ScalarEvent):
                 self._faults.add("a key must be a plain name", *at)
                 self._value(event, at)
                 self._value(next(self._events), at)
             elif at[-1] in values:
                 first = self._document.lines[at]
-                self._document.lines[at] = event.start_mark.line + 1
+                self._document.lines[at] = _line(event)
                 self._faults.add(f"is given twice; first in line {first}", *at)
                 self._value(next(self._events), at)
             else:
@@ -313,8 +314,15 @@ def parse_number(text: str) -> int | float | None:
 def parse_count(text: str) -> int | None:
     """A whole number from 1, in any form that `parse_number` reads, such as 1e6; None for anything else."""
     number = parse_number(text)
-    is_whole = number is not None and abs(number) <= MAX_NUMBER and number == int(number)
-    return int(number) if is_whole and number >= 1 else None  # type: ignore[arg-type,operator]
+    if number is None or abs(number) > MAX_NUMBER or number != int(number):
+        return None
+    return int(number) if number >= 1 else None
+
+
+def _line(event: yaml.Event) -> int:
+    """The line that an event begins in, from 1 on."""
+    assert event.start_mark is not None  # as for all that is read from a text
+    return event.start_mark.line + 1
 
 
 def given(value: Any) -> str:

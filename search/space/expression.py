@@ -10,7 +10,7 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +38,12 @@ _COMPARE = {
     ast.In: lambda left, right: left in right,
     ast.NotIn: lambda left, right: left not in right,
 }
-_UNARY = {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
-FUNCTIONS = {
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
     "abs": abs,
@@ -123,10 +127,10 @@ def _check(node: ast.AST, names: set[str], depth: int) -> None:
         case ast.Compare() if all(type(op) in _COMPARE for op in node.ops):
             children = [node.left]
             for op, side in zip(node.ops, node.comparators, strict=True):
-                is_list = isinstance(side, (ast.List, ast.Tuple))
-                if is_list != isinstance(op, (ast.In, ast.NotIn)):
+                listed = side.elts if isinstance(side, (ast.List, ast.Tuple)) else None
+                if (listed is not None) != isinstance(op, (ast.In, ast.NotIn)):
                     raise ExpressionError(f"{ast.unparse(node)!r}: `in` and a list such as [1, 2] go together")
-                children += side.elts if is_list else [side]  # type: ignore[attr-defined]
+                children += [side] if listed is None else listed
         case ast.IfExp():
             children = [node.test, node.body, node.orelse]
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
@@ -177,8 +181,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _evaluate(node.body if _evaluate(node.test, values) else node.orelse, values)
         case ast.List() | ast.Tuple():
             return [_evaluate(item, values) for item in node.elts]
-        case ast.Call():
-            return FUNCTIONS[node.func.id](*(_evaluate(arg, values) for arg in node.args))  # type: ignore[attr-defined]
+        case ast.Call(func=ast.Name(id=name)):
+            return FUNCTIONS[name](*(_evaluate(arg, values) for arg in node.args))
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 

@@ -31,8 +31,8 @@ def _interval(node: ast.expr, range_of: Callable[[str], Interval]) -> Interval:
     match node:
         case ast.Constant(value=str()):
             raise ValueError(f"{node.value!r} is no number")
-        case ast.Constant():
-            return node.value, node.value  # type: ignore[return-value]
+        case ast.Constant(value=bool() | int() | float() as number):
+            return number, number
         case ast.Name():
             return range_of(node.id)
         case ast.Compare() | ast.UnaryOp(op=ast.Not()):

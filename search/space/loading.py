@@ -215,7 +215,7 @@ class _Reader:
             exact = [Decimal(str(part)) for part in (low, high, step)]
             num_steps = (exact[1] - exact[0]) // exact[2]
             if exact[0] + num_steps * exact[2] != exact[1]:
-                last = exact[0] + max(num_steps, 1) * exact[2]
+                last = exact[0] + max(num_steps, Decimal(1)) * exact[2]
                 self._wrong(f"{shown(step)} does not lead from {shown(low)} to {shown(high)}; end at {last}", "step")
             elif num_steps > 10**9:
                 self._wrong(f"{shown(step)} is too small for this range; leave it out", "step")
@@ -292,7 +292,8 @@ def _check_measurements(spec: SpaceSpec, faults: Faults) -> None:
         for i, name in enumerate(spec.metrics):
             if name in spec.metrics[:i]:
                 faults.add(f"{name} is listed twice", "metrics", i)
-    budgets = {("budget",): spec.budget, **{("budgets", name): b for name, b in spec.budgets.items()}}
+    budgets: dict[Path_, BudgetSpec] = {("budget",): spec.budget}
+    budgets |= {("budgets", name): budget for name, budget in spec.budgets.items()}
     for path, budget in budgets.items():
         if budget.min_tokens > budget.max_tokens:
             implied = "" if "min_tokens" in budget.model_fields_set else " (its default)"
@@ -301,7 +302,8 @@ def _check_measurements(spec: SpaceSpec, faults: Faults) -> None:
                 *path,
                 "min_tokens",
             )
-    for path, limits in {(): spec.limits, **{p: b.limits for p, b in budgets.items()}}.items():
+    all_limits: dict[Path_, Limits] = {(): spec.limits, **{path: budget.limits for path, budget in budgets.items()}}
+    for path, limits in all_limits.items():
         for name, limit in limits.items():
             if limit.min is None and limit.max is None:
                 faults.add("needs min or max", *path, "limits", name)

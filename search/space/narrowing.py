@@ -49,11 +49,12 @@ def narrow(
 
 def limited(space: Space, budget: BudgetSpec, limits: Iterable[str]) -> BudgetSpec:
     """The budget with further limits, `num_params=2M` or `tokens_per_second=1000..`. Raises ValueError."""
-    found = dict(budget.limits)
+    found: dict[str, LimitSpec] = dict(budget.limits.items())
+    own: dict[str, LimitSpec] = dict(space.spec.limits.items())
     for text in limits:
         name, limit = _limit(text)
         found[name] = both = tighter(limit, found.get(name, LimitSpec()))
-        whole = tighter(both, space.spec.limits.get(name, LimitSpec()))
+        whole = tighter(both, own.get(name, LimitSpec()))
         if whole.min is not None and whole.max is not None and whole.min > whole.max:
             raise ValueError(
                 f"--limit {text}: with the other limits no {name} is left: at least {shown(whole.min)}, "
@@ -187,7 +188,7 @@ def _moved(space: Space, parameter: Parameter, move: _Move, defaults: Values) ->
         )
     if parameter.is_range:
         return replace(parameter, **{"at_least" if move.verb == "raise" else "at_most": default})
-    kept = tuple(c for c in parameter.choices if (c >= default if move.verb == "raise" else c <= default))  # type: ignore[operator]
+    kept = tuple(c for c in parameter.choices if (c >= default if move.verb == "raise" else c <= default))
     return replace(parameter, choices=kept)
 
 

@@ -95,12 +95,13 @@ class Parameter:
         assert self.step
         return math.floor((high - low) / self.step + 1e-9)
 
-    def nth(self, low: float, count: int) -> Value:
+    def nth(self, low: float, count: int) -> float:
         """The value so many steps above `low`, as one would write it: 0.3 and not 0.30000000000000004."""
         return typed(float(Decimal(str(low)) + count * Decimal(str(self.step))), self.type)
 
     def default_for(self, values: Values) -> Value:
-        return self.computed(self.default, values) if isinstance(self.default, Expression) else self.default  # type: ignore[return-value]
+        assert self.default is not None, f"{self.name} has no default"
+        return self.computed(self.default, values) if isinstance(self.default, Expression) else self.default
 
     def computed(self, expression: Expression, values: Values) -> Value:
         """The expression's value as this parameter's type. Raises ExpressionError where it has none."""
@@ -138,7 +139,7 @@ def typed(value: Any, kind: type) -> Any:
     return value
 
 
-def checked_value(value: Any, kind: type) -> Value | None:
+def checked_value(value: Any, kind: type[Value]) -> Value | None:
     """`value` as `kind`, or None where it is of another kind."""
     if kind in (int, float) and isinstance(value, bool):
         return None

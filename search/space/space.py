@@ -103,7 +103,7 @@ class Space:
 
     def limits(self, budget: BudgetSpec) -> dict[str, LimitSpec]:
         """The space's limits and the budget's; of two on one measurement, the tighter."""
-        merged: dict[str, LimitSpec] = dict(self.spec.limits)
+        merged: dict[str, LimitSpec] = dict(self.spec.limits.items())
         for name, limit in budget.limits.items():
             merged[name] = tighter(limit, merged.get(name, LimitSpec()))
         return merged
@@ -192,13 +192,15 @@ def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
         if not numbers:
             raise ExpressionError(f"{parameter.name} is text, not a number")
         return min(numbers), max(numbers)
-    ends = [
-        interval(part, lambda name: extremes(space, space.parameters[name]))
-        if isinstance(part, Expression)
-        else (part, part)
-        for part in (parameter.low, parameter.high)
-    ]
-    return parameter.clipped(ends[0][0], ends[1][1])  # type: ignore[arg-type]
+    return parameter.clipped(_widest(space, parameter.low)[0], _widest(space, parameter.high)[1])
+
+
+def _widest(space: Space, end: Expression | float | None) -> tuple[float, float]:
+    """What an end of a range can be."""
+    assert end is not None
+    if isinstance(end, Expression):
+        return interval(end, lambda name: extremes(space, space.parameters[name]))
+    return end, end
 
 
 def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
@@ -220,12 +222,14 @@ def circle_in(parameters: dict[str, Parameter]) -> list[str]:
     while ready := [name for name, p in waiting.items() if not p.reads & waiting.keys()]:
         for name in ready:
             del waiting[name]
+    if not waiting:
+        return []
     walked: list[str] = []
-    name = next(iter(waiting), None)
-    while name is not None and name not in walked:
+    name = next(iter(waiting))
+    while name not in walked:
         walked.append(name)
         name = next(n for n in waiting if n in waiting[name].reads)
-    return walked[walked.index(name) :] if name else []
+    return walked[walked.index(name) :]
 
 
 def _circle(parameters: dict[str, Parameter]) -> str:

@@ -64,19 +64,20 @@ Flag = Annotated[bool, _expecting("true or false", bool), WithJsonSchema({"type"
 Number = Annotated[
     int | float | None, _expecting("a number such as 0.5, 27M or 12 GiB", int, float), WithJsonSchema(_NUMBER_SCHEMA)
 ]
-Expression = Annotated[
-    str | None, _expecting("an expression over parameter names", str), WithJsonSchema(_EXPRESSION_SCHEMA)
-]
+_ONE_EXPRESSION = _expecting("an expression over parameter names", str), WithJsonSchema(_EXPRESSION_SCHEMA)
+Expression = Annotated[str | None, *_ONE_EXPRESSION]
+Condition = Annotated[str, *_ONE_EXPRESSION]
 Bound = Annotated[
     int | float | str | None,
     _expecting("a number or an expression", int, float, str),
     WithJsonSchema({"anyOf": [{"type": "number"}, _EXPRESSION_SCHEMA]}),
 ]
-Scalar = Annotated[
-    bool | int | float | str | None,
+_ONE_VALUE = (
     _expecting("one value", bool, int, float, str),
     WithJsonSchema({"type": ["boolean", "number", "string"]}),
-]
+)
+Scalar = Annotated[bool | int | float | str | None, *_ONE_VALUE]
+Given = Annotated[bool | int | float | str, *_ONE_VALUE]
 Name = Annotated[str, _expecting("a parameter's name", str), WithJsonSchema({"type": "string"})]
 Tokens = Annotated[int, *_whole("a token count such as 500K or 27M", 1)]
 Measured = Literal["loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "num_params", "train_seconds"]
@@ -108,7 +109,7 @@ class MetricSpec(_Entry):
         """The metric of that measurement. Raises ValueError for a name that is none."""
         if name not in MEASUREMENTS:
             raise ValueError(unknown_measurement(name))
-        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]
+        return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]  # it is one of MEASUREMENTS
 
     def signed(self, value: float | None) -> float:
         """A value of which less is better, whatever the goal; NaN where there is none."""
@@ -147,7 +148,7 @@ class BudgetSpec(_Entry):
         1, description="optimizer steps that max_tokens must hold; a configuration with larger steps is not launched"
     )
     limits: Limits = Field({}, description="limits that hold for this budget, beside those of the space")
-    set: dict[str, Scalar] = Field({}, description="parameters that have one value in this budget, in presets too")
+    set: dict[str, Given] = Field({}, description="parameters that have one value in this budget, in presets too")
 
 
 class ParameterSpec(_Entry):
@@ -177,7 +178,7 @@ class RuleSpec(_Entry):
 
     example: ClassVar = "{require: d_model % n_heads == 0}"
 
-    require: Expression = Field(description="must hold for every configuration")
+    require: Condition = Field(description="must hold for every configuration")
     why: Text = Field("", description=WHY)
     source: Text = Field("", description=SOURCE)
 
@@ -189,7 +190,7 @@ class GoalSpec(_Entry):
 
     raises: list[Name] = Field([], alias="raise", description="parameters kept at or above their default")
     lowers: list[Name] = Field([], alias="lower", description="parameters kept at or below their default")
-    set: dict[str, Scalar] = Field({}, description="parameters fixed to a value or an expression")
+    set: dict[str, Given] = Field({}, description="parameters fixed to a value or an expression")
     why: Text = Field("", description=WHY)
     source: Text = Field("", description=SOURCE)
 
@@ -198,7 +199,7 @@ class PresetSpec(_Entry):
     """A configuration the guide recommends: parameters and their values; those not named keep their defaults."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    __pydantic_extra__: dict[str, Scalar]
+    __pydantic_extra__: dict[str, Given]
     example: ClassVar = "{d_model: 64, learning_rate: 1e-3}"
 
     why: Text = Field("", description=WHY)
@@ -214,9 +215,9 @@ class AdviceSpec(_Entry):
 
     example: ClassVar = "{when: tokens < 5e6, say: text, suggest: {dropout: 0.2}}"
 
-    when: Expression = Field(description="where it applies; also over tokens, num_params, vram_gib and the like")
+    when: Condition = Field(description="where it applies; also over tokens, num_params, vram_gib and the like")
     say: Text = Field(description="the advice in a sentence")
-    suggest: dict[str, Scalar] = Field({}, description="parameters and their values, or expressions that give them")
+    suggest: dict[str, Given] = Field({}, description="parameters and their values, or expressions that give them")
     preset: Name = Field("", description="the preset that it recommends")
     source: Text = Field("", description=SOURCE)
 
@@ -229,8 +230,8 @@ class ClaimSpec(_Entry):
     id: Name = Field(description="a name of its own")
     measurement: Measured = Field(description="what the number is of")
     preset: Name = Field("", description="the preset that it is about")
-    set: dict[str, Scalar] = Field({}, description="values that differ from the preset's, or from the defaults")
-    against: dict[str, Scalar] = Field({}, description="values of a second configuration: the number is the ratio")
+    set: dict[str, Given] = Field({}, description="values that differ from the preset's, or from the defaults")
+    against: dict[str, Given] = Field({}, description="values of a second configuration: the number is the ratio")
     value: Number = Field(None, description="about this much")
     min: Number = Field(None, description="at least this much")
     max: Number = Field(None, description="at most this much")

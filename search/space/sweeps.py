@@ -145,12 +145,12 @@ def _note(path: Path_, entry: Any, names: dict[str, type], faults: Faults) -> bo
         faults.add(wrong[1], *path, *wrong[0])
         return True
     inner = entry.get("parameters", entry) if isinstance(entry, dict) else None
-    is_nested = isinstance(inner, dict) and bool(inner) and all(isinstance(part, dict) for part in inner.values())
-    if is_nested and name not in names:
+    are_mappings = isinstance(inner, dict) and bool(inner) and all(isinstance(part, dict) for part in inner.values())
+    if isinstance(inner, dict) and are_mappings and name not in names:
         below = (*path, *(["parameters"] if inner is not entry else []))
-        for key, part in inner.items():  # type: ignore[union-attr]
-            ours = translated(part) or as_ours(part)
-            faults.add(f"parameters are not nested here: {_written(key, ours, names)}", *below, key)
+        for key, part in inner.items():
+            meant = translated(part) or as_ours(part)
+            faults.add(f"parameters are not nested here: {_written(key, meant, names)}", *below, key)
         return True
     found = translated(entry)
     if found is None:

@@ -67,14 +67,15 @@ class Address:
         self.shown = _shown(url)
         if self.backend not in DRIVERS:
             raise StudyError(f"--storage {self.shown}: unknown scheme {self.backend!r}. Known: {', '.join(DRIVERS)}.")
-        if self.backend == "sqlite" and url.database in (None, "", ":memory:"):
+        database = url.database or ""
+        if self.backend == "sqlite" and database in ("", ":memory:"):
             raise StudyError(
                 f"--storage {self.shown} would be lost with this process; name a file: sqlite:///studies.db"
             )
         if DRIVERS[self.backend] and "+" not in url.drivername:
             url = url.set(drivername=f"{self.backend}+{DRIVERS[self.backend]}")
         self.driver = url.drivername.partition("+")[2] or "sqlite3"
-        self.file = Path(url.database) if self.backend == "sqlite" else None
+        self.file = Path(database) if self.backend == "sqlite" else None
         self.for_sqlalchemy = url.render_as_string(hide_password=False)
         known = CONNECT_ARGS[self.backend] if self.driver == DRIVERS[self.backend] else {}
         self.connect_args = {key: value for key, value in known.items() if key not in url.query}

@@ -14,12 +14,13 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages._rdb import models
 
 from search.storage.address import DRIVERS, Address
-from search.storage.folder import StudyError, note_fault, whole_study
+from search.storage.folder import Direction, StudyError, note_fault, whole_study
 from search.storage.lease import DRIVER, Lease, turn_of
-from search.storage.retrying import OnceStorage, PatientStorage, reason_of
+from search.storage.optuna_database import TABLES, OnceStorage
+from search.storage.optuna_private import FrozenStudy, study_id_of
+from search.storage.retrying import PatientStorage, reason_of
 
 
 class Database:
@@ -49,7 +50,7 @@ class Database:
         return self._connected()
 
     @contextlib.contextmanager
-    def hold(self, name: str, directions: Sequence[str]) -> Iterator[None]:
+    def hold(self, name: str, directions: Sequence[Direction]) -> Iterator[None]:
         storage = self.open(name)
         if directions:
             study = optuna.create_study(
@@ -57,7 +58,7 @@ class Database:
             )
         else:
             study = optuna.load_study(storage=storage, study_name=name)
-        lease = Lease(storage.engine, study._study_id, name)
+        lease = Lease(storage.engine, study_id_of(study), name)
         with self._explained():
             lease.acquire()
         storage.guard, storage.on_fault = lease.check, functools.partial(note_fault, study)
@@ -102,7 +103,7 @@ class Database:
             finally:
                 engine.dispose()
         is_optunas = {"studies", "trials", "version_info"} <= there
-        foreign = there - models.BaseModel.metadata.tables.keys() - {"alembic_version"}
+        foreign = there - TABLES - {"alembic_version"}
         if foreign and not is_optunas:
             named = ", ".join(sorted(foreign)[:3])
             raise StudyError(f"{self} is not Optuna's: it holds {named}; give tinysearch a database of its own")
@@ -140,5 +141,5 @@ def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
             time.sleep(pause)
 
 
-def _last_run(study: Any) -> tuple[int, int]:
-    return turn_of(study.user_attrs.get(DRIVER, {})), study._study_id
+def _last_run(study: FrozenStudy) -> tuple[int, int]:
+    return turn_of(study.user_attrs.get(DRIVER, {})), study_id_of(study)

@@ -10,18 +10,19 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, JournalStorage
 
 from search.storage.journal import Journal, JournalError, keep_snapshot
-from search.storage.replay import distributions_decoded_once
+from search.storage.optuna_private import distributions_decoded_once
 
 FORMAT_VERSION = 1
 JOURNAL = "journal.log"
 FAULTS = "faults"  # the study attribute that lists what went wrong beside the trials, in sentences
+Direction = Literal["minimize", "maximize"]  # of a metric
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,7 +42,7 @@ class Archive(Protocol):
     def open(self, name: str) -> BaseStorage:
         """The storage that a study is in, or is to be."""
 
-    def hold(self, name: str, directions: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+    def hold(self, name: str, directions: Sequence[Direction]) -> contextlib.AbstractContextManager[None]:
         """Write to a study as its only driver; begins one of these directions where it is not there.
 
         Raises StudyError where another driver has it.
@@ -102,7 +103,7 @@ class StudyFolder:
             ) from None
 
     @contextlib.contextmanager
-    def lock(self, directions: Sequence[str] = ()) -> Iterator[None]:
+    def lock(self, directions: Sequence[Direction] = ()) -> Iterator[None]:
         """Take the study for this driver until the block ends, or the process. Raises StudyError if it is taken.
 
         `directions` are those of a study that is not there yet, which is begun.
@@ -203,7 +204,7 @@ class JournalFiles:
             raise StudyError(str(error)) from None
 
     @contextlib.contextmanager
-    def hold(self, name: str, directions: Sequence[str]) -> Iterator[None]:
+    def hold(self, name: str, directions: Sequence[Direction]) -> Iterator[None]:
         # This driver is the only writer now. One that was killed may have left the journal locked, or its last line
         # unfinished: nobody was told of that entry, and what is appended to it could never be read.
         file = self._file(name)

@@ -22,7 +22,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from search.storage.replay import Replay
+from search.storage.replay import Replay, UnknownOperation
 from search.storage.snapshot import WORTHWHILE, Snapshot
 
 LINES_AT_ONCE = 10_000  # decoded together: much faster than one by one, and the memory stays bounded
@@ -41,6 +41,7 @@ class Journal(JournalFileBackend):
     def __init__(self, file_path: str):
         self._reentrant = _ReentrantLock(file_path)
         super().__init__(file_path, lock_obj=self._reentrant)
+        self._path = Path(file_path)
         self._pending: list[dict[str, Any]] | None = None  # in a transaction: what is not in the file yet
         self._unread: list[dict[str, Any]] = []  # entries that the storage has not taken ...
         self._first = 0  # ... the first of which has this number, as the storage counts them
@@ -64,7 +65,7 @@ class Journal(JournalFileBackend):
                 if pending:
                     self._append(pending)
                     self._num_lines += len(pending)  # the storage has them already
-                    self._num_bytes = os.path.getsize(self._file_path)
+                    self._num_bytes = os.path.getsize(self._path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._pending is not None:
@@ -74,7 +75,7 @@ class Journal(JournalFileBackend):
         with self._writing():
             self._append(logs)
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # is read at once
         """The entries from that number on, which the storage has not taken before. Raises JournalError."""
         del self._unread[: log_number_from - self._first]
         self._first = log_number_from
@@ -98,23 +99,23 @@ class Journal(JournalFileBackend):
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
         """All of them or none: what a full disk took of them is taken back."""
-        size = os.path.getsize(self._file_path)
+        size = os.path.getsize(self._path)
         try:
             super().append_logs(logs)
         except OSError as error:
             with contextlib.suppress(OSError):  # else the torn line is dropped when the study is opened again
-                os.truncate(self._file_path, size)
+                os.truncate(self._path, size)
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> JournalError:
         advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
-        why = f"{self._file_path} cannot be written: {error.strerror}"
+        why = f"{self._path} cannot be written: {error.strerror}"
         self._error = JournalError(f"{why}; {advice}, then the same command goes on from what it holds")
         return self._error
 
     def _read_on(self) -> None:
         """Take what was added to the file since; at first, all of it. A last line without an end is not there yet."""
-        with open(self._file_path, "rb") as file:
+        with open(self._path, "rb") as file:
             file.seek(self._num_bytes)
             new = file.read()
         if self._num_lines == 0:
@@ -123,17 +124,21 @@ class Journal(JournalFileBackend):
             self._take(new, self._unread.append)
 
     def _read_first(self, content: bytes) -> None:
-        journal = Path(self._file_path)
-        snapshot, replay = Snapshot.of(journal, content), Replay()
+        snapshot, replay = Snapshot.of(self._path, content), Replay()
         try:
             for entry in snapshot.entries:
                 replay.take(entry)
-        except ValueError:
+        except (ValueError, UnknownOperation):
             snapshot, replay = Snapshot(), Replay()
         self._num_bytes, self._num_lines = snapshot.num_bytes, snapshot.num_lines
-        self._take(content[snapshot.num_bytes :], replay.take)
+        try:
+            self._take(content[snapshot.num_bytes :], replay.take)
+        except UnknownOperation:  # Optuna takes all entries itself
+            self._num_bytes = self._num_lines = 0
+            self._take(content, self._unread.append)
+            return
         if self._num_bytes - snapshot.num_bytes >= WORTHWHILE:
-            Snapshot(replay.entries, self._num_bytes, self._num_lines).keep(journal, content)
+            Snapshot(replay.entries, self._num_bytes, self._num_lines).keep(self._path, content)
         self._unread += replay.entries
 
     def _take(self, content: bytes, take: Callable[[dict[str, Any]], None]) -> None:
@@ -166,7 +171,7 @@ class Journal(JournalFileBackend):
     def _damaged(self, why: str) -> JournalError:
         line = self._num_lines
         return JournalError(
-            f"{self._file_path}:{line}: the journal is damaged here: {why}. The {line - 1:,} entries before it are "
+            f"{self._path}:{line}: the journal is damaged here: {why}. The {line - 1:,} entries before it are "
             "sound: restore a backup or, with a copy put aside, delete this line and all after it"
         )
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import psutil
 import sqlalchemy
-from optuna.storages._rdb.models import StudyUserAttributeModel as Attribute
 
 from search.storage.folder import StudyError, taken
+from search.storage.optuna_database import Attribute
 
 DRIVER = "driver"  # the study attribute: who drives it; after that, only its turn
 BEAT_SECONDS = 2.0
@@ -114,10 +114,10 @@ class Lease:
         """Write `after` in place of `before`; False where something else is there."""
         if before is None:
             new = {"study_id": self._study_id, "key": DRIVER, "value_json": after}
-            change = sqlalchemy.insert(Attribute).values(new)
+            change: sqlalchemy.Insert | sqlalchemy.Update = sqlalchemy.insert(Attribute).values(new)
         else:
-            change = sqlalchemy.update(Attribute).where(*self._row, Attribute.value_json == before)
-            change = change.values(value_json=after)
+            ours = sqlalchemy.update(Attribute).where(*self._row, Attribute.value_json == before)
+            change = ours.values(value_json=after)
         try:
             with self._engine.begin() as connection:
                 return connection.execute(change).rowcount == 1 or before is None

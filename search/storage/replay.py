@@ -3,26 +3,31 @@
 Optuna applies an entry by copying the trial that it changes, which takes seconds for the quarter of a million entries
 of ten thousand trials. Here an entry changes a plain mapping, the one that created its trial, and Optuna takes that. It
 also passes over entries that make no sense; here they are refused, since they mean that others are missing.
+
+An operation that a newer Optuna has and this file does not know is no fault of the journal: UnknownOperation says so,
+and the journal is then read as Optuna reads it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from optuna.distributions import json_to_distribution
-from optuna.storages.journal import _storage
-from optuna.storages.journal._storage import JournalOperation
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+
+from search.storage.optuna_private import JournalOperation, known_distribution
 
 Entry = dict[str, Any]
 
 STATES = {state.value: state for state in TrialState}
 MAPPINGS = ("params", "distributions", "user_attrs", "system_attrs", "intermediate_values")  # of a trial
+
+
+class UnknownOperation(Exception):
+    """An entry is of an operation that this Optuna has and Replay does not know."""
 
 
 class Replay:
@@ -45,16 +50,26 @@ class Replay:
             JournalOperation.SET_TRIAL_INTERMEDIATE_VALUE: self._set_intermediate_value,
             JournalOperation.SET_TRIAL_USER_ATTR: self._set_user_attribute,
             JournalOperation.SET_TRIAL_SYSTEM_ATTR: self._set_system_attribute,
+            JournalOperation.DISCARD_TRIALS: self._pass_over,
         }
 
     def take(self, entry: Entry) -> None:
-        """Raises ValueError, naming the fault, for an entry that no Optuna writes."""
+        """Raises ValueError, naming the fault, for an entry that no Optuna writes, and UnknownOperation."""
         try:
-            self._takers[entry["op_code"]](entry)
+            taker = self._takers.get(entry["op_code"])
+            if taker is not None:
+                taker(entry)
+            elif entry["op_code"] in set(JournalOperation):
+                raise UnknownOperation
+            else:
+                raise ValueError(f"there is no operation {entry['op_code']!r:.60}")
         except KeyError as error:
             raise ValueError(f"no {error}") from None
         except (TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(str(error)) from None
+
+    def _pass_over(self, entry: Entry) -> None:
+        """Optuna does so too: another program writes DISCARD_TRIALS, for its own readers."""
 
     # Studies.
 
@@ -147,18 +162,4 @@ class Replay:
 
 
 def _check_param(distribution: str, value: float) -> None:
-    _distribution(distribution).to_external_repr(value)
-
-
-_distribution = functools.lru_cache(maxsize=1000)(json_to_distribution)
-
-
-@contextlib.contextmanager
-def distributions_decoded_once() -> Iterator[None]:
-    """Optuna decodes the distributions anew for each trial of a journal, which is half of its time to take one."""
-    optunas = _storage.json_to_distribution
-    _storage.json_to_distribution = _distribution  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        _storage.json_to_distribution = optunas
+    known_distribution(distribution).to_external_repr(value)

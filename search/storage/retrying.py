@@ -18,45 +18,19 @@ from typing import Any, TypeVar
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
-from optuna.storages._rdb import models
+from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.folder import StudyError
+from search.storage.optuna_database import TOKEN, OnceStorage
+from search.storage.optuna_private import FrozenStudy
 from trainer.checks import printable
 
 PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 15.0
-TOKEN = "tinysearch:token"  # the trial's system attribute by which one is found that may have been created
 LOCAL_TROUBLES = ("locked", "busy", "disk is full", "disk i/o error")  # of SQLite, which has no other error for them
 T = TypeVar("T")
-
-
-class OnceStorage(RDBStorage):
-    """Optuna's storage, in which creating a trial with a TOKEN that is there already returns that trial.
-
-    Optuna itself tries a creation again, and cannot know whether the first one was carried out.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any):
-        try:
-            super().__init__(*arguments, **options)
-        except Exception:
-            if hasattr(self, "engine"):
-                self.engine.dispose()  # else its connections are closed whenever Python comes to it
-            raise
-
-    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        token = template_trial.system_attrs.get(TOKEN) if template_trial is not None else None
-        if token is not None:
-            tokens = models.TrialSystemAttributeModel
-            query = session.query(models.TrialModel).join(tokens, tokens.trial_id == models.TrialModel.trial_id)
-            known = query.filter(tokens.key == TOKEN, tokens.value_json == f'"{token}"').one_or_none()
-            if known is not None:
-                return known
-        return super()._get_prepared_new_trial(study_id, template_trial, session)
 
 
 class PatientStorage(BaseStorage):

@@ -123,7 +123,7 @@ class Feasibility:
         return {words: f"{words}: {estimates[name]:,.0f}" for name, words in broken.items() if words}
 
     def train_config(self, values: Values) -> TrainConfig:
-        rungs = self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
+        rungs = self.rungs if self.units is None else self.units.own_rungs(self.rungs, int(values["vocab_size"]))
         return self.space.train_config(values, rungs=rungs, **self.run)
 
 
@@ -170,9 +170,8 @@ class Assessment:
 
     share: float
     num_sampled: int
-    reasons: dict[str, int]  # the most frequent first; a configuration may have several
-    num_launchable: int | None = None  # in all, where they can be listed and are no more than were drawn
     reasons: dict[str, int]  # what rejects most stands first; a configuration may have several
+    num_launchable: int | None = None  # in all, where they can be listed and are no more than were drawn
     asked: dict[str, int] = field(default_factory=dict)  # of how many, where it is not all: a limit, those that build
     reference: str = ""  # what there is to say of what the search is compared with, see search/strategy/reference.py
 
@@ -232,8 +231,8 @@ def assess(
     listing = Listing.of(space, feasibility.reasons_against, at_most=num_samples)
     is_hopeless = num_feasible == 0 and not listing.configurations
     is_hopeless = is_hopeless and all(feasibility.reasons_against(values) for values in presets)
-    for values in presets:
-        note(values)
+    for preset_values in presets:
+        note(preset_values)
     ordered = sorted(reasons, key=lambda reason: -reasons[reason] / (asked.get(reason) or num_samples))
     faults = [
         space.document.fault(rule.path, f"no configuration satisfies {rule}; {num_samples:,} were drawn")

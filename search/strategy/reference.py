@@ -127,12 +127,13 @@ def _on_the_way_down(
     space: Space, feasibility: Feasibility, base: Values, rng: np.random.Generator
 ) -> dict[str, Value] | None:
     """The first that may be launched while all sizes are lowered together, each a little off the way at random."""
-    ends: dict[str, float] = {}
+    ways: dict[str, tuple[float, float]] = {}
     for name, parameter in space.searched.items():
-        if name in base and parameter.type in (int, float) and not isinstance(base[name], (str, bool)):
+        start = base.get(name)
+        if parameter.type in (int, float) and isinstance(start, (int, float)) and not isinstance(start, bool):
             with contextlib.suppress(ExpressionError):
-                ends[name] = extremes(space, parameter)[0]
-    sizes = [name for name in ends if _is_size(space, feasibility, base, name, ends[name])]
+                ways[name] = start, extremes(space, parameter)[0]
+    sizes = [name for name, (_, end) in ways.items() if _is_size(space, feasibility, base, name, end)]
     for step in range(1, NUM_STEPS + 1):
         for attempt in range(NUM_NEAR):
             share = {
@@ -143,8 +144,9 @@ def _on_the_way_down(
                 name = parameter.name
                 value = base[name] if name in base else parameter.default_for(values)
                 if name in share:
-                    value = base[name] + float(share[name]) * (ends[name] - base[name])  # type: ignore[operator]
-                    value = round(value) if parameter.type is int else value
+                    start, end = ways[name]
+                    number = start + float(share[name]) * (end - start)
+                    value = round(number) if parameter.type is int else number
                 return _moved_into(parameter, value, values)
 
             with contextlib.suppress(ExpressionError):
@@ -209,8 +211,8 @@ def _towards(parameter: Parameter, base: Value, now: Value, values: Values) -> l
         return [base]
     found: list[Value] = []
     for i in range(NUM_STEPS):
-        value: Value = base + i / NUM_STEPS * (now - base)
-        value = round(value) if parameter.type is int else float(f"{value:.4g}")
+        between = base + i / NUM_STEPS * (now - base)
+        value: Value = round(between) if parameter.type is int else float(f"{between:.4g}")
         with contextlib.suppress(ExpressionError):
             value = _moved_into(parameter, value, values)
             if value not in found and value != now:

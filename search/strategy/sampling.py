@@ -204,7 +204,7 @@ class Candidates:
         value = math.exp(value) if parameter.log else value
         low, high = self._bounds.get(parameter.name) or parameter.bounds(values)
         if parameter.step and high >= low:
-            value = parameter.nth(low, round((value - low) / parameter.step))  # type: ignore[assignment]
+            value = parameter.nth(low, round((value - low) / parameter.step))
             high = parameter.on_grid(low, high)
         if parameter.type is int:
             value = round(value)
@@ -241,7 +241,7 @@ def _is_ordered(parameter: Parameter) -> bool:
 
 
 def _levels(parameter: Parameter) -> list[Any]:
-    return sorted(parameter.choices)  # type: ignore[type-var]
+    return sorted(parameter.choices)
 
 
 def _scale(parameter: Parameter, value: Any) -> float:

@@ -53,7 +53,7 @@ class CurveModel:
 
     def __init__(self, num_dims: int, rungs: Sequence[int]):
         self.num_fits = 0
-        self._d, self._steps = num_dims, len(rungs) - 1
+        self.num_dims, self._steps = num_dims, len(rungs) - 1
         progress = np.log(np.asarray(rungs) / rungs[0])
         self._progress = progress / max(progress[-1], 1e-12)
         decay = np.log(0.5 * 0.6 ** np.arange(self._steps))  # later rungs are closer to the last
@@ -94,8 +94,8 @@ class CurveModel:
 
     def loss(self, theta: np.ndarray, seen: Observations) -> tuple[float, np.ndarray]:
         """Negative log posterior density of the hyperparameters (up to a constant) and its gradient."""
-        d, x, rungs, y = self._d, seen.points / np.exp(theta[: self._d]), seen.rungs, seen.values
-        across, own, level = self._rung_kernels(theta)
+        d, x, rungs, y = self.num_dims, seen.points / np.exp(theta[: self.num_dims]), seen.rungs, seen.values
+        across, own, level = self.rung_kernels(theta)
         square, distance, decay = _matern_parts(x, x)
         at = np.ix_(rungs, rungs)
         shared = (1 + distance + 5 / 3 * square) * decay * across[at]
@@ -127,9 +127,9 @@ class CurveModel:
         z = (theta - self._prior) / self._spread
         return float(loss + 0.5 * z @ z), gradient + z / self._spread
 
-    def _rung_kernels(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rung_kernels(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Covariances over pairs of rungs: of what configurations explain, of a trial's own part, of the mean level."""
-        d, steps = self._d, self._steps
+        d, steps = self.num_dims, self._steps
         way = np.concatenate([[0.0], np.cumsum(np.exp(theta[d + 2 : d + 2 + steps]))])
         own_way = np.concatenate([[0.0], np.cumsum(np.exp(theta[d + 2 + steps : -1]))])
         across = np.exp(2 * theta[d] - np.abs(way[:, None] - way[None]))
@@ -142,8 +142,8 @@ class Posterior:
 
     def __init__(self, model: CurveModel, seen: Observations):
         self.seen = seen
-        self._scales = np.exp(model.theta[: model._d])
-        self._across, self._own, self._level = model._rung_kernels(model.theta)
+        self._scales = np.exp(model.theta[: model.num_dims])
+        self._across, self._own, self._level = model.rung_kernels(model.theta)
         x = seen.points / self._scales
         square, distance, decay = _matern_parts(x, x)
         at = np.ix_(seen.rungs, seen.rungs)

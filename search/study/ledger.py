@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.space.spec import MetricSpec
 from search.storage.journal import Journal
+from search.storage.optuna_private import backend_of, storage_of, study_id_of, trial_id_of
 from search.study.record import STATE_OF, TrialRecord
 from search.worker.messages import FINISHED
 
@@ -26,7 +27,7 @@ HEADLINES = ("loss", "bits_per_byte", "tokens_per_second", "peak_vram_bytes", "n
 
 def one_step(storage: optuna.storages.BaseStorage) -> contextlib.AbstractContextManager[None]:
     """A block whose whole record reaches a journal file in one write."""
-    backend = getattr(storage, "_backend", None)
+    backend = backend_of(storage)
     return backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext()
 
 
@@ -36,7 +37,7 @@ class Ledger:
     def __init__(
         self, study: optuna.Study, metrics: Sequence[MetricSpec], distributions: Mapping[str, BaseDistribution]
     ):
-        self._study, self._storage = study, study._storage
+        self._study, self._storage = study, storage_of(study)
         self._metrics, self._distributions = metrics, distributions
         self._under_way: dict[int, optuna.Trial] = {}
 
@@ -91,7 +92,7 @@ class Ledger:
                 trial.set_user_attr(name, last[name])
         if len(self._metrics) == 1:  # Optuna has no intermediate values of several
             value = self._value(record, record.rung)
-            self._storage.set_trial_intermediate_value(trial._trial_id, record.rung, value)
+            self._storage.set_trial_intermediate_value(trial_id_of(trial), record.rung, value)
 
     def will_pause(self, record: TrialRecord, tokens: int) -> None:
         """Say that a trial pauses at a rung, before the rung is written: whoever has the rung has the decision too."""
@@ -119,14 +120,14 @@ class Ledger:
         trial.set_user_attr("outcome", record.outcome)  # decides: what is missing after it is written again
         if violations:
             self._constrain(trial, violations)
-        values = [record.measured(metric.name) for metric in self._metrics] if record.outcome == FINISHED else None
+        values = [_final(record, metric) for metric in self._metrics] if record.outcome == FINISHED else None
         self._study.tell(trial, values, state=STATE_OF[record.outcome])
         del self._under_way[record.number]
 
     def abandon(self, frozen: FrozenTrial) -> None:
         """End a trial that is none of the search's."""
         self.note(frozen.number, reason="not a trial of this search: it has no configuration")
-        self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
+        self._storage.set_trial_state_values(trial_id_of(frozen), TrialState.FAIL)
 
     def _create(self, attrs: dict[str, Any], values: Mapping[int, float]) -> TrialRecord:
         """A trial under way, in one write; parameters whose condition does not hold are not in its record."""
@@ -138,7 +139,7 @@ class Ledger:
             user_attrs=attrs,
             intermediate_values=dict(values),
         )
-        trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+        trial_id = self._storage.create_new_trial(study_id_of(self._study), template_trial=template)
         record = TrialRecord.of(self._storage.get_trial(trial_id))
         assert record is not None
         self._under_way[record.number] = optuna.Trial(self._study, trial_id)
@@ -146,15 +147,21 @@ class Ledger:
 
     def _constrain(self, trial: optuna.Trial, violations: Mapping[str, float]) -> None:
         """Teach violations (above 0: infeasible) to Optuna 5, and to dashboards, which read Optuna 4's attribute."""
-        known = self._storage.get_trial(trial._trial_id).constraints
+        known = self._storage.get_trial(trial_id_of(trial)).constraints
         for name, violation in violations.items():
             if name not in known:
                 trial.set_constraint(name, violation)
-        self._storage.set_trial_system_attr(trial._trial_id, "constraints", list(violations.values()))
+        self._storage.set_trial_system_attr(trial_id_of(trial), "constraints", list(violations.values()))
 
     def _value(self, record: TrialRecord, tokens: int) -> float:
         value = record.measured(self._metrics[0].name, tokens)
         return math.nan if value is None else float(value)
 
     def _id(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id_of(self._study), number)
+
+
+def _final(record: TrialRecord, metric: MetricSpec) -> float:
+    value = record.measured(metric.name)
+    assert value is not None, f"trial {record.number} has finished without {metric.name}"
+    return value

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import optuna
@@ -30,8 +30,8 @@ from search.worker.messages import (
 )
 
 WHOLE = 2**63  # a count is not larger; beyond, arithmetic with floats would fail
-SCALARS = frozenset((bool, int, float, str))
-MEASURED = frozenset((bool, int, float, type(None)))
+SCALARS: frozenset[type] = frozenset((bool, int, float, str))
+MEASURED: frozenset[type] = frozenset((bool, int, float, type(None)))
 _RUNG = re.compile("rung [1-9][0-9]{0,17}")
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
@@ -175,8 +175,8 @@ def fully_trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
 
 def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
     """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
-    finished = [r for r in fully_trained(records) if _is_number(r.measured(metric))]
-    return min(finished, key=lambda r: -r.measured(metric) if maximize else r.measured(metric), default=None)  # type: ignore[operator]
+    finished = [(value, r) for r in fully_trained(records) if _is_number(value := r.measured(metric))]
+    return min(finished, key=lambda one: -one[0] if maximize else one[0], default=(math.nan, None))[1]
 
 
 def pareto_front(records: Iterable[TrialRecord], metrics: Sequence[MetricSpec]) -> list[TrialRecord]:
@@ -195,10 +195,11 @@ def leading_record(records: Iterable[TrialRecord], metric: str, *, maximize: boo
 
     It is what is worth training to its end if the search must end now, not its result: that is `best_record`.
     """
-    measured = [r for r in records if r.outcome in OPEN_OR_FINISHED and _is_number(r.measured(metric))]
+    open_or_finished = [r for r in records if r.outcome in OPEN_OR_FINISHED]
+    measured = [(value, r) for r in open_or_finished if _is_number(value := r.measured(metric))]
     sign = -1 if maximize else 1
-    return min(measured, key=lambda r: (sign * r.measured(metric), r.number), default=None)  # type: ignore[operator]
+    return min(measured, key=lambda one: (sign * one[0], one[1].number), default=(math.nan, None))[1]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -91,7 +91,7 @@ class StudySettings:
         return replace(self, budget=budget, earlier_ends=(*self.earlier_ends, self.budget.max_tokens))
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """Of the metrics, as Optuna wants them."""
         return [metric.goal for metric in self.space.spec.objectives]
 
@@ -186,8 +186,8 @@ class StudySettings:
             if before[key] != now[key]
         ]
         if self.storage_path != other.storage_path:
-            before, now = self.storage_path or "none", other.storage_path or "none"
-            found.append(f"storage path: {before} before, {now} now")
+            places = self.storage_path or "none", other.storage_path or "none"
+            found.append(f"storage path: {places[0]} before, {places[1]} now")
         if self.corpus.get("digest") != other.corpus.get("digest"):
             found.append(text_changed(self.corpus, other.corpus))
         return found

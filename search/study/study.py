@@ -48,7 +48,7 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
-        with one_step(self._study._storage):
+        with one_step(storage_of(self._study)):
             return method(self, *args, **kwargs)
 
     return wrapped
@@ -112,7 +112,7 @@ class Study:
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
         self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
         self._num_started = 0  # configurations; a trial that continues another is none of its own
-        with one_step(study._storage):
+        with one_step(storage_of(study)):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
             if math.isfinite(self.num_trials) and known.get(TRIALS) != self.num_trials:
@@ -129,7 +129,7 @@ class Study:
         name: str,
         settings: StudySettings,
         *,
-        trials: int | None = None,
+        trials: float | None = None,
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ) -> Study:

@@ -35,7 +35,7 @@ class StudyText:
     def to_settings(self) -> dict[str, Any]:
         """What a study keeps of its text."""
         sizes = sorted(self.corpora)
-        kept = {
+        kept: dict[str, Any] = {
             "paths": list(self.paths),
             "digest": "+".join(self.corpora[size].digest for size in sizes),
             "about": self.reference.about,

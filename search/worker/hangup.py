@@ -15,13 +15,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 GONE = (errno.EIO, errno.EPIPE, errno.ENXIO, errno.EBADF, errno.ENOTCONN, errno.ECONNRESET)
 
 
-def is_heeded() -> bool:
-    """Whether a hangup is anything to this process."""
-    return HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN
+def heeded() -> list[signal.Signals]:
+    """The hangup, if it is anything to this process."""
+    return [] if HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN else [HANGUP]
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def interrupting() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = [signal.SIGTERM, *([HANGUP] if is_heeded() else [])]
+    signals = [signal.SIGTERM, *heeded()]
 
     def on_signal(signum: int, frame: Any) -> None:
         for one in signals:
@@ -63,7 +63,7 @@ def interrupting() -> Iterator[None]:
 def outliving_the_terminal() -> Iterator[None]:
     """Until the block ends, whoever reads what is printed may go away."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)
     try:
         yield
     finally:

@@ -90,7 +90,7 @@ class ObjectStore:
             if not self._is_local:
                 self._files.put_file(str(file), path)
                 return
-            self._files.makedirs(self._files._parent(path), exist_ok=True)
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(file), f"{path}.part")
             self._files.mv(f"{path}.part", path)
 

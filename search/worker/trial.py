@@ -249,9 +249,7 @@ class TrialRun:
         """Train to a rung; the speed is that of whole steps if there is one: one cut short takes as long for less."""
         run, size = self._run, self._run.config.tokens_per_step
         whole = run.tokens + (rung - run.tokens) // size * size
-        speed = run.train(whole) if whole > run.tokens else None
-        rest = run.train(rung) if rung > whole else None
-        return speed if speed is not None else rest
+        return [run.train(tokens) for tokens in (whole, rung) if tokens > run.tokens][0]
 
     def _steps_together(self, rung: int) -> int:
         """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""

@@ -19,7 +19,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # stands for a module that is not there
 
 TURN_SECONDS = 1.0  # of training; as long, at most, whoever measures waits for it
 ALONE_SECONDS = 3.0  # of training that a speed is measured over, where that is no more than ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.checks import require
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 BYTE_VOCAB_SIZE = 256
 
 
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What every family's config says about itself. A base of dataclasses, so it has no fields of its own."""
 

@@ -105,6 +105,9 @@ class StateSpace(nn.Module):
 class Attention(nn.Module):
     """Causal multi-head attention; rotary positions on q and k, half-split."""
 
+    cos: Tensor  # buffers
+    sin: Tensor
+
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
         self.n_heads, self.max_seq = config.n_heads, config.max_seq

@@ -29,6 +29,8 @@ INIT_STD = 0.02
 class TransformerLM(nn.Module):
     """tokens (B, T) -> logits (B, T, V)."""
 
+    turns: Tensor  # a buffer, for llama
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config

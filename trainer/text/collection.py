@@ -119,11 +119,12 @@ class _Collector:
             self._position = start
 
     def documents(self) -> Documents:
-        arrays = (
-            np.array(values, dtype=dtype)
-            for values, dtype in ((self._sizes, np.int64), (self._digests, np.uint64), (self._asked, np.int8))
+        return Documents(
+            sizes=np.array(self._sizes, dtype=np.int64),
+            digests=np.array(self._digests, dtype=np.uint64),
+            asked=np.array(self._asked, dtype=np.int8),
+            left_out=self.left_out,
         )
-        return Documents(*arrays, self.left_out)
 
     def _write(self, chunk: bytes) -> None:
         self.file.write(chunk)

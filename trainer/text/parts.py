@@ -128,8 +128,8 @@ def _piece_end(window: bytes) -> int | None:
     if len(places):
         return int(places[0]) + 1
     # A script without spaces: the end of a line behind a character of several bytes that is no white space.
-    for at in np.flatnonzero(view == 0x0A):
+    for at in np.flatnonzero(view == 0x0A).tolist():
         text = window[max(0, at - 4) : at].decode("utf-8", "ignore")
         if text and not text[-1].isspace():
-            return int(at)
+            return at
     return None

@@ -41,7 +41,7 @@ def _text_of(record: Any, key: str) -> str | ValueError:
         return record
     if not isinstance(record, dict):
         return ValueError(f"{_kind(record)}, not an object with a field {key!r}")
-    value = record
+    value: Any = record
     for part in [key] if key in record else key.split("."):
         if not isinstance(value, dict) or part not in value:
             return ValueError(f"no field {key!r}{_other_fields(record)}")
@@ -57,8 +57,11 @@ def _other_fields(record: dict[str, Any]) -> str:
     return f"; its fields with text: {', '.join(shown(name[:40]) for name in names[:4])}" if names else ""
 
 
+_KINDS: dict[type, str] = {dict: "an object", list: "a list"}
+
+
 def _kind(value: Any) -> str:
-    return "null" if value is None else {dict: "an object", list: "a list"}.get(type(value), type(value).__name__)
+    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
 
 
 def _peeked(stream: IO[bytes], path: Path) -> _Peek:

@@ -7,6 +7,7 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trainer.checks import counted
 from trainer.text.errors import CorpusError, shown, some_of, unreadable
@@ -52,7 +53,7 @@ class LeftOut:
         return {"counts": self.counts, "names": self.names}
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, dict]) -> LeftOut:
+    def from_dict(cls, document: Mapping[str, dict[str, Any]]) -> LeftOut:
         return cls(counts=dict(document["counts"]), names={k: list(v) for k, v in document["names"].items()})
 
 
