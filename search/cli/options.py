@@ -109,7 +109,8 @@ def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
     for name in names:
         hint, default = hints[name], RunOptions.__dataclass_fields__[name].default
         if get_origin(hint) is tuple:
-            hint = (str if option_of(name).is_listed else list[get_args(hint)[0]]) | types.NoneType
+            several: Any = str if option_of(name).is_listed else types.GenericAlias(list, get_args(hint)[:1])
+            hint = several | None
             default = None
         found.append(inspect.Parameter(name, kind, default=default, annotation=Annotated[hint, _typed(name)]))
     return found

@@ -23,7 +23,7 @@ from search.jobs.programs import ClusterError, show
 from search.jobs.target import Submission
 from search.jobs.targets import SETTINGS, TARGETS
 
-Cluster = StrEnum("Cluster", {name: name for name in TARGETS})
+Cluster = StrEnum("Cluster", {name: name for name in TARGETS})  # type: ignore[misc]  # made from the registry
 
 
 def _kinds() -> str:
@@ -75,7 +75,7 @@ def jobs(study: OfStudy = None, runs: Runs = Path("runs"), as_json: Json = False
 
         from search.jobs.submission import submissions
 
-        def state(submission: Submission) -> str:
+        def state_now(submission: Submission) -> str:
             try:
                 return TARGETS[submission.to].state(submission)
             except ClusterError as error:  # one cluster that is away does not hide the others

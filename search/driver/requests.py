@@ -31,7 +31,7 @@ class Requests:
         url = study.settings.storage_path
         self._location = place_of(folder.checkpoints, folder.name, url)
         self._store = ObjectStore(url) if url else None
-        self._corpus_digests = corpus_digests(study.settings)
+        self._corpus_digests = tuple(corpus_digests(study.settings))
         self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
 
     def request(self, number: int, values: dict[str, Any]) -> TrialRequest:

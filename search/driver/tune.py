@@ -37,7 +37,7 @@ from search.driver.ray_private import count_every_loss_of_a_worker
 from search.driver.scratch import scratch_folder
 from search.storage.folder import StudyError
 from search.study.study import Study
-from search.worker.hangup import HANGUP, is_heeded
+from search.worker.hangup import HANGUP, heeded
 from search.worker.messages import TrialReport, TrialRequest
 
 ActorManager = count_every_loss_of_a_worker()

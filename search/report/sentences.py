@@ -127,6 +127,7 @@ def comparison_line(overview: Overview) -> str:
     if len(overview.metrics) > 1:
         return _front_line(overview)
     value = best.measured(overview.metric)
+    assert value is not None  # else it would not be the best
     trial = f"trial {best.number}{_preset(overview, best)}"
     line = f"best: {trial}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
     if reference is None:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from search.space.document import Faults, Path_, given
 from search.space.expression import Expression, ExpressionError, parse_expression
-from search.space.grammar import BudgetSpec
 from search.space.narrowing import narrow
 from search.space.parameter import Parameter, Value, Values, checked_value, given_value, kind_name, shown, typed
 from search.space.space import Preset, Rule, Space, extremes, not_in
+from search.space.spec import BudgetSpec
 from search.space.synonyms import unknown_parameter
 from trainer.checks import ConfigError, unknown_name
 from trainer.config import parameter_types

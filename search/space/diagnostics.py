@@ -93,7 +93,7 @@ def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
     path: list[int | str] = []
     for part in loc:
         if isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int):
-            value = value[part]  # type: ignore[index]
+            value = value[part]  # type: ignore[index]  # of a mapping or a list, as looked up above
             path.append(part)
     return tuple(path)
 

@@ -22,11 +22,11 @@ from search.space.checking import (
     checked_presets,
 )
 from search.space.diagnostics import read_spec
-from search.space.document import Faults, given, parse_entries, read_text
+from search.space.document import Faults, Path_, given, parse_entries, read_text
 from search.space.expression import Expression, ExpressionError, parse_expression
 from search.space.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
 from search.space.space import Rule, Space, circle_in, in_order
-from search.space.spec import MetricSpec, ParameterSpec, SpaceSpec
+from search.space.spec import BudgetSpec, Limits, MetricSpec, ParameterSpec, SpaceSpec
 from search.space.sweeps import parameters_of
 from search.space.synonyms import advice_for, note_of, synonym, unknown_parameter
 from trainer.checks import unknown_name

@@ -14,7 +14,7 @@ from search.space.narrowing import narrow
 from search.space.parameter import checked_value, shown
 from search.space.space import Preset, Space, rungs_of
 from search.space.spec import BudgetSpec
-from search.storage.folder import FORMAT_VERSION, StudyError
+from search.storage.folder import FORMAT_VERSION, Direction, StudyError
 from trainer.config import TrainConfig
 from trainer.text.units import TextUnits
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.configurations import MAX_CHECKS, Listing, identity, same_presets
 from search.space.space import next_rung
 from search.storage.folder import StudyError
+from search.storage.optuna_private import storage_of
 from search.strategy.feasibility import Feasibility
 from search.strategy.sampling import Candidates, NothingNew, distributions
 from search.strategy.strategy import Continue, Start, Strategy

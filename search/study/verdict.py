@@ -19,7 +19,7 @@ class StudyFailed(RuntimeError):
 
 
 def ending_of(
-    record: TrialRecord, metrics: Sequence[MetricSpec], rungs: Sequence[int], feasibility: Feasibility
+    record: TrialRecord, metrics: Sequence[MetricSpec], rungs: tuple[int, ...], feasibility: Feasibility
 ) -> tuple[str, str] | None:
     """The outcome and reason that the deepest rung's measurement means; None if the trial may train on."""
     for metric, value in zip(metrics, record.signed(metrics), strict=True):
