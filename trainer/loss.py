@@ -23,7 +23,12 @@ CHUNK_LOGITS = 2**22  # numbers made at a time
 def loss_sums(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, is_fused: bool
 ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count."""
+    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count.
+
+    A model that does not tell its head (see Family) has no fused loss.
+    """
+    if not hasattr(model, "head_parameters"):
+        return cross_entropy(model(inputs), targets), 0.0, {}
     if hasattr(model, "hidden_aside"):
         hidden, addition, counts = model.hidden_aside(inputs, targets, is_fused=is_fused)
     else:

@@ -30,7 +30,7 @@ from search.space.parameter import shown
 from search.space.space import SHRUNK, Space
 from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
-from search.strategy.feasibility import Assessment, assess, largest_peak
+from search.strategy.feasibility import Assessment, assess, largest_peak, unestimated
 from search.strategy.reference import referenced
 from search.study.comparable import incomparable, unmeasurable
 from search.study.settings import StudySettings
@@ -152,6 +152,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             assert before is not None
             paths = map(Path, before.corpus["paths"])
             doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
+        doubts += unestimated(*(prepared[:2] if prepared is not None else (before.space, before.budget)))
         for warning in doubts:
             console.print(f"warning: {warning}", style="yellow")
         if prepared is not None:
@@ -189,6 +190,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
             (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
+            if (source := settings.space.family_source) is not None and source.text is not None:
+                (folder.path / Path(source.location).name).write_text(source.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
         else:
             Study.check_same(existing, settings)

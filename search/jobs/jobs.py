@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Job:
     claim: str | None = None  # the PersistentVolumeClaim with the studies
     storage_secret: str | None = None  # the Secret whose key OPTUNA_STORAGE is the database's URL
     space_text: str = ""
+    family_files: Mapping[str, str] = field(default_factory=dict)  # the space's own family, beside it: name and text
     ray_version: str = ""
 
     @property
@@ -147,7 +148,7 @@ def check_job(job: Job, to: str) -> None:
         faults += [
             f"--to k8s needs {_option(name)}, {what}" for name, what in _NEEDED.items() if not getattr(job, name)
         ]
-        if len(job.space_text.encode()) > 2**20:
+        if sum(len(text.encode()) for text in (job.space_text, *job.family_files.values())) > 2**20:
             faults.append("the space is larger than the 1 MiB that a ConfigMap holds")
     if job.memory_per_node is not None:
         pattern, form = {"slurm": (_SLURM_MEMORY, "64G")}.get(to, (_QUANTITY, "64Gi"))
@@ -331,7 +332,8 @@ def rayjob_documents(job: Job) -> list[dict[str, Any]]:
     }
     if job.time is not None:
         spec["activeDeadlineSeconds"] = slurm_seconds(job.time)
-    space = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": {"space.yaml": job.space_text}}
+    files = {"space.yaml": job.space_text, **job.family_files}
+    space = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": files}
     return [space, {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": where, "spec": spec}]
 
 

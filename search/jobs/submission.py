@@ -34,7 +34,9 @@ from search.jobs.jobs import (
     slurm_log,
     slurm_script,
 )
+from search.space.space import Space
 from search.storage.folder import StudyError, StudyFolder
+from trainer.families.family import Source
 
 RECORD = "jobs.json"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -69,7 +71,7 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
     assert options.space is not None
     folder = StudyFolder(options.runs, options.study_name)
     options.check()
-    _check_space(options, folder)
+    family = _check_space(options, folder).family_source
     if to == "k8s":
         given = {"memory_per_node": K8S_MEMORY, "ray_version": version("ray"), **given}
     job = Job(
@@ -79,6 +81,7 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
         checkout=str(CHECKOUT),
         python=sys.executable if to == "slurm" else "python",
         space_text=options.space.read_text(encoding="utf-8"),
+        family_files={} if family is None or family.text is None else _family_there(family, options.space, to),
         arguments=(),
         **given,
     )
@@ -93,12 +96,13 @@ def prepare_job(options: RunOptions, to: str, *, cluster_runs: str | None = None
     return job
 
 
-def _check_space(options: RunOptions, folder: StudyFolder) -> None:
-    """Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
+def _check_space(options: RunOptions, folder: StudyFolder) -> Space:
+    """The space. Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
     space, budget, _ = prepare_space(options)
     is_begun = options.storage is not None or folder.find() is not None  # a database may be reached from there only
     asked = {"budget_name": options.budget or "", "metrics": options.metrics}
     check_metrics(space, budget, options.data, is_begun=is_begun, **asked)
+    return space
 
 
 def text_of(job: Job, to: str) -> str:
@@ -230,6 +234,22 @@ def _space_there(space: Path, to: str) -> str:
         return str(space.resolve().relative_to(CHECKOUT))
     except ValueError:
         raise ValueError(f"{space} is not in {CHECKOUT}, which is what a Ray job takes along; put it there") from None
+
+
+def _family_there(family: Source, space: Path, to: str) -> dict[str, str]:
+    """The file of the space's own family as a job takes it along, name and text; empty where it need not.
+
+    Raises ValueError where the file lies where the job has none.
+    """
+    file = Path(family.location).resolve()
+    if to == "k8s":
+        if file.parent != space.resolve().parent or file.name == "space.yaml":
+            raise ValueError(f"{file} is not beside {space}; a Kubernetes job takes both along, so put it there")
+        assert family.text is not None
+        return {file.name: family.text}
+    if to == "ray" and not file.is_relative_to(CHECKOUT):
+        raise ValueError(f"{file} is not in {CHECKOUT}, which is what a Ray job takes along; put it there")
+    return {}
 
 
 def _data_there(options: RunOptions, to: str) -> tuple[Path, ...]:

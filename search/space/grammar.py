@@ -281,7 +281,10 @@ class ClaimSpec(_Entry):
 class SpaceSpec(_Entry):
     """A tinysearch space: the ranges, rules and trade-offs of one model family's guide."""
 
-    family: Text = Field(description="the model family that the trainer builds, such as hybrid")
+    family: Text = Field(
+        description="the model family that the trainer builds, such as hybrid; or one of your own, as ./file.py or "
+        "package.module"
+    )
     about: Text = Field("", description="what this space is, in a sentence")
     source: Text = Field("", description="the guide that this space writes down")
     guide: Text = Field("", description="its short name, said before the source of a rule, an advice or a parameter")
@@ -327,15 +330,16 @@ class SpaceSpec(_Entry):
         return ", ".join(filter(None, [self.guide, source])) if source else ""
 
 
-def read_spec(document: Document, faults: Faults) -> SpaceSpec:
+def read_spec(document: Document, faults: Faults, family: str) -> SpaceSpec:
     """The document as a SpaceSpec, without the entries whose shape is wrong: these are noted in `faults`.
 
-    So the other entries can still be checked. Raises SpaceError where nothing is left to check.
+    So the other entries can still be checked. `family` is the space's, empty where it is unknown. Raises SpaceError
+    where nothing is left to check.
     """
     value = document.value
     for path in faults.unread:
         value = _without(value, path)
-    value = without_foreign(value, faults)
+    value = without_foreign(value, faults, family)
     try:
         return SpaceSpec.model_validate(value)
     except ValidationError as error:

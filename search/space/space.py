@@ -17,6 +17,8 @@ from search.space.interval import interval
 from search.space.parameter import Parameter, Value, Values, given_value, listed, typed
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
+from trainer.families.family import Source
+from trainer.families.registry import family_of
 
 SHRUNK = "reference shrunk to fit"
 """The name of a reference that is none of the presets, see search/strategy/reference.py."""
@@ -60,14 +62,16 @@ class Space:
 
     spec: SpaceSpec
     document: Document
+    family: str  # as the trainer takes it: the file of a user's own family as an absolute path
     parameters: dict[str, Parameter]
     rules: tuple[Rule, ...]
     presets: dict[str, Preset]
     changes: tuple[str, ...] = ()  # what the command line narrowed, as the user wrote it
 
     @property
-    def family(self) -> str:
-        return self.spec.family
+    def family_source(self) -> Source | None:
+        """Where the family comes from, if it is not the trainer's."""
+        return family_of(self.family).source
 
     @property
     def searched(self) -> dict[str, Parameter]:

@@ -8,6 +8,7 @@ an exception. This file knows neither Ray nor Optuna; tune.py wraps it in an act
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import math
@@ -27,6 +28,7 @@ from search.worker.object_store import PATIENCE_SECONDS, ObjectStore
 from search.worker.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.worker.watchdog import trace_file, watched
 from trainer.corpus import Corpus
+from trainer.families.registry import family_of, receive
 from trainer.text.units import study_tokens
 
 SLICE_SECONDS = 10.0
@@ -97,6 +99,8 @@ class TrialRun:
         if self._request["code_digest"] != code_digest():
             here, ours = Path(trainer.__file__).parent, self._request["trainer"]
             return f"a worker imports another trainer: {here} there, {ours} here; make them equal"
+        if (family := self._request["family"]) is not None and (why := receive(**family)):
+            return why
         if (mark := self._request["mark"]) is not None:
             try:
                 is_there = Path(mark["file"]).read_text(encoding="utf-8") == mark["text"]
@@ -341,6 +345,7 @@ def trial_request(
         "mark": {"file": str(mark), "text": mark.read_text(encoding="utf-8")} if mark else None,
         "trainer": str(Path(trainer.__file__).parent),
         "code_digest": code_digest(),
+        "family": None if (family := family_of(train["family"]).source) is None else dataclasses.asdict(family),
     }
 
 
