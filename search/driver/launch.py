@@ -41,6 +41,7 @@ from search.worker.checkpoints import Checkpoints, checkpoint_name, checkpoints_
 from search.worker.messages import FINISHED
 from search.worker.object_store import ObjectStore, ObjectStoreError
 from trainer.checks import counted
+from trainer.families.registry import family_of
 from trainer.reading import size_text
 from trainer.text.errors import shown as shown_path
 from trainer.text.units import TextUnits
@@ -330,6 +331,12 @@ def _slots(options: RunOptions, stack: contextlib.ExitStack, space: Space, budge
         raise ValueError(
             "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
         )
+    if not slots.gpus_per_trial and family_of(space.family).cost is None:
+        if any(metric.name == "peak_vram_bytes" for metric in space.spec.objectives):
+            raise ValueError(
+                f"peak_vram_bytes cannot be a metric here: there is no GPU, and the family {space.spec.family} has no "
+                "formula by which to estimate it"
+            )
     return slots
 
 

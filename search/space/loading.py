@@ -31,7 +31,7 @@ from search.space.sweeps import parameters_of
 from search.space.synonyms import advice_for, note_of, synonym, unknown_parameter
 from trainer.config import parameter_types
 from trainer.families.own import FamilyError, is_own, located
-from trainer.families.registry import load
+from trainer.families.registry import family_of, load
 
 RESERVED = {
     *("data", "token_dtype", "text_key", "skip_bad", "cache_dir"),
@@ -74,7 +74,15 @@ def _build(faults: Faults, family: str = "") -> Space:
         faults.add(str(error), "parameters", circle_in(parameters)[0])
     faults.check()
 
-    space = Space(spec=spec, document=document, family=family, parameters=parameters, rules=rules, presets={})
+    space = Space(
+        spec=spec,
+        document=document,
+        family=family,
+        family_source=family_of(family).source,
+        parameters=parameters,
+        rules=rules,
+        presets={},
+    )
     check_defaults(space, faults)
     check_ranges(space, faults)
     faults.check()
@@ -90,7 +98,10 @@ def _build(faults: Faults, family: str = "") -> Space:
 
 
 def _family(document: Document, faults: Faults) -> str:
-    """The space's family as the trainer takes it; empty where it is none, which is noted."""
+    """The space's family as the trainer takes it; empty where there is none of its name, which is noted.
+
+    Raises SpaceError for one of the user's own that cannot be used: without it no parameter can be judged.
+    """
     word = document.value.get("family")
     if not isinstance(word, str) or faults.within("family"):
         return ""
@@ -101,6 +112,8 @@ def _family(document: Document, faults: Faults) -> str:
         parameter_types(location)
     except FamilyError as error:
         faults.add(str(error), "family")
+        if is_own(location):
+            faults.check()
         return ""
     return location
 

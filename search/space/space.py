@@ -18,7 +18,6 @@ from search.space.parameter import Parameter, Value, Values, given_value, listed
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
 from trainer.families.family import Source
-from trainer.families.registry import family_of
 
 SHRUNK = "reference shrunk to fit"
 """The name of a reference that is none of the presets, see search/strategy/reference.py."""
@@ -66,12 +65,8 @@ class Space:
     parameters: dict[str, Parameter]
     rules: tuple[Rule, ...]
     presets: dict[str, Preset]
+    family_source: Source | None = None  # where the family comes from, if it is not the trainer's
     changes: tuple[str, ...] = ()  # what the command line narrowed, as the user wrote it
-
-    @property
-    def family_source(self) -> Source | None:
-        """Where the family comes from, if it is not the trainer's."""
-        return family_of(self.family).source
 
     @property
     def searched(self) -> dict[str, Parameter]:

@@ -129,10 +129,10 @@ def _fault_of(family: Family) -> str:
     if not isinstance(family.name, str) or not family.name.isidentifier():
         return f"the descriptor's name {family.name!r} is no name; use letters, digits and _"
     if not isinstance(config, type) or not issubclass(config, ModelConfig) or not _is_frozen(config):
-        named = getattr(config, "__name__", repr(config))
+        name, example = (config.__name__,) * 2 if isinstance(config, type) else (f"{config!r:.60}", "MyConfig")
         return (
-            f"the config {named} is not a frozen dataclass derived from ModelConfig; write "
-            f"@dataclass(frozen=True, kw_only=True) above class {named}(ModelConfig)"
+            f"the config {name} is not a frozen dataclass derived from ModelConfig; write "
+            f"@dataclass(frozen=True, kw_only=True) above class {example}(ModelConfig)"
         )
     if not callable(family.build):
         return f"build is {family.build!r:.60}, which cannot be called with a config"
