@@ -45,15 +45,19 @@ def load_space(path: str | Path) -> Space:
     return _build(parse_entries(read_text(path), str(path)))
 
 
-def parse_space(text: str, source: str = "<space>", family: str = "") -> Space:
-    """As `load_space`, for text that is already here (a study keeps its space's text, and knows its `family`)."""
-    return _build(parse_entries(text, source), family)
+def parse_space(text: str, source: str = "<space>", own_family: str | None = None) -> Space:
+    """As `load_space`, for text that is already here: a study keeps its space's text.
+
+    `own_family` is the user's own family that the space has, already loaded; with "" it can have the trainer's only.
+    Left out, the space's family is loaded as it is now.
+    """
+    return _build(parse_entries(text, source), own_family)
 
 
-def _build(faults: Faults, family: str = "") -> Space:
+def _build(faults: Faults, own_family: str | None = None) -> Space:
     """The space of a document; `faults` has what is wrong with it so far."""
     document = faults.document
-    family = family or _family(document, faults)
+    family = own_family or _family(document, faults, may_load=own_family is None)
     spec = read_spec(document, faults, family)
     declared = set(document.value["parameters"]) if isinstance(document.value["parameters"], dict) else set()
     if not declared:
@@ -97,7 +101,7 @@ def _build(faults: Faults, family: str = "") -> Space:
     return space
 
 
-def _family(document: Document, faults: Faults) -> str:
+def _family(document: Document, faults: Faults, *, may_load: bool) -> str:
     """The space's family as the trainer takes it; empty where there is none of its name, which is noted.
 
     Raises SpaceError for one of the user's own that cannot be used: without it no parameter can be judged.
@@ -108,6 +112,8 @@ def _family(document: Document, faults: Faults) -> str:
     location = located(" ".join(word.split()), Path(document.source).parent)
     try:
         if is_own(location):
+            if not may_load:
+                raise FamilyError("nothing says which text of this family it is about")
             load(location)  # as it is now, whatever this process has loaded
         parameter_types(location)
     except FamilyError as error:
