@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 from trainer.config import TrainConfig
 from trainer.corpus import Corpus
+from trainer.families.ghost import model as ghost
+from trainer.families.transformer import model as transformer
 from trainer.loop import TrainingRun
-from trainer.models import ghost, transformer
 
 BLOCK_BYTES = 512  # CUDA's allocator rounds up to these
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from benchmarks.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
+from trainer.families.registry import build
 from trainer.loop import AUTOCAST_DTYPES
 from trainer.loss import loss_sums
-from trainer.models.registry import build
 
 TRANSFORMER = {"vocab_size": 8192, "d_model": 256, "n_layers": 2, "n_heads": 4, "dropout": 0.0, "seq_len": 128}
 CASES: list[tuple[str, dict[str, Any]]] = [

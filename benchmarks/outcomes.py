@@ -101,7 +101,6 @@ def measurement(tokens: int, loss: float) -> dict[str, Any]:
         "peak_rss_bytes": 2**28,
         "estimated": True,
         "exclusive": True,
-        "kept_fraction": None,
         "environment": dict(ENVIRONMENT),
     }
 

@@ -22,8 +22,8 @@ from search.space.parameter import Parameter, Value, Values
 from search.space.space import Space
 from search.strategy.feasibility import Feasibility
 from trainer.config import TrainConfig
-from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.estimate import estimate
+from trainer.families.family import BYTE_VOCAB_SIZE
 
 SPACES = Path(__file__).resolve().parent.parent / "spaces"
 NUM_PARTS = 27  # of a budget: a power of eta, 3, so that the search's rungs are among their ends

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from trainer.models.transformer import TransformerLM
+from trainer.families.transformer.model import TransformerLM
 
 
 def counterpart(model: TransformerLM) -> torch.nn.Module:

@@ -10,11 +10,11 @@ from benchmarks.live_bytes import peak_live_bytes
 from tests import reference_bdh
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
-from trainer.configs.bdh import BDHConfig
-from trainer.costs import bdh as costs
 from trainer.estimate import estimate, live_bytes
-from trainer.models import bdh
-from trainer.models.bdh import BDH, CHUNK, DENSE_TOKENS
+from trainer.families.bdh import cost as costs
+from trainer.families.bdh import model as bdh
+from trainer.families.bdh.config import BDHConfig
+from trainer.families.bdh.model import BDH, CHUNK, DENSE_TOKENS
 from trainer.optim import build_optimizer
 
 SMALL = {"vocab_size": 40, "n_embd": 16, "n_layer": 3, "n_head": 2, "mlp_internal_dim_multiplier": 8, "dropout": 0.0}

@@ -28,7 +28,8 @@ from search.study.settings import StudySettings
 from search.study.study import Study
 from search.study.text import read_text
 from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
-from trainer.config import MODEL_CONFIGS, TrainConfig
+from trainer.config import TrainConfig
+from trainer.families.registry import BUILT_IN
 
 SMOKE = Path(__file__).resolve().parent.parent / "spaces" / "smoke.yaml"
 
@@ -179,7 +180,7 @@ def test_a_space_with_several_faults_names_each_with_its_line():
 
 def test_an_unknown_family_is_refused_with_the_nearest():
     space = space_file("family: hybird\nparameters:\n  d_model: {value: 64}\n")
-    known = ", ".join(sorted(MODEL_CONFIGS))
+    known = ", ".join(BUILT_IN)
     expected = f"space.yaml:1: family: unknown family 'hybird'. Known: {known}. Did you mean 'hybrid'?"
     assert refused("validate", space) == expected
 

@@ -18,8 +18,8 @@ from trainer.config import TrainConfig
 from trainer.corpus import Corpus
 from trainer.data import open_corpus
 from trainer.estimate import estimate
+from trainer.families.registry import build
 from trainer.loop import Diverged, TrainingRun
-from trainer.models.registry import build
 
 SPACES = {path.stem: load_space(path) for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
 every_space = pytest.mark.parametrize("name", SPACES)

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.live_bytes import peak_live_bytes
 from trainer.config import TrainConfig
-from trainer.costs import memory
-from trainer.costs.hybrid import SCAN_FLOPS
 from trainer.estimate import estimate, live_bytes
+from trainer.families.hybrid.cost import SCAN_FLOPS
+from trainer.families.registry import build
+from trainer.families.shared import memory
 from trainer.loss import CHUNK_LOGITS
-from trainer.models.registry import build
 
 SPREAD = [
     {},

@@ -14,15 +14,15 @@ from benchmarks.live_bytes import peak_live_bytes
 from tests import reference_ghost
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
-from trainer.configs.ghost import GhostConfig
 from trainer.corpus import Corpus
-from trainer.costs import ghost as costs
 from trainer.estimate import estimate, live_bytes
+from trainer.families.ghost import cost as costs
+from trainer.families.ghost import model as ghost
+from trainer.families.ghost.config import GhostConfig
+from trainer.families.ghost.model import SEGMENT, GhostLM
+from trainer.families.registry import build
 from trainer.loop import TrainingRun
 from trainer.loss import loss_sums
-from trainer.models import ghost
-from trainer.models.ghost import SEGMENT, GhostLM
-from trainer.models.registry import build
 from trainer.optim import build_optimizer
 
 
@@ -173,7 +173,7 @@ def test_fewer_bytes_are_kept_as_the_threshold_rises():
     fractions = [kept_fraction(with_threshold(threshold), batch()) for threshold in (0.0, 0.1, 0.5, 0.9, 0.9999)]
     assert fractions[0] == 1 and fractions[-1] == 0
     assert fractions == sorted(fractions, reverse=True) and len(set(fractions)) >= 4
-    assert 0.1 < trained().measurements[-1].kept_fraction < 0.5  # 4 of 20 bytes are draws, after 4 more
+    assert 0.1 < trained().measurements[-1].shares["kept_fraction"] < 0.5  # 4 of 20 bytes are draws, after 4 more
 
 
 def test_surprise_does_not_depend_on_the_threshold():

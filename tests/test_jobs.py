@@ -28,6 +28,7 @@ from search.jobs.settings import declared, time_seconds
 from search.jobs.slurm import SlurmSettings, slurm_script
 from search.jobs.submission import submissions
 from search.jobs.targets import SETTINGS, TARGETS
+from search.space.loading import load_space
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -233,7 +234,7 @@ def test_a_job_runs_with_every_option_that_was_given(monkeypatch: pytest.MonkeyP
     """The words of the job, read by the command line again, ask for the same."""
     seen: list[RunOptions] = []
     monkeypatch.setattr(search.cli.main, "_search", lambda options, columns: seen.append(options) or 0)
-    monkeypatch.setattr("search.jobs.submission._check_space", lambda options, folder: None)
+    monkeypatch.setattr("search.jobs.submission._check_space", lambda options, folder: load_space(SMOKE))
     space = ROOT / "spaces" / "hybrid.yaml"
     assert tinysearch("run", space, *EVERYTHING)[0] == 0
     code, script, message = tinysearch("submit", space, "--to", "slurm", "--dry-run", *EVERYTHING)

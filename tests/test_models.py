@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from search.space.loading import load_space
 from tests import reference
 from trainer.config import TrainConfig
-from trainer.configs.hybrid import HybridConfig
 from trainer.corpus import Corpus
 from trainer.estimate import estimate
+from trainer.families.hybrid.config import HybridConfig
+from trainer.families.hybrid.model import HybridLM, scan
+from trainer.families.registry import BUILT_IN, build
 from trainer.loop import TrainingRun
 from trainer.loss import loss_sums
-from trainer.models.hybrid import HybridLM, scan
-from trainer.models.registry import FAMILIES, build
 
 # A family, or one of its architectures or ways to work: ghost routing keeps about half of the bytes.
 SMALL = {
@@ -111,8 +111,8 @@ def corpus_of(vocab_size: int = 40) -> Corpus:
 
 
 def test_every_family_and_space_is_under_this_contract():
-    assert {family.split()[0] for family in SMALL} == set(FAMILIES)
-    assert {space.family for space in SPACES.values()} == set(FAMILIES)
+    assert {family.split()[0] for family in SMALL} == set(BUILT_IN)
+    assert {space.family for space in SPACES.values()} == set(BUILT_IN)
 
 
 def test_ghost_routing_keeps_some_bytes_and_skips_some():
@@ -239,7 +239,7 @@ def test_a_run_resumed_from_its_checkpoint_equals_one_that_never_stopped_to_the_
     second = TrainingRun(TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))), corpus_of())
     second.restore(tmp_path / "run.pt")
     resumed = second.advance(480)
-    for name in ("tokens", "loss", "bits_per_byte", "kept_fraction", "num_params"):
+    for name in ("tokens", "loss", "bits_per_byte", "shares", "num_params"):
         assert getattr(resumed, name) == getattr(expected, name), name
     assert resumed.loss < halfway.loss
     same_state(second.model.state_dict(), whole.model.state_dict())

@@ -344,11 +344,11 @@ FAULTY = {
 
 @pytest.mark.parametrize(("text", "expected"), FAULTY.items(), ids=range(len(FAULTY)))
 def test_a_faulty_file_says_where_what_and_the_remedy(text: str, expected: str):
-    from trainer.config import MODEL_CONFIGS
+    from trainer.families.registry import BUILT_IN
 
     with pytest.raises(SpaceError) as error:
         parse_space(text, "s")
-    expected = expected.replace("{families}", ", ".join(sorted(MODEL_CONFIGS)))
+    expected = expected.replace("{families}", ", ".join(BUILT_IN))
     assert str(error.value) == "\n".join(f"s:{line}" for line in expected.split("\n"))
 
 

@@ -110,6 +110,20 @@ def test_rooms_stay_free_of_what_is_foreign_to_them(owner: str):
                 assert not foreign, f"{' -> '.join(way)}: {owner} does without {foreign[0]}"
 
 
+def test_a_family_is_one_folder_that_no_other_module_of_the_trainer_names():
+    from trainer.families.registry import BUILT_IN
+
+    owners = {f"trainer.families.{name}" for name in BUILT_IN}
+    for owner in owners:
+        assert {f"{owner}.{part}" for part in ("config", "model", "cost", "family")} <= MODULES.keys()
+    for module in MODULES:
+        own = {owner for owner in owners if is_in(module, owner)}
+        named = {owner for owner in owners if any(is_in(imported, owner) for imported in IMPORTS[module])}
+        assert named <= own, module
+        if is_in(module, "trainer.families"):
+            assert "trainer.config" not in ways_from(module), module
+
+
 def test_what_decides_has_no_clock():
     for module in MODULES:
         if any(is_in(module, room) for room in WITHOUT_A_CLOCK):

@@ -10,9 +10,9 @@ from benchmarks.live_bytes import peak_live_bytes
 from tests import reference_transformer
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
-from trainer.configs.transformer import TransformerConfig
 from trainer.estimate import estimate, live_bytes
-from trainer.models.transformer import Attention, TransformerLM
+from trainer.families.transformer.config import TransformerConfig
+from trainer.families.transformer.model import Attention, TransformerLM
 from trainer.optim import build_optimizer
 
 ARCHS = ["gpt2", "llama"]
@@ -163,7 +163,7 @@ def test_dropouts_left_out_follow_the_general_one_and_the_architecture():
 def test_groups_give_the_same_with_and_without_fused_attention(n_kv_heads, monkeypatch):
     model, tokens = scrambled("llama", n_kv_heads=n_kv_heads), tokens_of()
     fused = model(tokens)
-    monkeypatch.setattr("trainer.models.transformer.has_fused_groups", lambda q: False)
+    monkeypatch.setattr("trainer.families.transformer.model.has_fused_groups", lambda q: False)
     torch.testing.assert_close(model(tokens), fused)
 
 

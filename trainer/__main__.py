@@ -64,8 +64,9 @@ def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None 
 
 def _line(m: Measurement) -> str:
     bits = "" if m.bits_per_byte is None else f"  {m.bits_per_byte:.4f} bits/byte"
-    memory = f"{m.peak_vram_bytes / 2**20:,.0f} MiB{' (estimated)' if m.estimated else ''}"
-    return f"{m.tokens:>13,} tokens  loss {m.loss:.4f}{bits}  {m.tokens_per_second:,.0f} tokens/s  {memory}"
+    estimated = " (estimated)" if m.estimated else ""
+    memory = "" if m.peak_vram_bytes is None else f"  {m.peak_vram_bytes / 2**20:,.0f} MiB{estimated}"
+    return f"{m.tokens:>13,} tokens  loss {m.loss:.4f}{bits}  {m.tokens_per_second:,.0f} tokens/s{memory}"
 
 
 def _is_users(error: ValueError) -> bool:

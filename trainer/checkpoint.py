@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from trainer.config import TrainConfig
+from trainer.families.registry import family_of
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -87,6 +88,8 @@ def identity(config: TrainConfig, corpus_digest: str) -> dict[str, Any]:
     model = run.pop("model")
     left_out = {*FREE_TO_DIFFER, *(name for name in ABSENT_IF_NONE if run[name] is None)}
     kept = {name: value for name, value in run.items() if name not in left_out}
+    if (source := (family := family_of(config.family)).source) is not None:  # wherever its file lies
+        kept |= {"family": family.name, "family_digest": source.digest}
     return {**kept, **model, "corpus": corpus_digest}
 
 

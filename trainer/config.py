@@ -1,4 +1,4 @@
-"""What a training run is: one frozen dataclass for the run, which holds that of its model (trainer/configs).
+"""What a training run is: one frozen dataclass for the run, which holds that of its model (trainer/families).
 
 No torch here, so that a search can check a configuration in microseconds.
 """
@@ -13,19 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checks import ConfigError, at_least, one_of, require, unknown_name
-from trainer.configs.bdh import BDHConfig
-from trainer.configs.ghost import GhostConfig
-from trainer.configs.hybrid import HybridConfig
-from trainer.configs.model import ModelConfig
-from trainer.configs.transformer import TransformerConfig
+from trainer.families.own import FamilyError, answering_for
+from trainer.families.registry import BUILT_IN, family_of
 from trainer.fields import field_types, from_values
-
-MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
-    "ghost": GhostConfig,
-    "hybrid": HybridConfig,
-    "transformer": TransformerConfig,
-    "bdh": BDHConfig,
-}
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "cosine", "wsd")
@@ -41,8 +31,8 @@ class TrainConfig:
     A `vocab_size` of 256 reads bytes; a larger one trains a byte-level BPE of that size on the training text.
     """
 
-    family: str
-    model: Any  # the family's own config: MODEL_CONFIGS[family]
+    family: str  # a name of the trainer's own, or a file or module: see trainer/families/registry.py
+    model: Any  # the family's own config
     rungs: tuple[int, ...]
 
     data: tuple[str, ...] = ()
@@ -82,14 +72,18 @@ class TrainConfig:
 
     def faults(self) -> list[str]:
         """One sentence for each reason why this run cannot be trained."""
-        expected = MODEL_CONFIGS.get(self.family)
-        if expected is None:
-            return [unknown_name("family", self.family, MODEL_CONFIGS)]
+        try:
+            family = family_of(self.family)
+        except FamilyError as error:
+            return [str(error)]
+        expected = family.config
         if not isinstance(self.model, expected):
             return [f"model is a {type(self.model).__name__}, but family {self.family!r} takes a {expected.__name__}"]
         rungs = self.rungs
+        with answering_for(family):
+            of_model, of_both = self.model.faults(), self.model.faults_in(self)
         return [
-            *self.model.faults(),
+            *of_model,
             *at_least(self, 1, "seq_len", "batch_size", "accumulate_grad_batches", "eval_tokens"),
             *require(self.eval_bytes is None or self.eval_bytes >= 1, f"eval_bytes {self.eval_bytes} is not positive"),
             *require(bool(self.text_key), "text_key is empty"),
@@ -109,7 +103,7 @@ class TrainConfig:
             *require(0 <= self.beta1 < 1, f"beta1 {self.beta1} is not in [0, 1)"),
             *require(0 <= self.beta2 < 1, f"beta2 {self.beta2} is not in [0, 1)"),
             *require(self.grad_clip_norm >= 0, f"grad_clip_norm {self.grad_clip_norm} is negative"),
-            *self.model.faults_in(self),
+            *of_both,
         ]
 
     @property
@@ -127,14 +121,14 @@ class TrainConfig:
 
         Raises ConfigError for an unknown family, an unknown name or a value of the wrong type.
         """
-        if family not in MODEL_CONFIGS:
-            raise ConfigError(unknown_name("family", family, MODEL_CONFIGS))
-        model_type = MODEL_CONFIGS[family]
+        described = family_of(family)
+        model_type: Any = described.config  # a dataclass, which its type does not say
         model_fields = {f.name for f in dataclasses.fields(model_type)}
         known = {*parameter_types(family), "rungs"}
         if unknown := [unknown_name("parameter", name, known) for name in values if name not in known]:
             raise ConfigError("; ".join(unknown))
-        model = from_values(model_type, {k: v for k, v in values.items() if k in model_fields})
+        with answering_for(described):
+            model = from_values(model_type, {k: v for k, v in values.items() if k in model_fields})
         run = {k: v for k, v in values.items() if k not in model_fields}
         return from_values(cls, {"family": family, "model": model, **run})
 
@@ -144,10 +138,12 @@ class TrainConfig:
         values = dict(document)
         family = values.pop("family", None)
         if family is None:
-            raise ConfigError(f"the configuration has no family. Known: {', '.join(sorted(MODEL_CONFIGS))}")
+            raise ConfigError(f"the configuration has no family. Known: {', '.join(BUILT_IN)}")
         model = values.pop("model", {})
         if not isinstance(model, Mapping):
             raise ConfigError(f"model must be a mapping of parameters, not {model!r}")
+        if not isinstance(family, str):
+            raise ConfigError(f"family is {family!r}, not a name")
         if twice := sorted(set(model) & set(values)):
             raise ConfigError(f"given twice, inside model and beside it: {', '.join(twice)}")
         return cls.from_flat(family, {**values, **model})
@@ -173,9 +169,16 @@ class TrainConfig:
 
 
 def parameter_types(family: str) -> dict[str, type]:
-    """Every name that a configuration of this family may set, with its type: the model's fields and the run's."""
+    """Every name that a configuration of this family may set, with its type: the model's fields and the run's.
+
+    Raises FamilyError for a family that is none, or has a field of the run's name.
+    """
     types: dict[str, type] = {}
-    configs: tuple[type, ...] = (MODEL_CONFIGS[family], TrainConfig)
+    model: Any = family_of(family).config  # a dataclass, which its type does not say
+    run_fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    if twice := [f.name for f in dataclasses.fields(model) if f.name in run_fields]:
+        raise FamilyError(f"{model.__name__}.{twice[0]} is a field of every training run; give it another name")
+    configs: tuple[type, ...] = (model, TrainConfig)
     for config in configs:
         hints = field_types(config)
         names = {f.name for f in dataclasses.fields(config)} - {"family", "model", "rungs"}  # no class constants

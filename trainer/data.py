@@ -22,7 +22,6 @@ import numpy as np
 
 from trainer.checks import counted
 from trainer.config import TOKEN_DTYPES, TrainConfig
-from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import (
     Corpus,
     cache_folder,
@@ -33,6 +32,7 @@ from trainer.corpus import (
     read_json,
     write_json,
 )
+from trainer.families.family import BYTE_VOCAB_SIZE
 from trainer.text.collection import collect
 from trainer.text.errors import CorpusError, shown
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION

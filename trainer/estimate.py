@@ -1,18 +1,22 @@
 """Parameters, training FLOPs and peak GPU memory of a configuration in microseconds, before it trains, without torch.
 
-Each family's formulas are in trainer/costs. Those of memory count what autograd keeps, tensor by tensor, and the
-temporaries of the step's widest moments; the tests hold them against every storage of a real step. They describe eager
-execution.
+Each family's formulas are in its folder (`cost.py`). Those of memory count what autograd keeps, tensor by tensor, and
+the temporaries of the step's widest moments; the tests hold them against every storage of a real step. They describe
+eager execution. A family without formulas is built without memory, on torch's meta device, to count its parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from trainer.config import TrainConfig
-from trainer.costs import bdh, ghost, hybrid, transformer
-from trainer.costs.memory import FP32
+from trainer.families.family import Family
+from trainer.families.own import FamilyError, answering_for
+from trainer.families.registry import family_of
+from trainer.families.shared.memory import FP32
 
 # What a CUDA run reserves beyond its live bytes. The driver's own context (about 0.5 GB) is not PyTorch's to report.
 CUBLAS_WORKSPACE_BYTES = 32 * 2**20  # on Hopper; 8 MiB on older GPUs
@@ -26,41 +30,52 @@ class Estimate:
     num_params: int
     flops_per_token: float  # training: forward and backward
     train_flops: float  # of the whole budget
-    peak_vram_bytes: int
+    peak_vram_bytes: int | None  # None for a family without formulas
 
 
 def estimate(config: TrainConfig) -> Estimate:
-    """What this run will cost on a GPU; `num_params` is exact."""
-    flops_per_token = (1 + BACKWARD_RATIO) * FORWARD_FLOPS[config.family](config)
+    """What this run will cost on a GPU; `num_params` is exact. Raises FamilyError for a model that cannot be built.
+
+    Without a family's formulas, FLOPs are those of a model that uses each parameter once for each token.
+    """
+    family = family_of(config.family)
+    with answering_for(family):
+        params, live = num_params(config), live_bytes(config)
+        forward_flops = 2 * params if family.cost is None else family.cost.forward_flops(config)
+    flops_per_token = (1 + BACKWARD_RATIO) * forward_flops
     return Estimate(
-        num_params=NUM_PARAMS[config.family](config.model),
+        num_params=params,
         flops_per_token=flops_per_token,
         train_flops=flops_per_token * config.budget_tokens,
-        peak_vram_bytes=round(live_bytes(config) * (1 + ALLOCATOR_SLACK)) + CUBLAS_WORKSPACE_BYTES,
+        peak_vram_bytes=None if live is None else round(live * (1 + ALLOCATOR_SLACK)) + CUBLAS_WORKSPACE_BYTES,
     )
 
 
-def live_bytes(config: TrainConfig) -> int:
-    """The most bytes of tensors that a training step holds at once."""
-    averages = FP32 * NUM_PARAMS[config.family](config.model) if config.ema_share else 0
-    return LIVE_BYTES[config.family](config) + averages
+def num_params(config: TrainConfig) -> int:
+    """Exact. Raises FamilyError for a model that has to be built to be counted, and cannot be."""
+    family = family_of(config.family)
+    return built_params(family, config.model) if family.cost is None else family.cost.num_params(config.model)
 
 
-NUM_PARAMS: dict[str, Callable[..., int]] = {
-    "bdh": bdh.num_params,
-    "ghost": ghost.num_params,
-    "hybrid": hybrid.num_params,
-    "transformer": transformer.num_params,
-}
-FORWARD_FLOPS: dict[str, Callable[[TrainConfig], float]] = {
-    "bdh": bdh.forward_flops,
-    "ghost": ghost.forward_flops,
-    "hybrid": hybrid.forward_flops,
-    "transformer": transformer.forward_flops,
-}
-LIVE_BYTES: dict[str, Callable[[TrainConfig], int]] = {
-    "bdh": bdh.live_bytes,
-    "ghost": ghost.live_bytes,
-    "hybrid": hybrid.live_bytes,
-    "transformer": transformer.live_bytes,
-}
+def live_bytes(config: TrainConfig) -> int | None:
+    """The most bytes of tensors that a training step holds at once; None for a family without formulas."""
+    cost = family_of(config.family).cost
+    if cost is None:
+        return None
+    averages = FP32 * cost.num_params(config.model) if config.ema_share else 0
+    return cost.live_bytes(config) + averages
+
+
+@functools.lru_cache(maxsize=10_000)
+def built_params(family: Family, model: Any) -> int:
+    """The parameters of a model that is built to count them, without memory. Raises FamilyError where it cannot be."""
+    torch = importlib.import_module("torch")  # here only: whoever has formulas stays without it
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), answering_for(family):
+            built = family.build(model)
+    except FamilyError as error:
+        where = "on torch's meta device, where tensors have no values"
+        raise FamilyError(f"{error}; {family.name} was built {where}, to count its parameters") from None
+    if not isinstance(built, torch.nn.Module):
+        raise FamilyError(f"build of the family {family.name} returned {type(built).__name__}, not an nn.Module")
+    return sum(parameter.numel() for parameter in built.parameters())

@@ -22,10 +22,10 @@ from trainer.config import TrainConfig
 from trainer.corpus import Corpus
 from trainer.data import corpus_for
 from trainer.estimate import estimate
+from trainer.families.registry import build
 from trainer.loss import IGNORED, loss_sums
 from trainer.measure import Measurement, Stopwatch
 from trainer.memory import MemoryPeak
-from trainer.models.registry import build
 from trainer.optim import build_optimizer, lr_factor
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -199,7 +199,7 @@ class TrainingRun:
                 f"{path}: the checkpoint has {self.tokens:,} tokens, the run ends at "
                 f"{self.config.budget_tokens:,}; extend its rungs"
             )
-        self.measurements = [Measurement(**fields) for fields in contents["measurements"]]
+        self.measurements = [Measurement.of(fields) for fields in contents["measurements"]]
         self.model.load_state_dict(contents["model"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self._check_optimizer()
@@ -303,9 +303,9 @@ class TrainingRun:
             num_params=sum(parameter.numel() for parameter in self.model.parameters()),
             train_seconds=self._stopwatch.seconds,
             peak_rss_bytes=self._memory.rss_bytes(),
-            estimated=vram_bytes is None,
+            estimated=vram_bytes is None and expected.peak_vram_bytes is not None,
             exclusive=True,
-            **shares,
+            shares=shares,
         )
 
     def _evaluate(self) -> tuple[float, float | None, dict[str, float]]:

@@ -23,8 +23,13 @@ CHUNK_LOGITS = 2**22  # numbers made at a time
 def loss_sums(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, is_fused: bool
 ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count."""
-    family: Any = model  # with the methods that registry.py lists; of a plain module every attribute is a tensor
+    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count.
+
+    A model that does not tell its head (see Family) has no fused loss.
+    """
+    family: Any = model  # with the methods that Family lists; of a plain module every attribute is a tensor
+    if not hasattr(family, "head_parameters"):
+        return cross_entropy(model(inputs), targets), 0.0, {}
     if hasattr(family, "hidden_aside"):
         hidden, addition, counts = family.hidden_aside(inputs, targets, is_fused=is_fused)
     else:

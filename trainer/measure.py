@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,16 +21,29 @@ class Measurement:
     loss: float
     bits_per_byte: float | None  # None where the tokens came without a tokenizer
     tokens_per_second: float
-    peak_vram_bytes: int
+    peak_vram_bytes: int | None  # None where there is no GPU, and the family has no formula to estimate it
     num_params: int
     train_seconds: float
     peak_rss_bytes: int | None  # None where the system does not tell, and on CUDA
     estimated: bool  # peak_vram_bytes was computed for a GPU that is not here
     exclusive: bool  # nobody else used the device; the trainer cannot know, so whoever shares it says so
-    kept_fraction: float | None = None  # of held-out bytes that ran the layers; None where the family skips none
+    shares: Mapping[str, float] = field(default_factory=dict)  # of held-out tokens: what the family counts, by name
+
+    def __post_init__(self) -> None:
+        if taken := sorted(self.shares.keys() & {f.name for f in dataclasses.fields(self)}):
+            raise ValueError(f"the family reports {taken[0]}, which every run does; give it another name")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """All values by name, those of `shares` beside the others."""
+        values = dataclasses.asdict(self)
+        return values | values.pop("shares")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Measurement:
+        """The inverse of `to_dict`."""
+        names = {f.name for f in dataclasses.fields(cls)} - {"shares"}
+        own = {name: value for name, value in values.items() if name not in names and value is not None}
+        return cls(**{name: value for name, value in values.items() if name in names}, shares=own)
 
 
 class Stopwatch:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.configs.model import BYTE_VOCAB_SIZE
+from trainer.families.family import BYTE_VOCAB_SIZE
 from trainer.pieces import WORD, pieces, read_characters
 
 # Merges of the sizes searched here settle long before this much text, and training time grows with it.

@@ -17,7 +17,8 @@ from search.space.loading import load_space
 from search.space.narrowing import narrow
 from search.space.spec import SpaceSpec
 from search.strategy.feasibility import assess
-from trainer.config import MODEL_CONFIGS, parameter_types
+from trainer.config import parameter_types
+from trainer.families.registry import BUILT_IN
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "spaces"
 NUM_SAMPLES = 20  # that `assess` draws: enough to evaluate every rule and condition
@@ -67,7 +68,7 @@ def open_space(path: Path) -> None:
 
 def _invented(rng: random.Random) -> dict[str, Any]:
     """A space of a real family, whose parameters and relations are drawn at random and mostly fit together."""
-    family = rng.choice(sorted(MODEL_CONFIGS))
+    family = rng.choice(BUILT_IN)
     types = parameter_types(family)
     names = rng.sample(sorted(types), rng.randint(1, min(12, len(types))))
     keys = sorted(SpaceSpec.model_fields)

@@ -11,10 +11,10 @@ import numpy as np
 from search.driver import hardware
 from search.space.parameter import Value
 from search.space.space import Space
-from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import Corpus
 from trainer.data import open_corpus
 from trainer.estimate import estimate
+from trainer.families.family import BYTE_VOCAB_SIZE
 
 CHUNK_TOKENS = 2**22  # a corpus may be larger than memory
 

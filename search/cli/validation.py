@@ -13,7 +13,7 @@ from search.report.sentences import few_line, fixed_line, same_line
 from search.space.configurations import same_presets
 from search.space.space import Space, rungs_of
 from search.space.spec import BudgetSpec
-from search.strategy.feasibility import Assessment, Feasibility
+from search.strategy.feasibility import Assessment, Feasibility, unestimated
 from search.strategy.reference import left_out
 from search.study.comparable import incomparable
 from trainer.checks import counted
@@ -37,7 +37,7 @@ class Validation:
         space, budget, assessment = prepare_space(options)
         found = incomparable(space, budget, budget_name=options.budget or "", metrics=options.metrics)
         doubts = [f"run refuses this for text: {doubt}" for doubt in found]
-        warnings = [*doubts, *filter(None, [assessment.reference, assessment.warning])]
+        warnings = [*doubts, *unestimated(space, budget), *filter(None, [assessment.reference, assessment.warning])]
         feasibility = Feasibility.of(space, budget)
         why = {name: left_out(feasibility, preset) for name, preset in space.presets.items()}
         return cls(
@@ -60,7 +60,7 @@ class Validation:
         space, assessment = self.space, self.assessment
         return {
             "space": str(self.path),
-            "family": space.family,
+            "family": space.spec.family,
             "searched": list(space.searched),
             "rules": len(space.rules),
             "presets": [name for name in space.spec.presets if name in space.presets],
@@ -81,7 +81,7 @@ class Validation:
         """For people, without the warnings."""
         space, assessment = self.space, self.assessment
         yield (
-            f"{self.path} is valid: family {space.family}, {counted(len(space.searched), 'parameter')} searched, "
+            f"{self.path} is valid: family {space.spec.family}, {counted(len(space.searched), 'parameter')} searched, "
             f"{counted(len(space.rules), 'rule')},"
         )
         yield f"  presets {', '.join(space.spec.presets) or 'none'}; goals {', '.join(space.spec.goals) or 'none'}"

@@ -109,6 +109,7 @@ class _Confirming:
             train=dataclasses.replace(config, seed=seed).to_dict(),
             study_rungs=tuple(self._settings.rungs),
             location=str(checkpoint.parent),
+            family=self._settings.space.family_source,
             checkpoint=checkpoint.name,
         )
         name = f"trial {record.number}{f' ({record.preset})' if record.preset else ''}, seed {seed}"

@@ -37,7 +37,7 @@ from search.report.sentences import (
 )
 from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
-from search.strategy.feasibility import assess
+from search.strategy.feasibility import assess, unestimated
 from search.study.settings import StudySettings
 from search.study.study import Study
 from search.study.text import check_text
@@ -69,10 +69,12 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if prepared is not None:
             asked: dict[str, Any] = {"budget_name": options.budget or "", "metrics": options.metrics}
             doubts = check_metrics(*prepared[:2], options.data, is_begun=before is not None, **asked)
+            doubts += unestimated(*prepared[:2])
         else:
             assert before is not None
             paths = map(Path, before.corpus["paths"])
             doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
+            doubts += unestimated(before.space, before.budget)
         for warning in doubts:
             console.print(f"warning: {warning}", style="yellow")
         if prepared is not None:
@@ -110,6 +112,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
         if existing is None:
             (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
+            if (source := settings.space.family_source) is not None and source.text is not None:
+                (folder.path / Path(source.location).name).write_text(source.text, encoding="utf-8")
             study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
         else:
             Study.check_same(existing, settings)

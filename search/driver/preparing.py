@@ -25,6 +25,7 @@ from search.study.comparable import incomparable, unmeasurable
 from search.study.settings import StudySettings
 from search.study.text import StudyText, read_text
 from search.worker import turns
+from trainer.families.registry import family_of
 from trainer.text.errors import shown as shown_path
 from trainer.text.units import TextUnits
 
@@ -83,6 +84,12 @@ def slots_for(options: RunOptions, stack: contextlib.ExitStack, space: Space, bu
         raise ValueError(
             "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
         )
+    if not slots.gpus_per_trial and family_of(space.family).cost is None:
+        if any(metric.name == "peak_vram_bytes" for metric in space.spec.objectives):
+            raise ValueError(
+                f"peak_vram_bytes cannot be a metric here: there is no GPU, and the family {space.spec.family} has no "
+                "formula by which to estimate it"
+            )
     return slots
 
 

@@ -51,6 +51,7 @@ class Requests:
             corpus_digests=self._corpus_digests,
             hang_seconds=self._hang_seconds,
             memory_share=None if self._slots.is_exclusive else self._slots.gpus_per_trial,
+            family=self._study.settings.space.family_source,
             sentinel=sentinel_at(self._folder.owner) if self._store is None else None,
         )
 

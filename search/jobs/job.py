@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -41,6 +42,7 @@ class Job(Generic[S]):
     settings: S  # what only its target knows
     python: str = "python"
     space_text: str = ""
+    family_files: Mapping[str, str] = field(default_factory=dict)  # the space's own family, beside it: name and text
 
     @property
     def name(self) -> str:

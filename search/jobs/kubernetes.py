@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.jobs.job import DRAIN_SECONDS, Job, Place, absolute_data
@@ -17,6 +18,7 @@ from search.jobs.target import Submission, Target
 
 if TYPE_CHECKING:
     from search.driver.options import RunOptions
+    from trainer.families.family import Source
 
 MAX_RETRIES = 3  # of a RayJob whose cluster was lost; each goes on with the study
 KEPT_SECONDS = 3600  # a finished RayJob's pods, for their logs
@@ -66,13 +68,21 @@ class KubernetesTarget(Target[KubernetesSettings]):
             )
         return Place(runs=CLAIM_PATH, space=f"{SPACE_PATH}/space.yaml", data=data)
 
+    def family_files(self, family: Source, space: Path) -> dict[str, str]:
+        if family.text is None:  # an installed module
+            return {}
+        file = Path(family.location).resolve()
+        if file.parent != space.resolve().parent or file.name == "space.yaml":
+            raise ValueError(f"{file} is not beside {space}; a Kubernetes job takes both along, so put it there")
+        return {file.name: family.text}
+
     def faults(self, job: Job[KubernetesSettings]) -> list[str]:
         asked = job.settings
         found = [*asked.faults(), *wrong_names(asked, _NAMES, "Kubernetes")]
         found += [
             f"--to k8s needs {flag_of(name)}, {what}" for name, what in _NEEDED.items() if not getattr(asked, name)
         ]
-        if len(job.space_text.encode()) > MAX_SPACE_BYTES:
+        if sum(len(text.encode()) for text in (job.space_text, *job.family_files.values())) > MAX_SPACE_BYTES:
             found.append("the space is larger than the 1 MiB that a ConfigMap holds")
         return [*found, *asked.memory_faults(_QUANTITY, "64Gi")]
 
@@ -139,7 +149,8 @@ def rayjob_documents(job: Job[KubernetesSettings]) -> list[dict[str, Any]]:
     }
     if asked.time is not None:
         spec["activeDeadlineSeconds"] = time_seconds(asked.time)
-    space = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": {"space.yaml": job.space_text}}
+    files = {"space.yaml": job.space_text, **job.family_files}
+    space = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": files}
     return [space, {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": where, "spec": spec}]
 
 

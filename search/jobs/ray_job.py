@@ -16,6 +16,7 @@ from search.jobs.target import Submission, Target
 
 if TYPE_CHECKING:
     from search.driver.options import RunOptions
+    from trainer.families.family import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,12 @@ class RayJobTarget(Target[RayJobSettings]):
             space=_space_in_checkout(options.space),
             storage=_database_to_show(options.storage),
         )
+
+    def family_files(self, family: Source, space: Path) -> dict[str, str]:
+        file = Path(family.location).resolve()
+        if family.text is not None and not file.is_relative_to(CHECKOUT):
+            raise ValueError(f"{file} is not in {CHECKOUT}, which is what a Ray job takes along; put it there")
+        return {}
 
     def faults(self, job: Job[RayJobSettings]) -> list[str]:
         address = job.settings.address

@@ -16,6 +16,7 @@ from search.driver.preparing import check_metrics, prepare_space
 from search.jobs.job import CHECKOUT, Job, run_arguments
 from search.jobs.target import Submission, Target
 from search.jobs.targets import TARGETS
+from search.space.space import Space
 from search.storage.folder import StudyError, StudyFolder
 
 RECORD = "jobs.json"
@@ -31,7 +32,7 @@ def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, An
     assert options.space is not None
     folder = StudyFolder(options.runs, options.study_name)
     options.check()
-    _check_space(options, folder)
+    family = _check_space(options, folder).family_source
     place = target.place(options, settings)
     job = Job(
         study=options.study_name,
@@ -42,17 +43,19 @@ def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, An
         settings=settings,
         python=place.python,
         space_text=options.space.read_text(encoding="utf-8"),
+        family_files={} if family is None else target.family_files(family, options.space),
     )
     target.check(job)
     return job
 
 
-def _check_space(options: RunOptions, folder: StudyFolder) -> None:
-    """Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
+def _check_space(options: RunOptions, folder: StudyFolder) -> Space:
+    """The space. Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
     space, budget, _ = prepare_space(options)
     is_begun = options.storage is not None or folder.find() is not None  # a database may be reached from there only
     asked = {"budget_name": options.budget or "", "metrics": options.metrics}
     check_metrics(space, budget, options.data, is_begun=is_begun, **asked)
+    return space
 
 
 def submit_job(job: Job[Any], target: Target[Any], *, runs: Path, storage: str | None) -> Submission:

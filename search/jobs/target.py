@@ -11,7 +11,10 @@ from search.jobs.job import Job, Place, S
 from search.jobs.settings import declared, flag_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from search.driver.options import RunOptions
+    from trainer.families.family import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,13 @@ class Target(ABC, Generic[S]):
 
         Also raises ValueError for a database whose password would have to be written down.
         """
+
+    def family_files(self, family: Source, space: Path) -> dict[str, str]:
+        """The files, name and text, that the job takes along for a space's own family; empty if it finds them there.
+
+        Raises ValueError if the family's file is where the job has none.
+        """
+        return {}
 
     @abstractmethod
     def faults(self, job: Job[S]) -> list[str]:

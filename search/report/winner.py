@@ -16,9 +16,9 @@ from search.study.record import TrialRecord
 from search.study.settings import StudySettings
 from search.study.text import corpus_digests
 from trainer.checks import counted
-from trainer.configs.model import BYTE_VOCAB_SIZE
 from trainer.corpus import cache_folder
 from trainer.data import open_corpus
+from trainer.families.family import BYTE_VOCAB_SIZE
 
 
 def best_document(stored: optuna.Study, *, max_tokens: int | None = None) -> dict[str, Any] | None:
@@ -78,7 +78,7 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
         "study": overview.name,
         "trial": best.number,
         "preset": best.preset or None,
-        "family": settings.space.family,
+        "family": settings.space.spec.family,
         "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
         **compared,
         "parameters": best.values,

@@ -13,6 +13,8 @@ from search.space.spec import BudgetSpec
 from search.space.synonyms import unknown_parameter
 from trainer.checks import ConfigError, unknown_name
 from trainer.config import parameter_types
+from trainer.estimate import built_params, estimate, num_params
+from trainer.families.registry import family_of
 
 
 def check_defaults(space: Space, faults: Faults) -> None:
@@ -30,6 +32,21 @@ def check_defaults(space: Space, faults: Faults) -> None:
         if parameter.type is str and name in values and not faults.within():
             for i, choice in enumerate(parameter.choices):
                 _check_choice(space, {**values, name: choice}, faults, "parameters", name, "values", i)
+
+
+def check_build(space: Space, faults: Faults) -> None:
+    """A family of the user's own builds the model of the defaults, with as many parameters as its formula says."""
+    if space.family_source is None:
+        return
+    config = space.train_config(space.complete({}), rungs=(1,))
+    try:
+        built, said = built_params(family_of(space.family), config.model), num_params(config)
+        estimate(config)
+    except ConfigError as error:
+        faults.add(str(error), "family")
+        return
+    if built != said:
+        faults.add(f"cost.num_params says {said:,} for the defaults, but the model has {built:,} parameters", "family")
 
 
 def _defaults(space: Space, faults: Faults) -> Values | None:

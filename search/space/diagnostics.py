@@ -21,15 +21,16 @@ PLACEHOLDERS: dict[str, dict[str, str]] = {
 """What stands for an entry of a list whose shape is wrong, until the faults are reported."""
 
 
-def read_spec(document: Document, faults: Faults) -> SpaceSpec:
+def read_spec(document: Document, faults: Faults, family: str) -> SpaceSpec:
     """The document as a SpaceSpec, without the entries whose shape is wrong: these are noted in `faults`.
 
-    So the other entries can still be checked. Raises SpaceError where nothing is left to check.
+    So the other entries can still be checked. `family` is the space's, empty if it is unknown. Raises SpaceError if
+    nothing is left to check.
     """
     value = document.value
     for path in faults.unread:
         value = _without(value, path)
-    value = without_foreign(value, faults)
+    value = without_foreign(value, faults, family)
     try:
         return SpaceSpec.model_validate(value)
     except ValidationError as error:

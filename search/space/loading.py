@@ -15,6 +15,7 @@ from typing import Any, get_args
 from search.space.advice import check_advice
 from search.space.checking import (
     check_budgets,
+    check_build,
     check_claims,
     check_defaults,
     check_goals,
@@ -22,15 +23,16 @@ from search.space.checking import (
     checked_presets,
 )
 from search.space.diagnostics import read_spec
-from search.space.document import Faults, Path_, given, parse_entries, read_text
+from search.space.document import Document, Faults, Path_, given, parse_entries, read_text
 from search.space.expression import Expression, ExpressionError, parse_expression
 from search.space.parameter import Parameter, checked_value, given_value, kind_name, listed, shown
 from search.space.space import Rule, Space, circle_in, in_order
 from search.space.spec import BudgetSpec, Limits, MetricSpec, ParameterSpec, SpaceSpec
 from search.space.sweeps import parameters_of
 from search.space.synonyms import advice_for, note_of, synonym, unknown_parameter
-from trainer.checks import unknown_name
-from trainer.config import MODEL_CONFIGS, parameter_types
+from trainer.config import parameter_types
+from trainer.families.own import FamilyError, is_own, located
+from trainer.families.registry import family_of, load
 
 RESERVED = {
     *("data", "token_dtype", "text_key", "skip_bad", "cache_dir"),
@@ -44,25 +46,27 @@ def load_space(path: str | Path) -> Space:
     return _build(parse_entries(read_text(path), str(path)))
 
 
-def parse_space(text: str, source: str = "<space>") -> Space:
-    """As `load_space`, for text that is already here (a study keeps its space's text)."""
-    return _build(parse_entries(text, source))
+def parse_space(text: str, source: str = "<space>", own_family: str | None = None) -> Space:
+    """As `load_space`, for text that is already here: a study keeps its space's text.
+
+    `own_family` is the user's own family that the space has, already loaded; with "" it can have the trainer's only.
+    Left out, the space's family is loaded as it is now.
+    """
+    return _build(parse_entries(text, source), own_family)
 
 
-def _build(faults: Faults) -> Space:
+def _build(faults: Faults, own_family: str | None = None) -> Space:
     """The space of a document; `faults` has what is wrong with it so far."""
     document = faults.document
-    spec = read_spec(document, faults)
-    is_known = spec.family in MODEL_CONFIGS
-    if not is_known and not faults.within("family") and "family" in document.value:
-        faults.add(unknown_name("family", spec.family[:60], MODEL_CONFIGS), "family")
+    family = own_family or _family(document, faults, may_load=own_family is None)
+    spec = read_spec(document, faults, family)
     declared = set(document.value["parameters"]) if isinstance(document.value["parameters"], dict) else set()
     if not declared:
         faults.add("is empty", "parameters")
         faults.check()
-    parameters = _parameters(spec, declared, faults)
-    if is_known:
-        _check_aliases(spec, faults)
+    parameters = _parameters(spec, family, declared, faults)
+    if family:
+        _check_aliases(spec, family, faults)
     rules = tuple(_rules(spec, declared, faults))
     _check_goal_names(spec, declared, faults)
     _check_measurements(spec, faults)
@@ -75,9 +79,19 @@ def _build(faults: Faults) -> Space:
         faults.add(str(error), "parameters", circle_in(parameters)[0])
     faults.check()
 
-    space = Space(spec=spec, document=document, parameters=parameters, rules=rules, presets={})
+    space = Space(
+        spec=spec,
+        document=document,
+        family=family,
+        family_source=family_of(family).source,
+        parameters=parameters,
+        rules=rules,
+        presets={},
+    )
     check_defaults(space, faults)
     check_ranges(space, faults)
+    faults.check()
+    check_build(space, faults)
     faults.check()
     check_budgets(space, faults)
     check_goals(space, faults)
@@ -88,14 +102,37 @@ def _build(faults: Faults) -> Space:
     return space
 
 
-def _parameters(spec: SpaceSpec, declared: set[str], faults: Faults) -> dict[str, Parameter]:
+def _family(document: Document, faults: Faults, *, may_load: bool) -> str:
+    """The space's family as the trainer takes it; empty where there is none of its name, which is noted.
+
+    Raises SpaceError for one of the user's own that cannot be used: without it no parameter can be judged.
+    """
+    word = document.value.get("family")
+    if not isinstance(word, str) or faults.within("family"):
+        return ""
+    location = located(" ".join(word.split()), Path(document.source).parent)
+    try:
+        if is_own(location):
+            if not may_load:
+                raise FamilyError("nothing says which text of this family it is about")
+            load(location)  # as it is now, whatever this process has loaded
+        parameter_types(location)
+    except FamilyError as error:
+        faults.add(str(error), "family")
+        if is_own(location):
+            faults.check()
+        return ""
+    return location
+
+
+def _parameters(spec: SpaceSpec, family: str, declared: set[str], faults: Faults) -> dict[str, Parameter]:
     """The parameters that are sound; where the family is unknown, a name may be any family's."""
-    types = {name: _plain(kind) for name, kind in parameters_of(spec.family).items() if name not in RESERVED}
+    types = {name: _plain(kind) for name, kind in parameters_of(family).items() if name not in RESERVED}
     parameters: dict[str, Parameter] = {}
     for name, entry in spec.parameters.items():
         if name in RESERVED:
             faults.add(f"is not for a space to set: {advice_for(name)}", "parameters", name)
-        elif name not in types and spec.family not in MODEL_CONFIGS:
+        elif name not in types and not family:
             if ours := synonym(name, types):
                 faults.add(f"here it is called {ours}{note_of(ours)}", "parameters", name)
         elif name not in types:
@@ -116,8 +153,8 @@ def _plain(kind: Any) -> Any:
     return next(k for k in get_args(kind) if k is not NoneType) if isinstance(kind, UnionType) else kind
 
 
-def _check_aliases(spec: SpaceSpec, faults: Faults) -> None:
-    taken = {**dict.fromkeys(parameter_types(spec.family), ""), **dict.fromkeys(spec.parameters, "")}
+def _check_aliases(spec: SpaceSpec, family: str, faults: Faults) -> None:
+    taken = {**dict.fromkeys(parameter_types(family), ""), **dict.fromkeys(spec.parameters, "")}
     for name, entry in spec.parameters.items():
         for i, alias in enumerate(entry.aliases):
             path = ("parameters", name, "aliases", i)

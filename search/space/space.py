@@ -17,6 +17,7 @@ from search.space.parameter import Parameter, Value, Values, given_value, listed
 from search.space.spec import BudgetSpec, LimitSpec, SpaceSpec
 from trainer.checks import unknown_name
 from trainer.config import TrainConfig
+from trainer.families.family import Source
 
 SHRUNK = "reference shrunk to fit"
 """The name of a reference that is none of the presets, see search/strategy/reference.py."""
@@ -60,14 +61,12 @@ class Space:
 
     spec: SpaceSpec
     document: Document
+    family: str  # as the trainer takes it: the file of a user's own family as an absolute path
     parameters: dict[str, Parameter]
     rules: tuple[Rule, ...]
     presets: dict[str, Preset]
+    family_source: Source | None = None  # where the family comes from, if it is not the trainer's
     changes: tuple[str, ...] = ()  # what the command line narrowed, as the user wrote it
-
-    @property
-    def family(self) -> str:
-        return self.spec.family
 
     @property
     def searched(self) -> dict[str, Parameter]:

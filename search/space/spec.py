@@ -243,7 +243,10 @@ class ClaimSpec(_Entry):
 class SpaceSpec(_Entry):
     """A tinysearch space: the ranges, rules and trade-offs of one model family's guide."""
 
-    family: Text = Field(description="the model family that the trainer builds, such as hybrid")
+    family: Text = Field(
+        description="the model family that the trainer builds, such as hybrid; or one of your own, as ./file.py or "
+        "package.module"
+    )
     about: Text = Field("", description="what this space is, in a sentence")
     source: Text = Field("", description="the guide that this space writes down")
     guide: Text = Field("", description="its short name, said before the source of a rule, an advice or a parameter")

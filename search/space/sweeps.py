@@ -12,7 +12,8 @@ from typing import Any
 from search.space.document import Faults, Path_, parse_number
 from search.space.synonyms import advice_for, note_of, synonym
 from search.space.translation import PARTS, TELLING, Ours, as_ours, translated
-from trainer.config import MODEL_CONFIGS, parameter_types
+from trainer.config import parameter_types
+from trainer.families.registry import BUILT_IN
 
 OUT = "leave it out"
 CHOSEN = f"a model of all trials so far chooses what is trained next; {OUT}"
@@ -63,9 +64,9 @@ SPACES = ("search_space", "searchSpace", "param_space", "hyperparameters", "para
 """What other tools call `parameters`."""
 
 
-def without_foreign(value: dict[str, Any], faults: Faults) -> dict[str, Any]:
+def without_foreign(value: dict[str, Any], faults: Faults, family: str) -> dict[str, Any]:
     """The values of a document without what another tool reads, each noted with what to write here."""
-    names = parameters_of(value.get("family"))
+    names = parameters_of(family)
     value = dict(value)
     for key in list(value):
         if message := _about_key(key, value[key], names):
@@ -94,9 +95,9 @@ def without_foreign(value: dict[str, Any], faults: Faults) -> dict[str, Any]:
     return value
 
 
-def parameters_of(family: Any) -> dict[str, type]:
-    """What a configuration of the family may set; of all families where it is none."""
-    families = [family] if isinstance(family, str) and family in MODEL_CONFIGS else list(MODEL_CONFIGS)
+def parameters_of(family: str) -> dict[str, type]:
+    """What a configuration of the family may set; of any of the trainer's families where it is empty."""
+    families = [family] if family else BUILT_IN
     return {name: kind for known in families for name, kind in parameter_types(known).items()}
 
 

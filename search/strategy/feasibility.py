@@ -25,6 +25,7 @@ from search.strategy.correction import MARGIN, correction
 from trainer.checks import ConfigError
 from trainer.config import TrainConfig
 from trainer.estimate import estimate
+from trainer.families.registry import family_of
 from trainer.text.units import TextUnits
 
 ESTIMATED = ("num_params", "peak_vram_bytes")
@@ -61,13 +62,16 @@ class Feasibility:
     def learn(self, values: Values, measurement: Mapping[str, Any]) -> bool:
         """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself.
 
-        Returns whether it has: what may be launched can be other configurations from now on.
+        Returns whether it has: what may be launched can be other configurations from now on. A family without formulas
+        has no estimates to correct.
         """
         peak = measurement.get("peak_vram_bytes")
         if not peak or measurement.get("estimated", True):
             return False
-        self.peaks.append((estimate(self.train_config(values)).peak_vram_bytes, peak))
-        return True
+        estimated = estimate(self.train_config(values)).peak_vram_bytes
+        if estimated is not None:
+            self.peaks.append((estimated, peak))
+        return estimated is not None
 
     @property
     def correction(self) -> float:
@@ -117,8 +121,12 @@ class Feasibility:
         """The limits that the estimates break: words that can be counted, and these with the value."""
         if not any(name in self.limits for name in ESTIMATED):
             return {}
-        found = estimate(config)
-        estimates = {"num_params": found.num_params, "peak_vram_bytes": found.peak_vram_bytes * self.correction}
+        try:
+            found = estimate(config)
+        except ConfigError as error:  # of a family that is built to count its parameters
+            return {str(error): str(error)}
+        peak = None if found.peak_vram_bytes is None else found.peak_vram_bytes * self.correction
+        estimates = {"num_params": found.num_params, "peak_vram_bytes": peak}
         broken = {name: beyond(name, estimates[name], self.limits.get(name)) for name in ESTIMATED}
         return {words: f"{words}: {estimates[name]:,.0f}" for name, words in broken.items() if words}
 
@@ -138,6 +146,16 @@ def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | Non
     return None
 
 
+def unestimated(space: Space, budget: BudgetSpec) -> list[str]:
+    """A sentence about a limit on memory that nothing can be held against before it trains."""
+    if family_of(space.family).cost is not None or "peak_vram_bytes" not in space.limits(budget):
+        return []
+    return [
+        f"the limit on peak_vram_bytes holds for what a GPU measures: the family {space.spec.family} has no formula by "
+        "which to estimate it"
+    ]
+
+
 def overrun(value: float, limit: LimitSpec) -> float:
     """By how much a value breaks its limit, relative to it; above 0 is infeasible, as in Optuna's constraints."""
     excesses = [-1.0]
@@ -151,8 +169,10 @@ def overrun(value: float, limit: LimitSpec) -> float:
 def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, num_samples: int = 500) -> float:
     """Bytes of the largest estimated peak memory of a sample and the presets, of what may be launched, with a margin.
 
-    0.0 where nothing of these may be.
+    0.0 where nothing of these may be. Raises ValueError for a family without formulas of memory.
     """
+    if family_of(space.family).cost is None:
+        raise ValueError(f"the memory of {space.family} is not known before it trains; give a number of trials")
     feasibility = Feasibility.of(space, budget, run)
     rng = np.random.default_rng(0)
     found = [space.complete(preset.values) for preset in space.presets.values()]
@@ -160,7 +180,7 @@ def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, nu
         with contextlib.suppress(ExpressionError):
             found.append(random_values(space, rng))
     launched = [values for values in found if not feasibility.reasons_against(values)]
-    peaks = [estimate(feasibility.train_config(values)).peak_vram_bytes for values in launched]
+    peaks = [estimate(feasibility.train_config(values)).peak_vram_bytes or 0 for values in launched]
     return max(peaks, default=0.0) * (1 + MARGIN)
 
 

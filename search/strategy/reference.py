@@ -164,7 +164,8 @@ def _is_size(space: Space, feasibility: Feasibility, base: Values, name: str, lo
         config, before = feasibility.train_config(smaller), feasibility.train_config(base)
         now, then = estimate(config), estimate(before)
         fewer_tokens = config.tokens_per_step < before.tokens_per_step
-        return now.num_params < then.num_params or now.peak_vram_bytes < then.peak_vram_bytes or fewer_tokens
+        less_memory = (now.peak_vram_bytes or 0) < (then.peak_vram_bytes or 0)
+        return now.num_params < then.num_params or less_memory or fewer_tokens
     return True  # it cannot be told: the rules that it is part of stand against it alone
 
 

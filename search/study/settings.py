@@ -16,6 +16,8 @@ from search.space.space import Preset, Space, rungs_of
 from search.space.spec import BudgetSpec
 from search.storage.folder import FORMAT_VERSION, Direction, StudyError
 from trainer.config import TrainConfig
+from trainer.families.own import FamilyError
+from trainer.families.registry import reopen
 from trainer.text.units import TextUnits
 
 TRIALS = "trials"  # the study attribute that holds how many were asked for last
@@ -35,9 +37,10 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "corpus": (dict, "a mapping"),
     "earlier_ends": (list, "a list"),
     "reference": (dict, "a mapping"),
+    "family": (dict, "a mapping"),
 }
 """What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are empty where they are left out."""
-OPTIONAL = ("metrics", "earlier_ends", "reference")
+OPTIONAL = ("metrics", "earlier_ends", "reference", "family")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ class StudySettings:
             "assignments": list(self.assignments),
             "metrics": [metric.name for metric in self.space.spec.objectives],
             "reference": _reference_of(self.space),
+            "family": _kept_family(self.space),
             "budget_name": self.budget_name,
             **self.extent(),
             "seed": self.seed,
@@ -138,9 +142,10 @@ class StudySettings:
         if attrs["seed"] < 0:
             raise _damaged(study, "seed", f"is {attrs['seed']}, below 0")
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
+        family = _family_of(study)
         name = "space"
         try:
-            space = parse_space(attrs["space"], attrs["space_source"])
+            space = parse_space(attrs["space"], attrs["space_source"], family)
             name = "budget"
             budget = BudgetSpec.model_validate(attrs["budget"])
             _check_set(space, budget)
@@ -172,6 +177,9 @@ class StudySettings:
     def differences(self, other: StudySettings) -> list[str]:
         """What `other` would change, in words; neither the number of trials nor the last rung counts: both may grow."""
         found = _differences_of_spaces(self.space, other.space)
+        families = [_kept_family(settings.space).get("digest", "none") for settings in (self, other)]
+        if families[0] != families[1] and self.space.spec.family == other.space.spec.family:
+            found.append(f"the text of the family {self.space.spec.family}: digest {' before, '.join(families)} now")
         for name in ("goals", "assignments", "seed", "run"):
             if getattr(self, name) != getattr(other, name):
                 found.append(f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now")
@@ -283,6 +291,31 @@ def _reference_of(space: Space) -> dict[str, Any]:
         return {}
     is_own = space.reference.name not in space.spec.presets
     return {"preset": space.reference.name, **({"values": space.reference.values} if is_own else {})}
+
+
+def _kept_family(space: Space) -> dict[str, str]:
+    """What a study keeps of a family that is not the trainer's."""
+    source = space.family_source
+    return {} if source is None else {"location": source.location, "digest": source.digest}
+
+
+def _family_of(study: optuna.Study) -> str:
+    """The family of a stored study, if it is not the trainer's, else empty. Runs its code if it is what it was.
+
+    Raises StudyError where it has changed or is gone.
+    """
+    kept = study.user_attrs.get("family") or {}
+    if not kept:
+        return ""
+    if kept.keys() != {"location", "digest"} or not all(isinstance(value, str) for value in kept.values()):
+        raise _damaged(study, "family", f"is {kept!r:.60}, not a location and a digest")
+    try:
+        return reopen(**kept)
+    except FamilyError as error:
+        raise StudyError(
+            f"the family of the study {study.study_name!r} is not what it was: {error}; bring back what it was (the "
+            "folder of the study has a copy of a file), or give a new search another --name"
+        ) from None
 
 
 def _led(space: Space, reference: dict[str, Any]) -> Space:

@@ -10,6 +10,7 @@ from typing import Any
 
 from search.worker.code import code_digest, trainer_folder
 from search.worker.watchdog import trace_file
+from trainer.families.family import Source
 
 FINISHED = "finished"
 STOPPED = "stopped"
@@ -80,6 +81,8 @@ class TrialRequest:
     hang_seconds: float | None = None
     """A step that takes longer, apart from its waits for the device, ends the worker. None waits for ever."""
     sentinel: Sentinel | None = None
+    family: Source | None = None
+    """The user's own family that it trains: where its file is, the digest, and the text."""
     trainer: str = field(default_factory=trainer_folder)
     """The driver's copy of the trainer, and the digest of its source: a worker with another one does not train."""
     code_digest: str = field(default_factory=code_digest)
@@ -104,7 +107,7 @@ class TrialRequest:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrialRequest:
-        text, sentinel = values["text"], values["sentinel"]
+        text, sentinel, family = values["text"], values["sentinel"], values["family"]
         return cls(
             **{
                 **values,
@@ -112,6 +115,7 @@ class TrialRequest:
                 "corpus_digests": tuple(values["corpus_digests"]),
                 "text": None if text is None else TextLocation(**text),
                 "sentinel": None if sentinel is None else Sentinel(**sentinel),
+                "family": None if family is None else Source(**family),
             }
         )
 

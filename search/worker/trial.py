@@ -28,6 +28,7 @@ from search.worker.object_store import PATIENCE_SECONDS, ObjectStore
 from search.worker.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.worker.watchdog import watched
 from trainer.corpus import Corpus
+from trainer.families.registry import receive
 from trainer.text.units import study_tokens
 
 SLICE_SECONDS = 10.0
@@ -96,6 +97,8 @@ class TrialRun:
         if self._request.code_digest != code_digest():
             here, ours = trainer_folder(), self._request.trainer
             return f"a worker imports another trainer: {here} there, {ours} here; make them equal"
+        if (family := self._request.family) is not None and (why := receive(family)):
+            return why
         if (sentinel := self._request.sentinel) is not None:
             try:
                 is_there = Path(sentinel.file).read_text(encoding="utf-8") == sentinel.text

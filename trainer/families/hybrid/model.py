@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.configs.hybrid import HybridConfig
+from trainer.families.hybrid.config import HybridConfig
 
 ROPE_BASE = 10_000.0
 MAX_CHUNK_EXPONENT = 60.0  # exp(60) is 1e26: products of two such factors and of their sums stay inside fp32

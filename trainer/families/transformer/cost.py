@@ -1,10 +1,10 @@
-"""What training a transformer costs (see trainer/models/transformer.py)."""
+"""What training a transformer costs (see model.py)."""
 
 from __future__ import annotations
 
-from trainer.config import TrainConfig
-from trainer.configs.transformer import TransformerConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
+from trainer.families.family import Run
+from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
+from trainer.families.transformer.config import TransformerConfig
 
 
 def num_params(m: TransformerConfig) -> int:
@@ -20,13 +20,13 @@ def _matrices(m: TransformerConfig) -> int:
     return 2 * D * D + 2 * D * G_K + (3 if m.arch == "llama" else 2) * D * m.ffn_width
 
 
-def forward_flops(config: TrainConfig) -> float:
+def forward_flops(config: Run) -> float:
     """Of one token forwards; attention as the full square, which is how its time grows."""
     m: TransformerConfig = config.model
     return 2 * m.vocab_size * m.d_model + m.n_layers * (2 * _matrices(m) + 2 * 2 * config.seq_len * m.d_model)
 
 
-def live_bytes(config: TrainConfig) -> int:
+def live_bytes(config: Run) -> int:
     """The largest of the step's widest moments: the loss, each block's backward, the embedding's, the optimizer.
 
     A block's backward still holds what the blocks before it saved, and already the gradients of those after it.

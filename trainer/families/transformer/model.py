@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.configs.transformer import TransformerConfig
+from trainer.families.transformer.config import TransformerConfig
 
 INIT_STD = 0.02
 

@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.configs.ghost import GhostConfig
+from trainer.families.ghost.config import GhostConfig
 from trainer.loss import cross_entropy, fused_cross_entropy
 
 GATE_SHARPNESS = 5.0

@@ -1,10 +1,10 @@
-"""What training a hybrid costs (see trainer/models/hybrid.py)."""
+"""What training a hybrid costs (see model.py)."""
 
 from __future__ import annotations
 
-from trainer.config import TrainConfig
-from trainer.configs.hybrid import HybridConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
+from trainer.families.family import Run
+from trainer.families.hybrid.config import HybridConfig
+from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 # For each state and position: two prefix sums, a difference, an exponential, a quotient, a product and a lerp.
 SCAN_FLOPS = 9
@@ -19,7 +19,7 @@ def _state_space_params(m: HybridConfig) -> int:
     return 4 * m.d_model * m.d_state + 2 * m.d_state
 
 
-def forward_flops(config: TrainConfig) -> float:
+def forward_flops(config: Run) -> float:
     """Of one token forwards; attention as the full square, which is how its time grows."""
     m: HybridConfig = config.model
     V, D, S = m.vocab_size, m.d_model, m.d_state
@@ -27,7 +27,7 @@ def forward_flops(config: TrainConfig) -> float:
     return 2 * V * D + (m.n_layers - 1) * (2 * 4 * D * S + SCAN_FLOPS * S) + attention
 
 
-def live_bytes(config: TrainConfig) -> int:
+def live_bytes(config: Run) -> int:
     """The largest of the step's widest moments: the loss, each block's backward, the embedding's, the optimizer.
 
     A block's backward still holds what the blocks before it saved, and already the gradients of those after it.

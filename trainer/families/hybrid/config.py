@@ -1,20 +1,16 @@
-"""A model of the hybrid family (see trainer/models/hybrid.py)."""
+"""A model of the hybrid family (see model.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trainer.checks import at_least, require
-from trainer.configs.model import BYTE_VOCAB_SIZE, ModelConfig, no_longer_than
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
+from trainer.families.family import BYTE_VOCAB_SIZE, ModelConfig, Run, no_longer_than
 
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig(ModelConfig):
-    """SSM blocks with one attention block (see trainer/models/hybrid.py)."""
+    """SSM blocks with one attention block (see model.py)."""
 
     vocab_size: int = BYTE_VOCAB_SIZE
     d_model: int = 128
@@ -46,5 +42,5 @@ class HybridConfig(ModelConfig):
             *require(self.context_factor > 0, f"context_factor {self.context_factor} is not positive; 1 is neutral"),
         ]
 
-    def faults_in(self, run: TrainConfig) -> list[str]:
+    def faults_in(self, run: Run) -> list[str]:
         return no_longer_than(run, "max_seq", self.max_seq)

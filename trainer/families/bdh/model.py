@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainer.configs.bdh import BDHConfig
+from trainer.families.bdh.config import BDHConfig
 from trainer.loss import product_dtype
 
 INIT_STD = 0.02

@@ -1,20 +1,16 @@
-"""A model of the bdh family (see trainer/models/bdh.py)."""
+"""A model of the bdh family (see model.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trainer.checks import at_least, require, shares
-from trainer.configs.model import BYTE_VOCAB_SIZE, ModelConfig
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
+from trainer.families.family import BYTE_VOCAB_SIZE, ModelConfig, Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class BDHConfig(ModelConfig):
-    """Baby Dragon Hatchling (see trainer/models/bdh.py); the names are its guide's."""
+    """Baby Dragon Hatchling (see model.py); the names are its guide's."""
 
     vocab_size: int = BYTE_VOCAB_SIZE
     n_embd: int = 256
@@ -41,7 +37,7 @@ class BDHConfig(ModelConfig):
             *shares(self, "dropout"),
         ]
 
-    def faults_in(self, run: TrainConfig) -> list[str]:
+    def faults_in(self, run: Run) -> list[str]:
         return require(
             run.precision != "fp16",
             "precision fp16 overflows in bdh: its attention scores, sums over all latents, are never scaled and start "

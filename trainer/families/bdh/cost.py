@@ -1,10 +1,10 @@
-"""What training a BDH costs (see trainer/models/bdh.py)."""
+"""What training a BDH costs (see model.py)."""
 
 from __future__ import annotations
 
-from trainer.config import TrainConfig
-from trainer.configs.bdh import BDHConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
+from trainer.families.bdh.config import BDHConfig
+from trainer.families.family import Run
+from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 CHUNK, DENSE_TOKENS = 128, 512  # as in the model, which cannot be asked without torch
 
@@ -18,7 +18,7 @@ def num_params(m: BDHConfig) -> int:
     return 3 * m.mlp_internal_dim_multiplier * m.n_embd**2 + 2 * m.vocab_size * m.n_embd
 
 
-def forward_flops(config: TrainConfig) -> float:
+def forward_flops(config: Run) -> float:
     """Of one token forwards, the same matrices once in every layer; attention in the form that the model takes."""
     m: BDHConfig = config.model
     D, latent, T = m.n_embd, m.mlp_internal_dim_multiplier * m.n_embd, config.seq_len
@@ -27,7 +27,7 @@ def forward_flops(config: TrainConfig) -> float:
     return 2 * m.vocab_size * D + m.n_layer * (2 * 3 * D * latent + scores + memory)
 
 
-def live_bytes(config: TrainConfig) -> int:
+def live_bytes(config: Run) -> int:
     """The largest of the step's widest moments: the loss, the last layers' backward, the optimizer."""
     m: BDHConfig = config.model
     V, D, L, H = m.vocab_size, m.n_embd, m.n_layer, m.n_head

@@ -1,15 +1,11 @@
-"""A model of the transformer family, GPT-2 or Llama (see trainer/models/transformer.py)."""
+"""A model of the transformer family, GPT-2 or Llama (see model.py)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from trainer.checks import at_least, one_of, require, shares
-from trainer.configs.model import ModelConfig, no_longer_than
-
-if TYPE_CHECKING:
-    from trainer.config import TrainConfig
+from trainer.families.family import ModelConfig, Run, no_longer_than
 
 ARCHS = ("gpt2", "llama")
 ROPE_THETA = 10_000.0
@@ -18,7 +14,7 @@ LLAMA_FFN_MULTIPLE = 256  # a llama's feed-forward width, where not given, is ro
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):
-    """GPT-2 or Llama blocks (see trainer/models/transformer.py).
+    """GPT-2 or Llama blocks (see model.py).
 
     None stands for what the architecture itself does; the properties below say what that is.
     """
@@ -99,5 +95,5 @@ class TransformerConfig(ModelConfig):
             *shares(self, "dropout", "emb_dropout", "attn_dropout", "resid_dropout"),
         ]
 
-    def faults_in(self, run: TrainConfig) -> list[str]:
+    def faults_in(self, run: Run) -> list[str]:
         return no_longer_than(run, "context_length", self.context_length)

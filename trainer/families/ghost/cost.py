@@ -1,13 +1,13 @@
-"""What training a ghost costs where it keeps every byte (see trainer/models/ghost.py).
+"""What training a ghost costs where it keeps every byte (see model.py).
 
 How many it skips is known only once it has trained: these are the most that a threshold can cost.
 """
 
 from __future__ import annotations
 
-from trainer.config import TrainConfig
-from trainer.configs.ghost import GhostConfig
-from trainer.costs.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
+from trainer.families.family import Run
+from trainer.families.ghost.config import GhostConfig
+from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
 SEGMENT = 32  # as in the model: moments between the states that it keeps
 # For each state: step times A, its exponential, what is written, and a product and a sum each to update and to read.
@@ -29,7 +29,7 @@ def _mamba_params(m: GhostConfig) -> int:
     return 2 * D * E + (m.d_conv + 1) * E + E * (R + 2 * N) + (R + 1) * E + N * E + E + E * D
 
 
-def forward_flops(config: TrainConfig) -> float:
+def forward_flops(config: Run) -> float:
     """Of one token forwards, through every layer that max_depth lets run."""
     m: GhostConfig = config.model
     V, D, S, R = m.vocab_size, m.dim, m.tokenizer_state, m.dt_rank
@@ -38,7 +38,7 @@ def forward_flops(config: TrainConfig) -> float:
     return 2 * (S * D + 2 * S + 2 * V * D + D) + m.depth * (2 * products + SCAN_FLOPS * N * E)
 
 
-def live_bytes(config: TrainConfig) -> int:
+def live_bytes(config: Run) -> int:
     """The largest of the step's widest moments: the loss, each layer's two halves backwards, the optimizer."""
     m: GhostConfig = config.model
     V, D, S = m.vocab_size, m.dim, m.tokenizer_state

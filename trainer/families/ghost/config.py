@@ -1,4 +1,4 @@
-"""A model of the ghost family (see trainer/models/ghost.py)."""
+"""A model of the ghost family (see model.py)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trainer.checks import at_least, require
-from trainer.configs.model import BYTE_VOCAB_SIZE, ModelConfig
+from trainer.families.family import BYTE_VOCAB_SIZE, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class GhostConfig(ModelConfig):
-    """Mamba blocks over bytes, skipped by bytes that are easy to predict (see trainer/models/ghost.py)."""
+    """Mamba blocks over bytes, skipped by bytes that are easy to predict (see model.py)."""
 
     # The published model has no setting for these; they are what its parameter counts imply.
     d_state: ClassVar[int] = 16

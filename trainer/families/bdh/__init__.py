@@ -1,0 +1,1 @@
+"""Baby Dragon Hatchling, linear attention over sparse neurons."""

@@ -1,0 +1,1 @@
+"""Bytes through Mamba blocks, which bytes that are easy to predict skip."""

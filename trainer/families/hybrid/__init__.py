@@ -1,0 +1,1 @@
+"""Gated state-space blocks around one attention block."""

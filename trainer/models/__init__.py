@@ -1,1 +1,0 @@
-"""One family a file; FAMILIES in `registry.py` names them."""
