@@ -116,7 +116,7 @@ def test_a_line_is_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch):
 
 def test_only_one_place_makes_a_console_and_nothing_turns_markup_on():
     makers = set()
-    for file in sorted((ROOT / "search").glob("*.py")):
+    for file in sorted((ROOT / "search").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
