@@ -39,26 +39,24 @@ def load(location: str) -> Family:
 
     Raises FamilyError.
     """
-    text = read_text(location)
-    is_file = location.endswith(".py")
-    known = _own.get(location)
-    if known is None or (is_file and known.source is not None and known.source.digest != digest_of(text)):
-        _own[location] = loaded(location, text)
-    return _own[location]
+    is_module = not location.endswith(".py")
+    if is_module and location in _own:  # Python imports a module once
+        return _own[location]
+    return _take(location, read_text(location))
 
 
 def reopen(location: str, digest: str) -> str:
-    """The word for a family that had this digest once. Raises FamilyError where nothing has it now.
+    """The word for a family that had this digest once. Raises FamilyError where nothing has it now, and runs nothing.
 
     That is the file or module at its location, or one that this process has loaded from elsewhere: it may have moved.
     """
-    for word, family in _own.items():
-        if word != location and family.source is not None and family.source.digest == digest:
+    for word in _own:
+        if word != location and _digest(word) == digest:
             return word
-    now = digest_of(read_text(location))
-    if now != digest:
+    text = read_text(location)
+    if (now := digest_of(text)) != digest:
         raise FamilyError(f"{location} has changed: its digest was {digest}, it is {now} now")
-    load(location)
+    _take(location, text)
     return location
 
 
@@ -67,23 +65,23 @@ def receive(location: str, digest: str, text: str | None) -> str:
 
     A file that is not on this machine is loaded from the `text` that the driver sent.
     """
-    known = _own.get(location)
-    if known is None or known.source is None or known.source.digest != digest:
+    if _digest(location) == digest:
+        return ""
+    try:
         try:
             here = read_text(location)
-        except FamilyError as error:
+        except FamilyError:
             if text is None:
-                return f"a worker cannot use the family: {error}"
+                raise
             here = text
         if (found := digest_of(here)) != digest:
             return (
                 f"a worker reads another family from {location}: its digest is {found} there and {digest} here; "
                 "make them equal"
             )
-        try:
-            _own[location] = known = loaded(location, here)
-        except FamilyError as error:
-            return f"a worker cannot use the family: {error}"
+        _take(location, here)
+    except FamilyError as error:
+        return f"a worker cannot use the family: {error}"
     return ""
 
 
@@ -95,3 +93,16 @@ def build(run: Run) -> Any:
 @functools.cache
 def _built_in(name: str) -> Family:
     return importlib.import_module(f"trainer.families.{name}.family").FAMILY
+
+
+def _take(location: str, text: str) -> Family:
+    """The family of that text, which is loaded unless it is already."""
+    if _digest(location) != digest_of(text):
+        _own[location] = loaded(location, text)
+    return _own[location]
+
+
+def _digest(location: str) -> str:
+    """Of the text that this process has loaded from there; empty where it has not."""
+    known = _own.get(location)
+    return "" if known is None or known.source is None else known.source.digest
