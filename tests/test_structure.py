@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,12 @@ def modules() -> dict[str, Path]:
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in sorted(files)}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Everything that a file imports, also within functions; of `from a import b` the module `a.b` if it is one."""
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Everything that a module of ours imports, also within functions; of `from a import b`, `a.b` if it is one."""
+    if module not in MODULES:
+        return frozenset()
+    path = MODULES[module]
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -59,11 +64,10 @@ def imports_of(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= (names & MODULES.keys()) or {node.module or ""}
-    return found
+    return frozenset(found)
 
 
 MODULES = modules()
-IMPORTS = {module: imports_of(path) for module, path in MODULES.items()}
 
 
 def is_in(module: str, owner: str) -> bool:
@@ -81,7 +85,7 @@ def ways_from(module: str) -> dict[str, tuple[str, ...]]:
     todo = [(module,)]
     while todo:
         way = todo.pop()
-        for imported in IMPORTS.get(way[-1], ()):
+        for imported in imports_of(way[-1]):
             if imported not in ways:
                 ways[imported] = (*way, imported)
                 todo.append(ways[imported])
@@ -113,11 +117,11 @@ def test_rooms_stay_free_of_what_is_foreign_to_them(owner: str):
 def test_what_decides_has_no_clock():
     for module in MODULES:
         if any(is_in(module, room) for room in WITHOUT_A_CLOCK):
-            assert not IMPORTS[module] & {"time", "datetime"}, module
+            assert not imports_of(module) & {"time", "datetime"}, module
 
 
 def test_only_two_modules_import_ray():
-    users = {m for m in MODULES if any(is_in(n, "ray") for n in IMPORTS[m])}
+    users = {m for m in MODULES if any(is_in(n, "ray") for n in imports_of(m))}
     assert users == {"search.driver.cluster", "search.driver.tune"}
 
 
