@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-clusters lint check clean
+.PHONY: run test test-clusters test-thorough lint check clean
 
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
@@ -13,6 +13,9 @@ test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so thr
 
 test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
 	$(BIN)/python -m pytest -m long
+
+test-thorough: $(VENV)/.installed ## more cases of what the tests show with fewer: every place to be killed at, and so on
+	$(BIN)/python -m pytest -n 2 -m thorough
 
 lint: $(VENV)/.installed ## layout, lint, types (a minute at first, seconds from its cache), the generated schema
 	$(BIN)/ruff format --check .

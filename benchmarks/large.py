@@ -1,6 +1,6 @@
 """A large study: what its commands, its search controller and many workers at once cost.
 
-    python -m benchmarks.large [--trials 10000] [--workers 64] [--json]
+    python -m benchmarks.large [--trials 10000] [--workers 64] [--reports 2000] [--json]
 
 The study is written by the controller itself, from made-up measurements, with a strategy that decides at random: the
 real one would look at every curve for each of some twenty thousand decisions. Everything is then measured in fresh
@@ -46,7 +46,6 @@ NAME = "large"
 GOES_ON = 0.4  # chance of a paused trial, of the latest, to go on
 STEPS_AT_ONCE = 50  # of the driver that writes the study, in one write
 NUM_MORE = 20  # steps of a trial and the next proposal, that the driver goes on with
-NUM_REPORTS = 2000  # of the many workers
 ENVIRONMENT = {"host": "node-17", "device": "NVIDIA H100 80GB HBM3", "num_threads": 4, "python": "3.12.4"}
 
 
@@ -189,7 +188,7 @@ def reports_in(journal: Path) -> Counter[tuple[int, int]]:
     return found
 
 
-def measure(num_trials: int, num_workers: int) -> dict[str, Any]:
+def measure(num_trials: int, num_workers: int, num_reports: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tinysearch-large-") as folder:
         runs = Path(folder) / "runs"
         started = time.perf_counter()
@@ -205,7 +204,7 @@ def measure(num_trials: int, num_workers: int) -> dict[str, Any]:
         for command in ("status", "best", "trials"):
             measured[command] = run_command(runs, command, NAME)
         measured["driver"] = _in_a_fresh_process(drive, runs)
-        measured["crowd"] = _in_a_fresh_process(crowd, Path(folder) / "crowd", num_workers, NUM_REPORTS)
+        measured["crowd"] = _in_a_fresh_process(crowd, Path(folder) / "crowd", num_workers, num_reports)
     return {**measured, "cpu_cores": os.cpu_count(), "load": os.getloadavg()[0]}
 
 
@@ -226,10 +225,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--reports", type=int, default=2000, help="of the many workers at once")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     _quiet()
-    measured = measure(options.trials, options.workers)
+    measured = measure(options.trials, options.workers, options.reports)
     if options.json:
         print(json.dumps(measured))
         return

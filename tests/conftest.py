@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.testing
 
 from benchmarks.postgres import Server, binaries, running_server
+
+# What tests and the processes they start import is compiled once: some images ask Python to do so every time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Nor are the commands put together for every one that a test runs.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 
 def pytest_configure() -> None:
@@ -21,10 +32,39 @@ def pytest_configure() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that start Ray come first: where several processes take a file each, the short ones fill the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The files that start Ray come first: where several processes take a file each, the short ones fill the end.
+
+    The thorough tests run where `-m` names them.
+    """
+    if "thorough" not in config.option.markexpr:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+_num_modules = 0
+
+
+def pytest_collection_finish() -> None:
+    _set_imports_apart()
+
+
+def pytest_runtest_logfinish() -> None:
+    _set_imports_apart()
+
+
+def _set_imports_apart() -> None:
+    """Take what imports have made out of the garbage collector's sight.
+
+    Every training run begins with a whole collection, which takes a second or two over all that the tests import.
+    """
+    global _num_modules
+    if len(sys.modules) > _num_modules + 100:
+        _num_modules = len(sys.modules)
+        gc.collect()  # what is garbage now is not kept
+        gc.freeze()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from trainer.families.transformer.model import TransformerLM
 
@@ -14,6 +13,8 @@ def counterpart(model: TransformerLM) -> torch.nn.Module:
 
 
 def _gpt2(model: TransformerLM) -> torch.nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel  # seconds, which a process pays that compares
+
     m = model.config
     other = GPT2LMHeadModel(
         GPT2Config(
@@ -46,6 +47,8 @@ def _gpt2(model: TransformerLM) -> torch.nn.Module:
 
 
 def _llama(model: TransformerLM) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     m = model.config
     other = LlamaForCausalLM(
         LlamaConfig(

@@ -39,8 +39,11 @@ REFUSED = [
 COMMANDS = {"run": [str(SMOKE)], "submit": [str(SMOKE), "--to", "slurm"], "resume": []}
 
 
+ALL_COMMANDS = typer.main.get_command(app).commands
+
+
 def options_of(command: str) -> set[str]:
-    return {flag for parameter in typer.main.get_command(app).commands[command].params for flag in parameter.opts}
+    return {flag for parameter in ALL_COMMANDS[command].params for flag in parameter.opts}
 
 
 @pytest.mark.parametrize(

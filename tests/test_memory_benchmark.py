@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,14 +22,17 @@ from benchmarks.memory import (
 from search.strategy.correction import MARGIN
 
 
-@pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return [measured(kind, config) for kind, config in drawn_configurations(len(KINDS), 7, device="cpu")]
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of what is drawn takes tenths of a second, not seconds."""
+    monkeypatch.setattr(memory, "CPU_BYTES", (4 * 2**20, 24 * 2**20))
+    monkeypatch.setattr(memory, "MAX_CPU_FLOPS", 3e9)
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.slow  # a training of two steps for each kind
-def test_estimates_are_near_what_a_step_of_any_family_takes(rows):
-    errors = summary(rows)
+def test_estimates_are_near_what_a_step_of_any_family_takes():
+    errors = summary([measured(kind, config) for kind, config in drawn_configurations(len(KINDS), 7, device="cpu")])
     assert errors.keys() == {*KINDS, "all"}
     assert errors["all"]["median"] < 0.05 and errors["all"]["p95"] < 0.25
 
@@ -42,8 +46,14 @@ def test_the_same_seed_draws_the_same_configurations_and_every_kind_of_run():
         assert len({getattr(config, name) for config in configs}) > 1, name
 
 
-def test_an_estimate_takes_less_than_a_millisecond(rows):
-    assert estimate_us(rows) < 1000
+def test_the_time_of_an_estimate_is_the_mean_of_all_rounds(monkeypatch: pytest.MonkeyPatch):
+    configs = [config for _, config in drawn_configurations(5, 7, device="cuda")]
+    rows = [Row("a", 1, 1, config.to_dict()) for config in configs]
+    made, clock = [], iter([10.0, 10.5])
+    monkeypatch.setattr(memory, "estimate", made.append)
+    monkeypatch.setattr(memory, "time", SimpleNamespace(perf_counter=clock.__next__))
+    assert estimate_us(rows, rounds=2) == pytest.approx(50_000)
+    assert made == configs * 2
 
 
 def test_errors_are_relative_to_what_was_measured():
@@ -73,6 +83,7 @@ def test_what_a_search_launches_near_its_limit_takes_no_more_than_that_and_the_m
     assert found["lowest_of_limit"] > 0.5 and found["highest_of_limit"] > 0.9  # else nothing was near it
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.slow  # two steps for each kind, twice
 def test_a_step_on_fake_tensors_holds_what_a_real_one_does():
     for kind, config in drawn_configurations(len(KINDS), 5, device="cpu"):

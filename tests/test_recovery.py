@@ -18,6 +18,7 @@ from search.storage.journal import Journal
 from search.study.study import Study
 from search.worker.messages import FAILED, OUT_OF_MEMORY
 from tests.simulated import OUTCOMES, PARETO, SPACE, Workers, check_whole, described, go_on, records_of, settings
+from tests.thorough import some_of
 
 WRITES = [
     "create_new_study",
@@ -29,6 +30,9 @@ WRITES = [
     "set_trial_intermediate_value",
     "set_trial_state_values",
 ]
+# Every fifth write, from two places on; the others are of the same kinds.
+NUM_PARTS = 5
+every_part = pytest.mark.parametrize("part", some_of(range(NUM_PARTS), always=[0, 2]))
 
 
 def images_of_database(storage: RDBStorage, workers: Workers) -> list[tuple[bytes, Workers]]:
@@ -48,8 +52,9 @@ def _connection(storage: RDBStorage) -> sqlite3.Connection:
     return storage.engine.raw_connection().driver_connection
 
 
-@pytest.mark.slow  # some 100 studies
-def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the_same():
+@pytest.mark.slow  # some 20 studies each
+@every_part
+def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the_same(part: int):
     undisturbed, workers = RDBStorage("sqlite:///:memory:"), Workers()
     images = images_of_database(undisturbed, workers)
     go_on(undisturbed, SPACE, workers)
@@ -58,17 +63,18 @@ def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the
     assert {record.outcome for record in records_of(undisturbed)} >= OUTCOMES
     assert len(images) > 80
     storage = RDBStorage("sqlite:///:memory:")  # one for all: its engine remembers the statements it has compiled
-    for k, (image, left) in enumerate(images):
+    for k, (image, left) in list(enumerate(images))[part::NUM_PARTS]:
         _connection(storage).deserialize(image)
         go_on(storage, SPACE, left)
         check_whole(storage, left)
         assert described(storage) == expected, f"killed before write {k}"
 
 
-@pytest.mark.slow  # some 100 studies each
+@pytest.mark.slow  # some 20 studies each
+@every_part
 @pytest.mark.parametrize("space", [SPACE, PARETO], ids=["one metric", "two metrics"])
 def test_a_driver_killed_at_any_line_of_a_journal_leaves_a_study_that_ends_the_same(
-    space: str, tmp_path: Path, monkeypatch
+    space: str, part: int, tmp_path: Path, monkeypatch
 ):
     workers, images = Workers(), []
     write = JournalFileBackend.append_logs
@@ -83,12 +89,13 @@ def test_a_driver_killed_at_any_line_of_a_journal_leaves_a_study_that_ends_the_s
     undisturbed = JournalStorage(Journal(str(tmp_path / "whole.log")))
     lines = (tmp_path / "whole.log").read_bytes().splitlines(keepends=True)
     assert len(lines) == len(images)
-    for k, left in enumerate(images):
+    expected = described(undisturbed)
+    for k, left in list(enumerate(images))[part::NUM_PARTS]:
         (tmp_path / f"{k}.log").write_bytes(b"".join(lines[:k]))
         storage = JournalStorage(Journal(str(tmp_path / f"{k}.log")))
         go_on(storage, space, left)
         check_whole(storage, left)
-        assert described(storage) == described(undisturbed), f"killed before line {k}"
+        assert described(storage) == expected, f"killed before line {k}"
 
 
 @pytest.mark.parametrize(("outcome", "state"), [(FAILED, "FAIL"), (OUT_OF_MEMORY, "PRUNED")])
