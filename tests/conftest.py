@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  # it looks for what the garbage collector sees, so before anything is set apart
 import pytest
 import typer.testing
 
