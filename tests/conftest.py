@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis  # noqa: F401  # its plugin does so too, but asks the garbage collector what must still be in its sight
 import pytest
 import typer.testing
 
