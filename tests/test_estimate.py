@@ -53,8 +53,8 @@ def test_live_bytes_are_those_of_a_plain_loss_too_which_takes_more(family, preci
     found = {}
     for is_fused in (False, True):
         config = TrainConfig.from_flat(family, {"rungs": [1000], "fused_loss": is_fused, **changes})
-        found[is_fused] = live_bytes(config)
-        assert found[is_fused] == pytest.approx(peak_live_bytes(config, is_fake=False), rel=0.05)
+        found[is_fused] = live_bytes(config)  # a ghost is trained: fake tensors have no numbers to route by
+        assert found[is_fused] == pytest.approx(peak_live_bytes(config, is_fake=family != "ghost"), rel=0.05)
     assert found[True] < found[False]
 
 

@@ -55,7 +55,7 @@ def test_a_number_is_always_the_same_file():
 
 @pytest.mark.slow  # trains models of a few weights, in a process of its own
 def test_damaged_files_load_or_are_refused_with_one_located_error():
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--spaces", "100", "--files", "30", "--seed", "7", "--json"]
+    command = [sys.executable, "-m", "benchmarks.fuzz", "--spaces", "100", "--files", "40", "--seed", "7", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.stderr == ""
     for name, findings in json.loads(done.stdout).items():
