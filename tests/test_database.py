@@ -35,8 +35,8 @@ from search.storage.archive import archive_at
 from search.storage.database import Database
 from search.storage.folder import FAULTS, StudyError, StudyFolder
 from search.storage.lease import DRIVER, Lease
-from search.storage.optuna_database import OnceStorage
-from search.storage.retrying import PatientStorage
+from search.storage.optuna_database import IdempotentStorage
+from search.storage.retrying import RetryingStorage
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.simulated import SPACE, Workers, check_whole, described, go_on, settings
@@ -298,11 +298,11 @@ def test_a_driver_that_was_frozen_and_taken_over_ends_and_writes_nothing_more(ur
     assert json.loads(lease_of(storage))["token"] == "t"  # the end of the frozen one leaves the other's lease alone
 
 
-def set_lease(storage: PatientStorage, content: dict[str, Any]) -> None:
+def set_lease(storage: RetryingStorage, content: dict[str, Any]) -> None:
     storage._storage.set_study_user_attr(storage.get_study_id_from_name("study"), DRIVER, content)
 
 
-def lease_of(storage: PatientStorage) -> str:
+def lease_of(storage: RetryingStorage) -> str:
     return Lease(storage.engine, storage.get_study_id_from_name("study"), "study")._read()
 
 
@@ -346,7 +346,7 @@ def test_what_was_done_although_its_answer_was_lost_is_not_done_twice(
 ):
     """Every second or third commit is carried out and then fails, as if the connection had broken."""
     monkeypatch.setattr("optuna.storages._rdb.storage.time", SimpleNamespace(sleep=lambda seconds: None))
-    backend = OnceStorage(f"sqlite:///{tmp_path}/studies.db")
+    backend = IdempotentStorage(f"sqlite:///{tmp_path}/studies.db")
     commit, commits = backend.engine.dialect.do_commit, itertools.count(1)
 
     def losing(connection: Any) -> None:
@@ -355,7 +355,7 @@ def test_what_was_done_although_its_answer_was_lost_is_not_done_twice(
             raise sqlite3.OperationalError("database is locked")
 
     backend.engine.dialect.do_commit = losing
-    storage, workers = PatientStorage(backend, "the storage", str), Workers()
+    storage, workers = RetryingStorage(backend, "the storage", str), Workers()
     go_on(storage, SPACE, workers)
     assert next(commits) > 100
     assert described(storage) == undisturbed()
@@ -588,4 +588,4 @@ def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path
         thread.start()
     for thread in threads:
         thread.join()
-    assert [type(storage) for storage in opened] == [PatientStorage] * 8
+    assert [type(storage) for storage in opened] == [RetryingStorage] * 8

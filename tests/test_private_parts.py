@@ -82,9 +82,9 @@ def test_the_tables_have_the_columns_that_are_read_and_written():
 
 
 def test_a_database_creates_a_trial_by_the_method_that_is_extended(tmp_path):
-    from search.storage.optuna_database import TOKEN, OnceStorage
+    from search.storage.optuna_database import TOKEN, IdempotentStorage
 
-    storage = OnceStorage(f"sqlite:///{tmp_path}/studies.db")
+    storage = IdempotentStorage(f"sqlite:///{tmp_path}/studies.db")
     try:
         assert storage.engine.dialect.name == "sqlite"
         study = optuna.create_study(storage=storage)

@@ -18,9 +18,9 @@ from optuna.exceptions import StorageInternalError
 from search.storage.address import DRIVERS, Address
 from search.storage.folder import Direction, StudyError, note_fault, whole_study
 from search.storage.lease import DRIVER, Lease, turn_of
-from search.storage.optuna_database import TABLES, OnceStorage
+from search.storage.optuna_database import TABLES, IdempotentStorage
 from search.storage.optuna_private import FrozenStudy, study_id_of
-from search.storage.retrying import PatientStorage, reason_of
+from search.storage.retrying import RetryingStorage, reason_of
 
 
 class Database:
@@ -28,7 +28,7 @@ class Database:
 
     def __init__(self, url: str):
         self._address = Address(url)
-        self._storage: PatientStorage | None = None
+        self._storage: RetryingStorage | None = None
 
     def __str__(self) -> str:
         return self._address.shown
@@ -45,7 +45,7 @@ class Database:
         there = [study.study_name for study in self._connected().get_all_studies()]
         return whole_study(self._connected(), name, str(self)) if name in there else None
 
-    def open(self, name: str) -> PatientStorage:
+    def open(self, name: str) -> RetryingStorage:
         self._has_tables()
         return self._connected()
 
@@ -73,14 +73,14 @@ class Database:
         with self._explained():
             return Lease(storage.engine, storage.get_study_id_from_name(name), name).holder()
 
-    def _connected(self) -> PatientStorage:
+    def _connected(self) -> RetryingStorage:
         """The storage, one for all studies; makes Optuna's tables where there are none."""
         if self._storage is None:
             with self._explained():
                 url = self._address.for_sqlalchemy.replace("{", "{{").replace("}", "}}")  # Optuna formats it
                 options = {"pool_pre_ping": True, "connect_args": self._address.connect_args}
                 optunas = _opened(url, options)
-                storage = PatientStorage(optunas, str(self), self._address.masked)
+                storage = RetryingStorage(optunas, str(self), self._address.masked)
                 made, ours = optunas.get_current_version(), optunas.get_head_version()
             if made != ours:
                 raise StudyError(
@@ -127,12 +127,12 @@ class Database:
             raise StudyError(f"{self} cannot be opened: {self._address.masked(reason_of(error))}") from None
 
 
-def _opened(url: str, options: dict[str, Any]) -> OnceStorage:
+def _opened(url: str, options: dict[str, Any]) -> IdempotentStorage:
     """Optuna's storage, whose tables it makes where there are none; two who do so at once get in each other's way."""
     pauses = iter((0.5, 1.0, 2.0))
     while True:
         try:
-            return OnceStorage(url, options, skip_compatibility_check=True)
+            return IdempotentStorage(url, options, skip_compatibility_check=True)
         except sqlalchemy.exc.DBAPIError as error:
             pause = next(pauses, None)
             overtaken = isinstance(error, sqlalchemy.exc.IntegrityError) or "exists" in str(error)

@@ -17,7 +17,7 @@ Attribute = models.StudyUserAttributeModel  # the lease changes a row of it only
 TOKEN = "tinysearch:token"  # the trial's system attribute by which one is found that may have been created
 
 
-class OnceStorage(RDBStorage):
+class IdempotentStorage(RDBStorage):
     """Optuna's storage, in which creating a trial with a TOKEN that is there already returns that trial.
 
     Optuna itself tries a creation again, and cannot know whether the first one was carried out.

@@ -1,4 +1,4 @@
-"""An Optuna storage that outlasts a database's absence: what fails for want of an answer is tried again for minutes.
+"""An Optuna storage that outlasts a database that does not answer: it retries for minutes.
 
 A call may have been carried out although its answer was lost. So whatever is tried again is done once: attributes and
 intermediate values are overwritten with the same, a state that is there already is taken for set, and a new trial has a
@@ -23,7 +23,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.folder import StudyError
-from search.storage.optuna_database import TOKEN, OnceStorage
+from search.storage.optuna_database import TOKEN, IdempotentStorage
 from search.storage.optuna_private import FrozenStudy
 from trainer.checks import printable
 
@@ -33,10 +33,10 @@ LOCAL_TROUBLES = ("locked", "busy", "disk is full", "disk i/o error")  # of SQLi
 T = TypeVar("T")
 
 
-class PatientStorage(BaseStorage):
+class RetryingStorage(BaseStorage):
     """Passes every call on to Optuna's storage; `guard` is called before each that writes, `on_fault` after a wait."""
 
-    def __init__(self, storage: OnceStorage, name: str, masked: Callable[[str], str]):
+    def __init__(self, storage: IdempotentStorage, name: str, masked: Callable[[str], str]):
         """`name` is what messages call it, and `masked` takes the password out of what the database says."""
         self.guard: Callable[[], None] = lambda: None
         self.on_fault: Callable[[str], None] = lambda text: None
