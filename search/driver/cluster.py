@@ -162,7 +162,7 @@ def is_here() -> bool:
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
 
 
-class Seat:
+class DriverRegistration:
     """This driver among those of its Ray, each of which is known by a named actor that ends with it."""
 
     def __init__(self) -> None:

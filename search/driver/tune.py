@@ -31,7 +31,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.driver.bridge import Bridge, Listener
-from search.driver.cluster import Seat, is_here, nodes
+from search.driver.cluster import DriverRegistration, is_here, nodes
 from search.driver.hardware import Slots
 from search.driver.ray_private import count_every_loss_of_a_worker
 from search.driver.scratch import scratch_folder
@@ -67,7 +67,7 @@ def run_trials(
     with scratch_folder() as folder, _interruptible(bridge):
         scratch = str(folder)
         try:
-            watch = _Watch(bridge, slots, Seat() if is_shared else None)
+            watch = _Watch(bridge, slots, DriverRegistration() if is_shared else None)
             _tuner(bridge, slots, watch, scratch).fit()
             while not bridge.is_ending and study.has_more:  # Ray asks no more once nothing was to be proposed
                 _tuner(bridge, slots, watch, scratch).fit()
@@ -189,7 +189,7 @@ class _Watch(Stopper):
     wait for ever. Each of several drivers takes its share.
     """
 
-    def __init__(self, bridge: Bridge, slots: Slots, seat: Seat | None):
+    def __init__(self, bridge: Bridge, slots: Slots, seat: DriverRegistration | None):
         self._bridge, self._slots, self._seat = bridge, slots, seat
         self._next_look = 0.0
 
