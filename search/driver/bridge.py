@@ -1,4 +1,4 @@
-"""Between Ray's trials and the brain's: which is which, what each report means, and what becomes of a lost worker.
+"""Between Ray's trials and the study's: which is which, what each report means, and what becomes of a lost worker.
 
 It knows Ray's protocol and not Ray: tune.py forwards to it.
 """
@@ -102,7 +102,7 @@ class Bridge:
             self.fail(error)
             return None
         if proposal is None:
-            for record in paused:  # the brain has stopped them
+            for record in paused:  # the study has stopped them
                 self._listener.on_event(Event.ENDED, record)
             return None
         try:

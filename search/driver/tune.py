@@ -1,6 +1,6 @@
-"""Ray Tune around the brain: a Searcher and a Scheduler that only forward, and a Trainable that only forwards.
+"""Ray Tune around the study: a Searcher and a Scheduler that only forward, and a Trainable that only forwards.
 
-Ray places trials on hardware, restarts lost workers and reuses warm ones; every decision is the brain's, and the study
+Ray places trials on hardware, restarts lost workers and reuses warm ones; every decision is the study's, and the study
 is recovered from its own storage, never from Ray's experiment state.
 """
 
@@ -82,9 +82,9 @@ def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tu
     return tune.Tuner(
         tune.with_resources(TrialActor, slots.resources),
         tune_config=TuneConfig(
-            search_alg=BrainSearcher(bridge),
-            scheduler=BrainScheduler(bridge),
-            num_samples=10**9,  # the brain knows when to end
+            search_alg=StudySearcher(bridge),
+            scheduler=StudyScheduler(bridge),
+            num_samples=10**9,  # the study knows when to end
             reuse_actors=True,
         ),
         run_config=RunConfig(
@@ -123,8 +123,8 @@ class TrialActor(tune.Trainable):
         return None
 
 
-class BrainSearcher(Searcher):
-    """Hands the brain's proposals to Ray, one for each free slot and no earlier: a later proposal knows more."""
+class StudySearcher(Searcher):
+    """Hands the study's proposals to Ray, one for each free slot and no earlier: a later proposal knows more."""
 
     def __init__(self, bridge: Bridge):
         super().__init__()
@@ -148,8 +148,8 @@ class BrainSearcher(Searcher):
         raise AssertionError("a study is recovered from its storage, not from Ray")
 
 
-class BrainScheduler(FIFOScheduler):
-    """Asks the brain whether a trial goes on after each report."""
+class StudyScheduler(FIFOScheduler):
+    """Asks the study whether a trial goes on after each report."""
 
     def __init__(self, bridge: Bridge):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Optuna's journal file with transactions: what the brain records in one step reaches the disk in one write.
+"""Optuna's journal file with transactions: what the study records in one step reaches the disk in one write.
 
 Optuna's own backend locks, writes and syncs the file for every attribute, about thirty times a trial, and replays each
 of these entries when the study is opened. One write is faster, most of all on slow disks, and it leaves a driver that
