@@ -34,7 +34,7 @@ from search.cli.garbage import collect_seldom
 from search.storage.optuna_private import storage_of
 from search.strategy.curves import Curve
 from search.strategy.strategy import Continue, Start
-from search.study.ledger import one_step
+from search.study.recorder import one_step
 from search.study.study import Study
 from search.worker.trial import SLICE_SECONDS
 

@@ -36,7 +36,7 @@ from search.storage.folder import StudyFolder
 from search.storage.optuna_private import storage_of
 from search.strategy.curves import Curve
 from search.strategy.strategy import Continue, Start, Strategy
-from search.study.ledger import one_step
+from search.study.recorder import one_step
 from search.study.settings import StudySettings
 from search.study.study import Proposal, Study
 

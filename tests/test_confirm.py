@@ -288,7 +288,7 @@ def study(small_text: Path) -> Study:
         for rung in (12_000, 36_000):
             measured = {"tokens": rung, "loss": 2.0 - number / 10, "environment": {"num_threads": 2}}
             made._measure(made.records[number], rung, measured)
-            made._ledger.write_rung(made.records[number])
+            made._recorder.write_rung(made.records[number])
         made._end(made.records[number], FINISHED, "")
     return made
 

@@ -473,7 +473,7 @@ def test_a_trial_whose_last_word_was_lost_is_finished_without_training_again():
     for rung in RUNGS[:-1]:
         study.report(number, measurement(rung, 2.0))
     study._measure(study.records[number], RUNGS[-1], measurement(RUNGS[-1], 1.5))
-    study._ledger.write_rung(study.records[number])  # and then the driver died
+    study._recorder.write_rung(study.records[number])  # and then the driver died
     again = reopened(storage)
     assert again.propose().number == 1
     assert trial_of(again, number).state == TrialState.COMPLETE

@@ -84,7 +84,7 @@ class Tinysearch:
         return Proposal(proposed.number, None if proposed.is_resumed else point(self._axes, proposed.values))
 
     def given(self, key: int, point: np.ndarray) -> None:
-        record, trial = self.study.records[key], self.study._ledger.trial(key)
+        record, trial = self.study.records[key], self.study._recorder.trial(key)
         self.study._candidates.started.discard(identity(record.values))
         record.values = self.study.space.complete(values_at(self._axes, point))
         self.study._candidates.start(record.values)

@@ -23,7 +23,7 @@ known_distribution = functools.lru_cache(maxsize=1000)(json_to_distribution)
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """Where a study is kept: the ledger writes there what `Study` and `Trial` have no method for, such as WAITING."""
+    """Where a study is kept: the recorder writes there what `Study` and `Trial` have no method for, such as WAITING."""
     return study._storage
 
 

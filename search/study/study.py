@@ -25,8 +25,8 @@ from search.strategy.feasibility import Feasibility
 from search.strategy.sampling import Candidates, NothingNew, distributions
 from search.strategy.strategy import Continue, Start, Strategy
 from search.study.decisions import Decisions
-from search.study.ledger import Ledger, one_step
 from search.study.record import TrialRecord, records_of
+from search.study.recorder import Recorder, one_step
 from search.study.settings import EXHAUSTED, SETTLED, TRIALS, StudySettings, exhausted_of, num_trials_of
 from search.study.verdict import broken_limits, check_failures, ending_of
 from search.worker.messages import (
@@ -94,7 +94,7 @@ class Study:
         self._study = study
         study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
         searched = {name: d for name, d in distributions(self.space).items() if not d.single()}
-        self._ledger = Ledger(study, self.metrics, searched)
+        self._recorder = Recorder(study, self.metrics, searched)
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         if self.exhausted and not self.exhausted.is_exact:  # what draws found is not drawn for again
             self._candidates.nothing_new = NothingNew(is_exact=False)
@@ -207,7 +207,7 @@ class Study:
             return not record.has_ended
         self._measure(record, tokens, measurement)
         if ending := ending_of(record, self.metrics, self.rungs, self.feasibility):
-            self._ledger.write_rung(record)
+            self._recorder.write_rung(record)
             self._end(record, *ending)
             if record.outcome == FAILED:
                 check_failures(self.records, record)
@@ -217,13 +217,13 @@ class Study:
             goes_on = self._goes_on(record)
         finally:  # what was measured is kept, also where nothing else may be launched
             if not goes_on:
-                self._ledger.will_pause(record, tokens)
-            self._ledger.write_rung(record)
+                self._recorder.will_pause(record, tokens)
+            self._recorder.write_rung(record)
         if goes_on:
             return True
         if self._choose() is None:
             return self._stop(record)
-        self._ledger.wait(number)
+        self._recorder.wait(number)
         return False
 
     @_at_once
@@ -238,7 +238,7 @@ class Study:
         if outcome == DIVERGED:
             rung = next_rung((tokens or record.tokens) - 1, self.rungs) or self.rungs[-1]
             self._measure(record, rung, {self.metrics[0].name: math.nan, "tokens": rung})
-            self._ledger.write_rung(record)
+            self._recorder.write_rung(record)
         self._keep_traceback(record, traceback)
         self._end(record, outcome, reason)
         check_failures(self.records, record)
@@ -253,8 +253,8 @@ class Study:
         if record.outcome == RUNNING:
             record.outcome = WAITING
             self._learn(record)
-            self._ledger.note(number, tokens=record.tokens)
-            self._ledger.wait(number)
+            self._recorder.note(number, tokens=record.tokens)
+            self._recorder.wait(number)
             self._interrupted.append(number)
 
     @_at_once
@@ -264,7 +264,7 @@ class Study:
         if record.has_ended:
             return
         record.faults.append(fault)
-        self._ledger.note(number, faults=record.faults)
+        self._recorder.note(number, faults=record.faults)
         self._keep_traceback(record, traceback)
 
     # What reports and displays read.
@@ -331,7 +331,7 @@ class Study:
 
     def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
         """A new trial."""
-        record = self._ledger.start(values, preset=preset)
+        record = self._recorder.start(values, preset=preset)
         self.records[record.number] = record
         self._num_started += 1
         self._candidates.start(values)
@@ -340,7 +340,7 @@ class Study:
 
     def _continue(self, before: TrialRecord) -> Proposal:
         """A trial that had finished goes on, as a new one."""
-        record = self._ledger.start_from(before)
+        record = self._recorder.start_from(before)
         self.records[record.number] = record
         self._continued.add(before.number)
         self._learn(before)
@@ -368,7 +368,7 @@ class Study:
             self._decisions.learn(record, may_continue=self._may_continue(record))
 
     def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
-        """Take a measurement at a rung into the record; the ledger writes it."""
+        """Take a measurement at a rung into the record; the recorder writes it."""
         record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
         record.environment = measurement.get("environment") or record.environment
         self._learn(record)
@@ -376,7 +376,7 @@ class Study:
     def _keep_traceback(self, record: TrialRecord, traceback: str) -> None:
         if traceback:
             record.traceback = traceback
-            self._ledger.note(record.number, traceback=traceback)
+            self._recorder.note(record.number, traceback=traceback)
 
     def _goes_on(self, record: TrialRecord) -> bool:
         """Whether a trial at a rung trains on at once. If not, its outcome is `paused` from now on."""
@@ -403,7 +403,7 @@ class Study:
         violations = {"memory": 1.0} if outcome == OUT_OF_MEMORY else {}
         if outcome == INFEASIBLE:
             violations = {name: violation for name, _, violation in broken_limits(record, self.feasibility)}
-        self._ledger.end(record, violations)
+        self._recorder.end(record, violations)
         return False
 
     def _recover(self) -> None:
@@ -412,7 +412,7 @@ class Study:
         for frozen, record in records_of(self._study):
             if record is None:
                 if not frozen.state.is_finished():  # not one of ours
-                    self._ledger.abandon(frozen)
+                    self._recorder.abandon(frozen)
                 continue
             self.records[frozen.number] = record
             if record.continues is None:
@@ -447,23 +447,23 @@ class Study:
         paused_at = frozen.user_attrs.get("paused")
         is_running = frozen.state == TrialState.RUNNING
         if record.rung and is_running:
-            self._ledger.repeat_rung(record)
+            self._recorder.repeat_rung(record)
         if record.rung and (ending := ending_of(record, self.metrics, self.rungs, self.feasibility)):
             outcome, reason = ending
             self._end(record, outcome, record.reason or reason)
         elif is_running and paused_at:
             if paused_at == record.rung:
                 record.outcome = PAUSED
-                self._ledger.wait(record.number)
+                self._recorder.wait(record.number)
             else:  # it was about to be paused at a rung that the record does not have
-                self._ledger.will_not_pause(record.number)
+                self._recorder.will_not_pause(record.number)
 
     def _resume(self, number: int) -> Proposal:
         """A waiting or paused trial again."""
         record = self.records[number]
         if self._may_continue(record):
             return self._continue(record)
-        self._ledger.resume(number, was_paused=record.outcome == PAUSED)
+        self._recorder.resume(number, was_paused=record.outcome == PAUSED)
         record.outcome = RUNNING
         self._learn(record)
         return Proposal(number, record.values, is_resumed=True)

@@ -31,7 +31,7 @@ def one_step(storage: optuna.storages.BaseStorage) -> contextlib.AbstractContext
     return backend.transaction() if isinstance(backend, Journal) else contextlib.nullcontext()
 
 
-class Ledger:
+class Recorder:
     """Writes the trials of one study; a trial is known by its number."""
 
     def __init__(
