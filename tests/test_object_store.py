@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import search.worker.object_store
 from search.cli.main import app
-from search.worker.checkpoints import checkpoints_at, is_owner, take_place
+from search.worker.checkpoints import checkpoints_at, claim_location, is_owner
 from search.worker.corpora import fetch_corpus, share_corpus
 from search.worker.messages import TextLocation, TrialRequest
 from search.worker.object_store import ObjectStore, ObjectStoreError
@@ -374,14 +374,14 @@ def test_a_worker_on_the_drivers_machine_leaves_its_trace_where_the_driver_looks
 
 def test_what_is_under_a_studys_name_is_one_studys(store: ObjectStore):
     assert not is_owner(store, "hybrid", "mine")
-    take_place(store, "hybrid", "mine")
-    take_place(store, "hybrid", "mine")
+    claim_location(store, "hybrid", "mine")
+    claim_location(store, "hybrid", "mine")
     assert is_owner(store, "hybrid", "mine") and not is_owner(store, "other", "mine")
     for content in (None, b"{", b"[]", b'{"id": 5}'):
         if content is not None:
             store.write(content, "hybrid/study.json")
         with pytest.raises(ObjectStoreError, match="/hybrid is of another study of that name; choose another --name"):
-            take_place(store, "hybrid", "theirs")
+            claim_location(store, "hybrid", "theirs")
 
 
 def test_only_the_studys_own_checkpoints_are_cleaned_there(url: str, store: ObjectStore):

@@ -18,7 +18,7 @@ from search.report.overview import Overview
 from search.report.texts import bytes_text
 from search.storage.folder import StudyError, StudyFolder
 from search.study.settings import storage_path_of
-from search.worker.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, is_owner, place_of
+from search.worker.checkpoints import Checkpoints, FolderCheckpoints, checkpoints_at, is_owner, location_of
 from search.worker.messages import FINISHED
 from search.worker.object_store import ObjectStore, ObjectStoreError
 from search.worker.watchdog import TRACE_SUFFIX
@@ -90,7 +90,7 @@ def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
     own = FolderCheckpoints(folder.checkpoints)
     if not (url := storage_path_of(stored)):
         return [own]
-    return [own, checkpoints_at(place_of(folder.checkpoints, folder.name, url), patience_seconds=0)]
+    return [own, checkpoints_at(location_of(folder.checkpoints, folder.name, url), patience_seconds=0)]
 
 
 def _why_unneeded(name: str, overview: Overview, confirmed: set[str], *, with_finished: bool) -> str:

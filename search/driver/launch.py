@@ -41,7 +41,14 @@ from search.strategy.feasibility import assess, unestimated
 from search.study.settings import StudySettings
 from search.study.study import Study
 from search.study.text import check_text
-from search.worker.checkpoints import Checkpoints, checkpoint_name, checkpoints_at, is_owner, place_of, take_place
+from search.worker.checkpoints import (
+    Checkpoints,
+    checkpoint_name,
+    checkpoints_at,
+    claim_location,
+    is_owner,
+    location_of,
+)
 from search.worker.messages import FINISHED, Event
 from search.worker.object_store import ObjectStore, ObjectStoreError
 from trainer.checks import counted
@@ -102,7 +109,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             num_trials = math.inf  # as many as there is time for
             if not options.address and not (so_far is not None and so_far.records):
                 say_what_fits(settings, slots, ends, console)
-        store = _place_at(settings, folder.name)
+        store = _store_at(settings, folder.name)
         stack.enter_context(folder.lock(settings.directions))
         if not options.address:
             from search.driver import cluster  # with Ray, which takes seconds
@@ -119,7 +126,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             Study.check_same(existing, settings)
             study = Study(existing, settings, trials=num_trials)
         if store is not None:
-            take_place(store, folder.name, study.stored.user_attrs["storage_id"])
+            claim_location(store, folder.name, study.stored.user_attrs["storage_id"])
         if existing is None and assessment.reference:
             console.print(assessment.reference, style="yellow")
         for preset, why in study.skipped_presets.items():
@@ -140,7 +147,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if few:
             console.print(few, style="yellow")
         requests = Requests(study, folder, slots, hang_seconds)
-        place = place_of(folder.checkpoints, folder.name, settings.storage_path)
+        location = location_of(folder.checkpoints, folder.name, settings.storage_path)
         max_seconds = max(1.0, ends - time.monotonic())
         with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
             from search.driver import tune
@@ -149,7 +156,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 study,
                 slots,
                 requests.request,
-                _Pruning(display, checkpoints_at(place, patience_seconds=0)),
+                _Pruning(display, checkpoints_at(location, patience_seconds=0)),
                 is_shared=options.address is not None,
                 max_seconds=max_seconds,
             )
@@ -191,7 +198,7 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     return total
 
 
-def _place_at(settings: StudySettings, name: str) -> ObjectStore | None:
+def _store_at(settings: StudySettings, name: str) -> ObjectStore | None:
     """Where a study keeps checkpoints and text, if that is a URL, and it may. Raises ObjectStoreError."""
     if not settings.storage_path:
         return None

@@ -11,7 +11,7 @@ from search.space.spec import BudgetSpec
 from search.storage.folder import StudyFolder
 from search.study.study import Study
 from search.study.text import corpus_digests
-from search.worker.checkpoints import checkpoint_name, place_of
+from search.worker.checkpoints import checkpoint_name, location_of
 from search.worker.corpora import share_corpus
 from search.worker.messages import Sentinel, TextLocation, TrialRequest
 from search.worker.object_store import ObjectStore
@@ -29,7 +29,7 @@ class Requests:
         self._study, self._folder, self._slots = study, folder, slots
         self._hang_seconds = hang_seconds
         url = study.settings.storage_path
-        self._location = place_of(folder.checkpoints, folder.name, url)
+        self._location = location_of(folder.checkpoints, folder.name, url)
         self._store = ObjectStore(url) if url else None
         self._corpus_digests = tuple(corpus_digests(study.settings))
         self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary

@@ -189,8 +189,8 @@ class _Watch(Stopper):
     wait for ever. Each of several drivers takes its share.
     """
 
-    def __init__(self, bridge: Bridge, slots: Slots, seat: DriverRegistration | None):
-        self._bridge, self._slots, self._seat = bridge, slots, seat
+    def __init__(self, bridge: Bridge, slots: Slots, registration: DriverRegistration | None):
+        self._bridge, self._slots, self._registration = bridge, slots, registration
         self._next_look = 0.0
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -203,7 +203,7 @@ class _Watch(Stopper):
                 self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
                 return True
             num_slots = self._slots.on(nodes())
-            self._bridge.on_slots(self._seat.share(num_slots) if self._seat else num_slots)
+            self._bridge.on_slots(self._registration.share(num_slots) if self._registration else num_slots)
         return self._bridge.fatal is not None
 
 

@@ -38,7 +38,7 @@ def trial_id_of(trial: optuna.Trial | FrozenTrial) -> int:
 
 
 def backend_of(storage: BaseStorage) -> BaseJournalBackend | None:
-    """What a journal storage reads and writes, for a step of the brain to be one write; None of other storages."""
+    """What a journal storage reads and writes, for a step of the study to be one write; None of other storages."""
     return storage._backend if isinstance(storage, optuna.storages.JournalStorage) else None
 
 

@@ -42,7 +42,7 @@ class Checkpoints(Protocol):
         """Every file there by its name, in bytes."""
 
 
-def place_of(folder: Path, name: str, storage_path: str) -> str:
+def location_of(folder: Path, name: str, storage_path: str) -> str:
     """Where a study of this name has its checkpoints: at a URL, or if that is empty, in its folder for them."""
     return f"{storage_path.rstrip('/')}/{name}/checkpoints" if storage_path else str(folder)
 
@@ -65,7 +65,7 @@ def is_owner(store: ObjectStore, name: str, study_id: str) -> bool:
     return True
 
 
-def take_place(store: ObjectStore, name: str, study_id: str) -> None:
+def claim_location(store: ObjectStore, name: str, study_id: str) -> None:
     """Keep what is under a study's name for this study from now on. Raises ObjectStoreError as `is_owner` does."""
     if not is_owner(store, name, study_id):
         store.write(json.dumps({"id": study_id}).encode(), f"{name}/{OWNER}")
