@@ -210,7 +210,7 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
 
 def test_without_turns_no_speeds_of_trials_that_share_a_gpu_are_compared(monkeypatch):
     monkeypatch.setattr(hardware, "this_machine", lambda: Node(8, 1))
-    monkeypatch.setattr("search.worker.turns.fcntl", None)
+    monkeypatch.setattr("search.worker.gpu_lock.fcntl", None)
     assert not slots_of(trials_per_gpu="2").is_exclusive
     assert slots_of(metrics=("tokens_per_second",)).is_exclusive
     with pytest.raises(

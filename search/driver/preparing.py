@@ -24,7 +24,7 @@ from search.strategy.reference import referenced
 from search.study.comparable import incomparable, unmeasurable
 from search.study.settings import StudySettings
 from search.study.text import StudyText, read_text
-from search.worker import turns
+from search.worker import gpu_lock
 from trainer.families.registry import family_of
 from trainer.text.errors import shown as shown_path
 from trainer.text.units import TextUnits
@@ -80,7 +80,7 @@ def slots_for(options: RunOptions, stack: contextlib.ExitStack, space: Space, bu
         run = {} if "precision" in space.parameters else {"precision": hardware.precision(1)}
         shares["gpus_per_trial"] = 1 / hardware.trials_that_fit(memory, largest_peak(space, budget, run))
     slots = hardware.divide(nodes, **shares, gpu_kind=options.gpu_kind)
-    if measures_alone(slots, space, budget) and not turns.are_possible():
+    if measures_alone(slots, space, budget) and not gpu_lock.are_possible():
         raise ValueError(
             "tokens_per_second cannot be compared between trials that share a GPU of this system; give each one"
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 
+from search.worker.gpu_lock import GpuLockError
 from search.worker.messages import DIVERGED, FAILED, OUT_OF_MEMORY, TrialReport
 from search.worker.object_store import NO_SPACE, ObjectStoreError
-from search.worker.turns import TurnsError
 
 
 def report_of(error: Exception, *, tokens: int = 0) -> TrialReport:
@@ -20,7 +20,7 @@ def report_of(error: Exception, *, tokens: int = 0) -> TrialReport:
     if isinstance(error, MemoryError) or _is_cuda_out_of_memory(error):
         reason = str(error).splitlines()[0] if str(error) else "out of memory"
         return TrialReport(tokens=tokens, outcome=OUT_OF_MEMORY, reason=reason)
-    if isinstance(error, (CorpusError, SaveError, ObjectStoreError, TurnsError)):
+    if isinstance(error, (CorpusError, SaveError, ObjectStoreError, GpuLockError)):
         return TrialReport(tokens=tokens, environment_error=str(error))
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         where = f"{error.filename or 'the disk'}: {error.strerror}; free some space there"

@@ -23,9 +23,9 @@ from search.worker.code import code_digest, trainer_folder
 from search.worker.corpora import fetch_corpus
 from search.worker.errors import breaks_process, report_of
 from search.worker.faults import CHECKPOINT_DAMAGED, STORE_SILENT
+from search.worker.gpu_lock import SHARED_SECONDS, GpuLock, GpuLockError, steps_beside_others, this_device
 from search.worker.messages import TrialReport, TrialRequest
 from search.worker.object_store import PATIENCE_SECONDS, ObjectStore
-from search.worker.turns import TURN_SECONDS, Turns, TurnsError, steps_together, this_device
 from search.worker.watchdog import watched
 from trainer.corpus import Corpus
 from trainer.families.registry import receive
@@ -49,7 +49,7 @@ class TrialRun:
         self._hang_seconds = request.hang_seconds
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
-        self._turns: Turns | None = None  # where others use the device too
+        self._gpu_lock: GpuLock | None = None  # where others use the device too
         self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
         self._faults: list[str] = []
@@ -133,7 +133,7 @@ class TrialRun:
 
     def _advance(self, corpus: Corpus | None) -> TrialReport:
         if self._run is None:
-            self._turns = self._turns_of_device()
+            self._gpu_lock = self._lock_of_device()
             self._start(corpus)
         if self._unreported:
             measurement = self._unreported.pop(0)
@@ -159,7 +159,7 @@ class TrialRun:
         config = TrainConfig.from_dict(self._request.train)
         if self._request.memory_share is not None:
             limit_memory(self._request.memory_share)
-        with self._turn():
+        with self._locked():
             run = self._run = TrainingRun(config, corpus)
         expected = self._request.corpus_digests
         if expected and run.corpus.digest not in expected:
@@ -168,11 +168,11 @@ class TrialRun:
             )
         for name in filter(None, (self._checkpoint, self._request.continues)):
             with contextlib.ExitStack() as reading:
-                with self._watched_turn():  # the device is not waited for, nor kept from others, by what is fetched
+                with self._watched_lock():  # the device is not waited for, nor kept from others, by what is fetched
                     path = reading.enter_context(self._checkpoints.to_read(name))
                 if path is None:
                     continue
-                with self._turn():
+                with self._locked():
                     try:
                         run.restore(path)
                         break
@@ -189,11 +189,11 @@ class TrialRun:
 
     def _train(self) -> TrialReport:
         rung = next(rung for rung in self._rungs if rung > self._run.tokens)
-        if self._turns is None:
-            with self._turn():
+        if self._gpu_lock is None:
+            with self._locked():
                 measurement = self._run.advance(rung, max_seconds=self._slice_seconds)
         else:
-            measurement = self._train_in_turns(rung)
+            measurement = self._train_beside_others(rung)
         self._save()
         return TrialReport(
             tokens=self._run.tokens,
@@ -201,51 +201,51 @@ class TrialRun:
             measurement=None if measurement is None else self._reported(measurement),
         )
 
-    def _turns_of_device(self) -> Turns | None:
-        """The turns on a device that others use too. Also one that need not measure alone lets others do so."""
+    def _lock_of_device(self) -> GpuLock | None:
+        """The lock on a device that others use too. A trial that need not measure alone lets others do so."""
         if self._request.exclusive:
             return None
-        with self._watched_turn():
+        with self._watched_lock():
             device = this_device()
         try:
-            return Turns(device)
-        except TurnsError:
+            return GpuLock(device)
+        except GpuLockError:
             if self._request.measures_alone:
                 raise
             return None
 
     @contextlib.contextmanager
-    def _turn(self, *, is_alone: bool = False) -> Iterator[None]:
-        """A turn on the device. It is watched, and waiting for it is not: whoever has the device is watched too."""
-        turn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self._turns is not None:
-            turn = self._turns.alone() if is_alone else self._turns.together()
-        with turn, self._watched_turn():
+    def _locked(self, *, is_exclusive: bool = False) -> Iterator[None]:
+        """Hold the device. That is watched; waiting for it is not, because whoever has the device is watched too."""
+        lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self._gpu_lock is not None:
+            lock = self._gpu_lock.exclusive() if is_exclusive else self._gpu_lock.shared()
+        with lock, self._watched_lock():
             yield
 
     def _watched(self) -> contextlib.AbstractContextManager[None]:
         return watched(self._trace, self._hang_seconds)
 
-    def _watched_turn(self) -> contextlib.AbstractContextManager[None]:
+    def _watched_lock(self) -> contextlib.AbstractContextManager[None]:
         """What is watched of a step that may have to wait for others; of any other step, all is."""
         return contextlib.nullcontext() if self._request.exclusive else self._watched()
 
-    def _train_in_turns(self, rung: int) -> Any:
+    def _train_beside_others(self, rung: int) -> Any:
         """As TrainingRun's `advance`. What is trained alone is not parted by a slice's end, so no save is within it."""
         run, speed = self._run, None
         seconds = self._slice_seconds
-        while (steps := self._steps_together(rung)) and seconds > 0:
-            with self._turn():
+        while (steps := self._steps_beside_others(rung)) and seconds > 0:
+            with self._locked():
                 started = time.monotonic()
                 stop = min(rung, run.tokens + steps * run.config.tokens_per_step)
-                run.train(stop, max_seconds=min(seconds, TURN_SECONDS))
+                run.train(stop, max_seconds=min(seconds, SHARED_SECONDS))
                 seconds -= time.monotonic() - started
         if not steps and run.tokens < rung:
-            with self._turn(is_alone=True):
+            with self._locked(is_exclusive=True):
                 speed = self._speed_to(rung)
         if run.tokens < rung:
             return None
-        with self._turn():
+        with self._locked():
             return run.measure(speed)
 
     def _speed_to(self, rung: int) -> float:
@@ -254,7 +254,7 @@ class TrialRun:
         whole = run.tokens + (rung - run.tokens) // size * size
         return [run.train(tokens) for tokens in (whole, rung) if tokens > run.tokens][0]
 
-    def _steps_together(self, rung: int) -> int:
+    def _steps_beside_others(self, rung: int) -> int:
         """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""
         run = self._run
         size = run.config.tokens_per_step
@@ -263,7 +263,7 @@ class TrialRun:
             return left
         last_rung = max((passed for passed in self._rungs if passed <= run.tokens), default=0)
         known = [run.tokens_per_second, *(m.tokens_per_second for m in run.measurements[-1:])]
-        return steps_together(
+        return steps_beside_others(
             left=left,
             all_steps=-(-(rung - last_rung) // size),
             is_warm=run.is_warm,
@@ -288,9 +288,9 @@ class TrialRun:
         started = time.monotonic()
         with contextlib.ExitStack() as writing:
             path = writing.enter_context(self._checkpoints.to_write(self._checkpoint))
-            with self._turn():
+            with self._locked():
                 self._run.save(path)
-            with self._watched_turn():
+            with self._watched_lock():
                 writing.close()  # what goes to another machine keeps the device from nobody
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
         self._slice_seconds = min(wanted, self._longest_slice)

@@ -1,10 +1,11 @@
-"""Turns on a GPU that several trials share: they train side by side, and the one that measures its speed trains alone.
+"""A lock on a GPU that several trials share: they train side by side, and the one that measures its speed trains alone.
 
-A lock between the processes of one machine: those who train hold it shared, and whoever measures, exclusively. Before
-it they pass a turnstile, which the one who measures keeps shut from when it begins to wait; so it waits for one turn of
-each at most, however many others train. Both are locks on files (flock), which end with the process that holds them.
+It is a lock between the processes of one machine. Processes that train hold it shared; a process that measures holds
+it exclusively. All pass a turnstile first, which a process that measures keeps shut from when it begins to wait. So it
+waits for one slice of each other process at most, however many there are. Both are locks on files (flock), which end
+with the process that holds them.
 
-What takes a turn: building a model, restoring, training with what it compiles, evaluating, and saving. What does not:
+Held shared: building a model, restoring, training with what it compiles, evaluating, and saving. Without the lock:
 starting CUDA in a new process, and freeing the memory of a trial that has ended.
 """
 
@@ -21,37 +22,37 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # stands for a module that is not there
 
-TURN_SECONDS = 1.0  # of training; as long, at most, whoever measures waits for it
+SHARED_SECONDS = 1.0  # of training under the shared lock, and so the longest that a process that measures waits
 ALONE_SECONDS = 3.0  # of training that a speed is measured over, where that is no more than ...
 ALONE_SHARE = 0.25  # ... this share of the steps from rung to rung
 MIN_STEPS_ALONE = 5  # whatever the share, after the warm-up of a worker that goes on from the first of them
 
 
-class TurnsError(OSError):
-    """The files that the turns are locks on cannot be used; says what to do."""
+class GpuLockError(OSError):
+    """The lock's files cannot be used; the message says what to do."""
 
 
-class Turns:
-    """The turns of this process on one device, which `device` names for all processes of this user and machine."""
+class GpuLock:
+    """This process's lock on one device, which `device` names for all processes of this user and machine."""
 
     def __init__(self, device: str):
-        """Raises TurnsError where there can be none."""
+        """Raises GpuLockError if this system has no such locks."""
         if not are_possible():
-            raise TurnsError("trials that share a GPU cannot take turns on this system; give each of them one")
+            raise GpuLockError("trials that share a GPU cannot take turns on this system; give each of them one")
         self._turnstile, self._device = f"{device}.turnstile", f"{device}.device"
         _own_folder()
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Use the device beside others, and not while one has it alone; waits for a turn."""
+    def shared(self) -> Iterator[None]:
+        """Use the device beside others; waits while a process has it exclusively."""
         with contextlib.ExitStack() as held:
             with _locked(self._turnstile, is_exclusive=False):
                 held.enter_context(_locked(self._device, is_exclusive=False))
             yield
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Have the device to oneself; waits for the turns under way to end, and no new one begins meanwhile."""
+    def exclusive(self) -> Iterator[None]:
+        """Have the device to oneself; waits until the others have let go, and keeps new ones out meanwhile."""
         with _locked(self._turnstile, is_exclusive=True), _locked(self._device, is_exclusive=True):
             yield
 
@@ -70,10 +71,12 @@ def this_device() -> str:
     return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)  # the index is each process's own
 
 
-def steps_together(*, left: int, all_steps: int, is_warm: bool, steps_per_second: float, max_seconds: float) -> int:
+def steps_beside_others(
+    *, left: int, all_steps: int, is_warm: bool, steps_per_second: float, max_seconds: float
+) -> int:
     """How many of the `left` steps to a rung to train beside others, before the last ones, one at least, alone.
 
-    To be asked again after each turn, with the speed known by then; a process that is not warm first trains some steps
+    To be asked again after each slice, with the speed known by then; a process that is not warm first trains some steps
     beside others. `all_steps` lead from one rung to the next. Those alone are to take `max_seconds` at most.
     """
     from trainer.measure import WARMUP_STEPS
@@ -87,7 +90,7 @@ def steps_together(*, left: int, all_steps: int, is_warm: bool, steps_per_second
 
 @contextlib.contextmanager
 def _locked(name: str, *, is_exclusive: bool) -> Iterator[None]:
-    """Hold a lock on a file, which is opened anew each time: one that was deleted costs a single turn."""
+    """Hold a lock on a file, which is opened anew each time: a deleted file costs one slice."""
     path = _own_folder() / name
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -104,8 +107,8 @@ def _locked(name: str, *, is_exclusive: bool) -> Iterator[None]:
         os.close(file)
 
 
-def _unusable(path: Path, error: OSError) -> TurnsError:
-    return TurnsError(f"{path}: {error.strerror}, but trials that share a GPU take turns by it")
+def _unusable(path: Path, error: OSError) -> GpuLockError:
+    return GpuLockError(f"{path}: {error.strerror}, but trials that share a GPU take turns by it")
 
 
 def _own_folder() -> Path:
@@ -117,5 +120,5 @@ def _own_folder() -> Path:
     except OSError as error:
         raise _unusable(folder, error) from None
     if owner != os.getuid():
-        raise TurnsError(f"{folder} belongs to another user; delete it, or set another TMPDIR")
+        raise GpuLockError(f"{folder} belongs to another user; delete it, or set another TMPDIR")
     return folder

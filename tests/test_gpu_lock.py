@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from search.worker import turns
+from search.worker import gpu_lock
+from search.worker.gpu_lock import MIN_STEPS_ALONE, GpuLock, GpuLockError, steps_beside_others
 from search.worker.messages import TrialReport, TrialRequest
 from search.worker.trial import TrialRun
-from search.worker.turns import MIN_STEPS_ALONE, Turns, TurnsError, steps_together
 from search.worker.watchdog import trace_file
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
@@ -33,7 +33,7 @@ Interval = tuple[str, float, float]  # of the monotonic clock, which all process
 
 
 @pytest.fixture(autouse=True)
-def own_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder for the locks that no other test has."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -42,13 +42,13 @@ def own_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 OPENING = """
 import json, sys, time
 from pathlib import Path
-from search.worker.turns import Turns
+from search.worker.gpu_lock import GpuLock
 
 def wait_for(*names):
     while not all(Path(name).exists() for name in names):
         time.sleep(0.001)
 
-device, intervals = Turns("cpu"), []
+device, intervals = GpuLock("cpu"), []
 def hold(kind, seconds):
     with getattr(device, kind)():
         began = time.monotonic()
@@ -87,18 +87,18 @@ def test_while_one_is_alone_no_other_has_the_device(tmp_path: Path):
 Path(f"{NAME}.ready").touch()
 wait_for(*(f"{name}.ready" for name in range(3)))
 for i in range(60):
-    hold("alone" if i % 3 == NAME else "together", 0.002)
+    hold("exclusive" if i % 3 == NAME else "shared", 0.002)
 print(json.dumps(intervals))
 """
     held = outputs(processes(tmp_path, *(f"NAME = {name}\n{code}" for name in range(3))))
-    assert all(sum(kind == "alone" for kind, *_ in intervals) == 20 for intervals in held)
+    assert all(sum(kind == "exclusive" for kind, *_ in intervals) == 20 for intervals in held)
     for one in held:
-        assert [overlaps(one, other, "alone") for other in held if other is not one] == [0, 0]
+        assert [overlaps(one, other, "exclusive") for other in held if other is not one] == [0, 0]
 
 
 def test_two_who_train_have_the_device_at_once(tmp_path: Path):
     code = """
-with device.together():
+with device.shared():
     Path(f"{NAME}.here").touch()
     wait_for("0.here", "1.here")
 print("true")
@@ -111,7 +111,7 @@ def test_whoever_measures_is_not_kept_waiting_by_others_who_begin_again_at_once(
     training = """
 turn = num_after = 0
 while num_after < 300 and not Path("measured").exists():
-    with device.together():
+    with device.shared():
         Path(f"{NAME}.{turn}").touch()
         time.sleep(0.01)
         began = time.monotonic()
@@ -123,7 +123,7 @@ print(num_after)
     measuring = """
 wait_for("0.9", "1.9")
 Path("waits").touch()
-hold("alone", 0)
+hold("exclusive", 0)
 Path("measured").touch()
 print("true")
 """
@@ -131,7 +131,9 @@ print("true")
     assert alone and max(turns_after) < 300
 
 
-@pytest.mark.parametrize(("kind", "other"), [("alone", "together"), ("alone", "alone"), ("together", "alone")])
+@pytest.mark.parametrize(
+    ("kind", "other"), [("exclusive", "shared"), ("exclusive", "exclusive"), ("shared", "exclusive")]
+)
 def test_a_process_that_is_killed_leaves_the_device_to_the_others(tmp_path: Path, kind: str, other: str):
     (holder,) = processes(tmp_path, f"with device.{kind}():\n    print('here', flush=True)\n    time.sleep(1000)")
     assert holder.stdout.readline() == b"here\n"
@@ -144,7 +146,7 @@ def test_a_process_that_is_killed_leaves_the_device_to_the_others(tmp_path: Path
 
 
 def test_locks_lie_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with Turns("cpu").alone():
+    with GpuLock("cpu").exclusive():
         pass
     folder = tmp_path / f"tinysearch-turns-{os.getuid()}"
     assert sorted(p.name for p in folder.iterdir()) == ["cpu.device", "cpu.turnstile"]
@@ -152,8 +154,8 @@ def test_locks_lie_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: p
     other = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: other)
     folder.rename(tmp_path / f"tinysearch-turns-{other}")
-    with pytest.raises(TurnsError, match=f"tinysearch-turns-{other} belongs to another user; delete it, or set"):
-        Turns("cpu")
+    with pytest.raises(GpuLockError, match=f"tinysearch-turns-{other} belongs to another user; delete it, or set"):
+        GpuLock("cpu")
 
 
 @pytest.mark.parametrize(
@@ -172,12 +174,12 @@ def test_locks_lie_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: p
 )
 def test_as_many_of_the_last_steps_are_trained_alone_as_tell_a_speed(left, all_steps, speed, most, expected):
     asked = {"left": left, "all_steps": all_steps, "steps_per_second": speed, "max_seconds": most}
-    assert steps_together(**asked, is_warm=True) == expected
+    assert steps_beside_others(**asked, is_warm=True) == expected
 
 
 def test_a_process_trains_its_first_steps_beside_others_where_there_are_enough():
     asked = {"all_steps": 1000, "steps_per_second": 0.0, "max_seconds": math.inf, "is_warm": False}
-    assert [steps_together(left=left, **asked) for left in (1, 2, 3, 4, 15, 16, 1000)] == [0, 1, 2, 3, 3, 8, 8]
+    assert [steps_beside_others(left=left, **asked) for left in (1, 2, 3, 4, 15, 16, 1000)] == [0, 1, 2, 3, 3, 8, 8]
     assert MIN_STEPS_ALONE + WARMUP_STEPS == 8
 
 
@@ -232,7 +234,7 @@ def test_a_trial_that_measures_alone_is_the_same_to_the_bit(is_lost: bool, monke
     rungs = [10 * STEP, 21 * STEP + 5, 50 * STEP]
     undisturbed = request("undisturbed", rungs)
     expected, _ = trained(undisturbed)
-    monkeypatch.setattr("search.worker.trial.TURN_SECONDS", 0.001)  # a step or two
+    monkeypatch.setattr("search.worker.trial.SHARED_SECONDS", 0.001)  # a step or two
     save_often(monkeypatch)
     shared = request("shared", rungs, **SHARED)
     found, num_reports = trained(shared, is_lost=is_lost)
@@ -252,7 +254,7 @@ class Witness:
 
         def seeing(kind: str, turn: Any) -> Any:
             @contextlib.contextmanager
-            def entered(self: Turns) -> Iterator[None]:
+            def entered(self: GpuLock) -> Iterator[None]:
                 assert not list(Path("checkpoints").glob("*.hang")), "a wait for a turn is watched"
                 with turn(self):
                     witness.turn = kind
@@ -266,13 +268,13 @@ class Witness:
                 witness.seen.append((name, witness.turn))
                 if name == "train_step":
                     assert trace_file(Path("checkpoints/shared.pt")).exists(), "training is not watched"
-                    witness.now += seconds / 2 if witness.turn == "alone" else seconds
+                    witness.now += seconds / 2 if witness.turn == "exclusive" else seconds
                 return method(self, *args, **options)
 
             return noted
 
-        for kind in ("together", "alone"):
-            monkeypatch.setattr(Turns, kind, seeing(kind, getattr(Turns, kind)))
+        for kind in ("shared", "exclusive"):
+            monkeypatch.setattr(GpuLock, kind, seeing(kind, getattr(GpuLock, kind)))
         for name in ("__init__", "restore", "train_step", "_evaluate", "save"):
             monkeypatch.setattr(TrainingRun, name, noting(name, getattr(TrainingRun, name)))
         monkeypatch.setattr(Stopwatch, "_now", lambda _: witness.now)
@@ -286,7 +288,9 @@ def test_the_speed_is_that_of_the_steps_alone_and_the_time_that_of_all(monkeypat
     witness = Witness(monkeypatch)
     found, _ = trained(request("shared", [12 * STEP, 32 * STEP, 72 * STEP], **SHARED, hang_seconds=1000.0))
     legs = [(4, 8), (12, 8), (32, 8)]  # steps together, and alone
-    assert witness.steps() == [turn for together, alone in legs for turn in ["together"] * together + ["alone"] * alone]
+    assert witness.steps() == [
+        turn for together, alone in legs for turn in ["shared"] * together + ["exclusive"] * alone
+    ]
     assert [m["tokens_per_second"] for m in found] == [STEP / 1.0] * 3
     assert [m["train_seconds"] for m in found] == [16.0, 16.0 + 32.0, 16.0 + 32.0 + 72.0]
 
@@ -296,7 +300,7 @@ def test_a_step_cut_short_by_a_rung_does_not_slow_it(monkeypatch: pytest.MonkeyP
     """It takes as long as a whole one, for fewer tokens."""
     witness = Witness(monkeypatch)
     found, _ = trained(request("shared", [40 * STEP + STEP // 4], **SHARED, hang_seconds=1000.0))
-    assert witness.steps().count("alone") > 1 and witness.steps()[-1] == "alone"
+    assert witness.steps().count("exclusive") > 1 and witness.steps()[-1] == "exclusive"
     assert [m["tokens_per_second"] for m in found] == [STEP / 1.0]
 
 
@@ -305,8 +309,8 @@ def test_whatever_uses_the_device_has_a_turn_also_after_the_worker_was_lost(monk
     witness = Witness(monkeypatch)
     trained(request("shared", [12 * STEP, 32 * STEP], **SHARED, hang_seconds=1000.0), is_lost=True)
     assert set(witness.seen) == {
-        *((name, "together") for name in ("__init__", "restore", "train_step", "_evaluate", "save")),
-        ("train_step", "alone"),
+        *((name, "shared") for name in ("__init__", "restore", "train_step", "_evaluate", "save")),
+        ("train_step", "exclusive"),
     }
 
 
@@ -317,8 +321,8 @@ def test_no_checkpoint_lies_within_what_is_trained_alone(monkeypatch: pytest.Mon
     save_often(monkeypatch)
     trained(request("shared", [40 * STEP], **SHARED, hang_seconds=1000.0))
     kinds = [turn if name == "train_step" else name for name, turn in witness.seen]
-    first = kinds.index("alone")
-    assert kinds[first : first + 10] == ["alone"] * 8 + ["_evaluate", "save"] and kinds.count("alone") == 8
+    first = kinds.index("exclusive")
+    assert kinds[first : first + 10] == ["exclusive"] * 8 + ["_evaluate", "save"] and kinds.count("exclusive") == 8
     assert kinds[:first].count("save") > 1
 
 
@@ -326,7 +330,7 @@ def test_no_checkpoint_lies_within_what_is_trained_alone(monkeypatch: pytest.Mon
 def test_where_the_speed_does_not_matter_nothing_is_trained_alone(monkeypatch: pytest.MonkeyPatch):
     witness = Witness(monkeypatch)
     found, num_reports = trained(request("shared", [12 * STEP, 32 * STEP], exclusive=False, hang_seconds=1000.0))
-    assert witness.steps() == ["together"] * 32 and num_reports == 2
+    assert witness.steps() == ["shared"] * 32 and num_reports == 2
     assert [m["exclusive"] for m in found] == [False] * 2
     assert [m["tokens_per_second"] for m in found] == [STEP / 2.0] * 2
 
@@ -353,7 +357,7 @@ def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatc
 
 @pytest.mark.usefixtures("small_text")
 def test_without_locks_a_speed_that_matters_is_an_obstacle_and_no_other(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(turns, "fcntl", None)
+    monkeypatch.setattr(gpu_lock, "fcntl", None)
     (measured,), _ = trained(request("one", [8 * STEP], exclusive=False))
     assert not measured["exclusive"]
     assert TrialRun(request("other", [8 * STEP], **SHARED)).step() == TrialReport(
@@ -367,20 +371,20 @@ from search.worker.messages import TrialRequest
 from search.worker.trial import TrialRun
 from trainer.loop import TrainingRun
 
-alone, train_step = Turns.alone, TrainingRun.train_step
+alone, train_step = GpuLock.exclusive, TrainingRun.train_step
 @contextlib.contextmanager
 def noted(self):
     with alone(self):
         began = time.monotonic()
         yield
-        intervals.append(("alone", began, time.monotonic()))
+        intervals.append(("exclusive", began, time.monotonic()))
 def slowly(self, num_tokens):
     began = time.monotonic()
     time.sleep(0.005)
     loss = train_step(self, num_tokens)
     intervals.append(("step", began, time.monotonic()))
     return loss
-Turns.alone, TrainingRun.train_step = noted, slowly
+GpuLock.exclusive, TrainingRun.train_step = noted, slowly
 
 request = TrialRequest.from_dict(json.loads(Path(f"{NAME}.json").read_text()))
 run, measured = TrialRun(request), []
@@ -407,7 +411,7 @@ def test_of_two_trials_on_one_device_none_trains_while_the_other_measures(small_
 
     intervals = [one["intervals"], two["intervals"]]
     assert [sum(kind == "step" for kind, *_ in of) for of in intervals] == [80, 80]
-    assert [sum(kind == "alone" for kind, *_ in of) for of in intervals] == [3, 3 * both_measure]
+    assert [sum(kind == "exclusive" for kind, *_ in of) for of in intervals] == [3, 3 * both_measure]
     steps = [[interval for interval in of if interval[0] == "step"] for of in intervals]
     assert overlaps(steps[0], steps[1], "step")  # they did train at once
-    assert overlaps(intervals[0], steps[1], "alone") == overlaps(intervals[1], steps[0], "alone") == 0
+    assert overlaps(intervals[0], steps[1], "exclusive") == overlaps(intervals[1], steps[0], "exclusive") == 0
