@@ -3,7 +3,7 @@
     python -m benchmarks.record OUT_FOLDER --family hybrid [--configurations 200] [--seed 0] [--minutes M]
 
 Configurations are drawn and trained at a small scale (scale.py), measured at 27 equal parts of the budget. Each
-training is appended to OUT_FOLDER/<family>.jsonl; the same command goes on from there, and with --minutes stops in
+training is appended to OUT_FOLDER/<family>.jsonl; the same command resumes from there, and with --minutes stops in
 between. Then OUT_FOLDER/<family>.npz holds what is trained so far, in the format of benchmarks/search/table.py:
 
 - `U` (n, d) float32: the searched parameters in the unit cube; log axes applied, levels evenly spaced. A parameter that

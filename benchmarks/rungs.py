@@ -4,7 +4,7 @@
 
 Draws configurations of each family's space at a small scale (scale.py) and trains each once with every contender: the
 same configuration, seed, text, warm-up and min_lr, only the schedule and the averaging differ. Results are appended to
-FILE; the same command goes on from there, and with --minutes stops in between and shows what there is.
+FILE; the same command resumes from there, and with --minutes stops in between and shows what there is.
 
 For each contender and rung below the last: Spearman's rank correlation of the rung's loss with the final loss, and the
 share of the best third at the rung that ends in the best third; both against the contender's own final loss and that of

@@ -142,7 +142,7 @@ def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_
     assert len(trials) == 8
     assert {t["outcome"] for t in trials if t["trial"] != 4} <= {"finished", "stopped"}
     faults = {t["trial"]: t["faults"] for t in trials if t["faults"]}
-    lost, then = "worker lost: killed or crashed, last report at 0 tokens; ", "went on from its checkpoint"
+    lost, then = "worker lost: killed or crashed, last report at 0 tokens; ", "resumed from its checkpoint"
     assert faults == {
         0: [lost + then],
         1: [f"worker hung: no report for 0.5 min, last report at 0 tokens; {then}"],

@@ -359,7 +359,7 @@ def test_an_interrupted_confirmation_goes_on_where_it_was(study: Study, training
     training.ends[3, 2] = KeyboardInterrupt()
     code, out, err = tinysearch("confirm")
     assert code == 130 and err == ""
-    assert out.count("interrupted; the same command goes on from here") == 1
+    assert out.count("interrupted; run the same command to resume") == 1
     assert "1 of 3" in out
     training.ends.clear()
     before = list(training.trained)
@@ -369,7 +369,7 @@ def test_an_interrupted_confirmation_goes_on_where_it_was(study: Study, training
     training.ends[3, 4] = KeyboardInterrupt()
     code, out, err = tinysearch("confirm", "--seeds", "4", "--json")
     assert code == 130 and not json.loads(out)["complete"]
-    assert err.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert err.splitlines()[-1] == "interrupted; run the same command to resume"
 
 
 def test_the_study_can_be_searched_on_after_it_was_confirmed(study: Study, training: FakeTraining):
@@ -424,7 +424,7 @@ def test_what_keeps_a_run_from_training_is_no_result_of_it(study: Study, monkeyp
     monkeypatch.setattr(
         search.confirm.training, "train_alone", lambda *_: TrialReport(tokens=0, environment_error=full)
     )
-    assert refused().endswith(f"{full}; then the same command goes on")
+    assert refused().endswith(f"{full}; then the same command resumes")
     assert not any(key.startswith("confirmed") for key in study._study.user_attrs)
 
 

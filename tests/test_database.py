@@ -379,7 +379,7 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
                 storage.get_all_studies()
         finally:
             postgres.start()
-    assert str(caught.value).endswith("once it does, the same command goes on")
+    assert str(caught.value).endswith("once it does, the same command resumes")
 
 
 @pytest.mark.usefixtures("hurried")

@@ -86,8 +86,8 @@ def test_what_ray_says_of_a_lost_worker_is_a_cause_in_a_few_words(error: str, ca
 
 
 def test_a_loss_is_a_sentence_that_begins_with_its_kind():
-    assert loss("killed or crashed", 144_000, "went on from its checkpoint") == (
-        "worker lost: killed or crashed, last report at 144,000 tokens; went on from its checkpoint"
+    assert loss("killed or crashed", 144_000, "resumed from its checkpoint") == (
+        "worker lost: killed or crashed, last report at 144,000 tokens; resumed from its checkpoint"
     )
     assert loss("CUDA error: x", 0, "started again") == "CUDA error: x, last report at 0 tokens; started again"
     assert loss("ImportError: x", 5, "given up").startswith("worker lost: ImportError: x, last")
@@ -161,7 +161,7 @@ def test_a_trial_whose_worker_is_lost_goes_on_and_its_record_tells_it(driver: Dr
     assert driver.study.records[0].outcome == RUNNING
     assert driver.stored(0).faults == [
         "worker lost: killed or crashed, last report at 1,000 tokens; started again",
-        "CUDA error: device-side assert triggered, last report at 1,000 tokens; went on from its checkpoint",
+        "CUDA error: device-side assert triggered, last report at 1,000 tokens; resumed from its checkpoint",
     ]
     assert driver.events.count(("fault", 0)) == 2
     assert driver.bridge.fatal is None
@@ -252,7 +252,7 @@ def test_an_obstacle_stops_the_search_and_its_trials_wait(driver: Driver):
     driver.bridge.suggest("a"), driver.bridge.suggest("b")
     assert not driver.bridge.on_report("a", TrialReport(tokens=0, environment_error="text: no such file or folder"))
     assert isinstance(driver.bridge.fatal, StudyError)
-    assert str(driver.bridge.fatal) == "text: no such file or folder; then the same command goes on"
+    assert str(driver.bridge.fatal) == "text: no such file or folder; then the same command resumes"
     assert not driver.bridge.on_report("b", report(1000))  # told, and stopped
     driver.bridge.on_end("b", worker_lost=False)
     driver.bridge.release_all()
@@ -300,7 +300,7 @@ def test_a_study_that_ended_for_failures_says_so_readably_and_goes_on_with_other
         "3 trials in a row failed; the last: KeyError: 'y'",
         "Traceback:",
         "  the last",
-        "mend the cause; the same command then goes on",
+        "fix the cause; the same command then resumes",
     ]
     again = Study(driver.study._study, driver.study.settings)
     proposal = again.propose()

@@ -135,7 +135,7 @@ def test_a_search_whose_terminal_is_closed_leaves_a_study_that_goes_on(small_tex
     if is_ignored:
         assert code == 0 and "space: complete" in status.output
     else:
-        assert code == 130 and "not running; `tinysearch resume` goes on with it" in status.output
+        assert code == 130 and "not running; `tinysearch resume` resumes it" in status.output
         assert saved and " running" not in status.output.partition("\n")[2], status.output
         assert "faults" not in status.output and " waiting" in status.output or " paused" in status.output
 

@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, in_transaction):
     train(study, 0.1)
     before = path.read_bytes()
     with (
-        pytest.raises(JournalError, match=r"j\.log cannot be written: File too large; .* the same command goes on"),
+        pytest.raises(JournalError, match=r"j\.log cannot be written: File too large; .* the same command resumes"),
         full_after(len(before) + 100),
         journal.transaction() if in_transaction else contextlib.nullcontext(),
     ):

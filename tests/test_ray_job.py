@@ -88,7 +88,7 @@ def test_a_job_is_stopped_at_a_checkpoint_and_the_next_one_ends_its_study(machin
     assert machine.state(RAY_AUTH_TOKEN="wrong").endswith("Forbidden: Invalid authentication token")
     assert "stopped at their last checkpoint" in machine.tinysearch("stop", "smoke")
     assert machine.state() == "STOPPED"
-    assert "interrupted; the same command goes on from here" in machine.tinysearch("logs", "smoke")
+    assert "interrupted; run the same command to resume" in machine.tinysearch("logs", "smoke")
     assert not stored(shared).is_complete
     machine.tinysearch(*asked)
     wait_for(lambda: machine.state() not in ("PENDING", "RUNNING"))

@@ -226,7 +226,7 @@ def test_ctrl_c_drains_and_the_same_command_goes_on(place: Path):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, output
-    assert "interrupted; the same command goes on from here" in output
+    assert "interrupted; run the same command to resume" in output
     states = states_in_journal(place, "drained")
     assert 0 not in states.values(), "a trial is left RUNNING"
     assert 4 in states.values(), "no trial waits"

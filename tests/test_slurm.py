@@ -139,7 +139,7 @@ def test_a_stopped_job_is_not_queued_again_and_submitted_again_it_goes_on(slurm:
     wait_for(lambda: "finished at" in log_text() or has_ended())
     assert "its trials stop at their next checkpoint" in tinysearch("stop", "tiny")
     wait_for(has_ended)
-    assert state() == "FAILED" and "interrupted; the same command goes on from here" in log_text(), log_text()
+    assert state() == "FAILED" and "interrupted; run the same command to resume" in log_text(), log_text()
     assert "queued again" not in log_text()
     assert not stored().is_complete
     tinysearch(*asked)

@@ -73,7 +73,7 @@ def reporting_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        complain(f"{error.filename or 'the disk'}: {error.strerror}; free some space, then the same command goes on", 1)
+        complain(f"{error.filename or 'the disk'}: {error.strerror}; free some space, then the same command resumes", 1)
     except KeyboardInterrupt:
         complain("interrupted", 130)
 

@@ -97,10 +97,10 @@ def _search(options: RunOptions, columns: str | None) -> int:
     if options.storage is not None and options.storage != os.environ.get("OPTUNA_STORAGE"):
         where += f" --storage {shlex.quote(shown_url(options.storage))}"
     if was_interrupted and not overview.is_complete:
-        console.print("interrupted; the same command goes on from here")
+        console.print("interrupted; run the same command to resume")
         return 130
     if not overview.is_complete:
-        console.print(f"the time is up; what waits goes on with tinysearch resume {overview.name}{where}")
+        console.print(f"the time is up; tinysearch resume {overview.name}{where} continues the trials that wait")
     if overview.best is not None:
         front = " --pareto" if len(overview.metrics) > 1 else ""
         console.print(

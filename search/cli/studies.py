@@ -61,7 +61,7 @@ def status(
             run_by = (
                 f"run by {driver}"
                 if driver
-                else ("complete" if overview.is_complete else "not running; `tinysearch resume` goes on with it")
+                else ("complete" if overview.is_complete else "not running; `tinysearch resume` resumes it")
             )
             lines = [
                 f"{overview.name}: {run_by}",
@@ -224,7 +224,7 @@ def confirm(
                 console.print(line)
     if not confirmation.is_complete:
         if as_json:
-            complain("interrupted; the same command goes on from here", 130)
+            complain("interrupted; run the same command to resume", 130)
         raise typer.Exit(130)
     if confirmation.failures:
         raise typer.Exit(1)

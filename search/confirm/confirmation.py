@@ -234,7 +234,7 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
     if changed := _changed(confirmation):
         lines.append(f"not all of these figures can be compared: search and runs differ in {', '.join(changed)}")
     if not confirmation.is_complete:
-        lines.append("interrupted; the same command goes on from here")
+        lines.append("interrupted; run the same command to resume")
     return lines
 
 

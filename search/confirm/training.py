@@ -122,7 +122,7 @@ class _Confirming:
 
             report = train_alone(request, on_report)
         if report.environment_error is not None:
-            raise StudyError(f"{report.environment_error}; then the same command goes on")
+            raise StudyError(f"{report.environment_error}; then the same command resumes")
         run = run_of(record.number, seed, report)
         if run.outcome in LASTING:
             kept = {key: value for key, value in dataclasses.asdict(run).items() if key not in ("trial", "seed")}

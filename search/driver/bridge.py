@@ -145,7 +145,7 @@ class Bridge:
         trace = take_trace(run.request.trace_path)
         hung = f"{WORKER_HUNG}: no report for {(run.request.hang_seconds or 0) / 60:g} min"
         run.losses.append(hung if trace else cause_of(why))
-        then = "went on from its checkpoint" if _has_checkpoint(run.request) else "started again"
+        then = "resumed from its checkpoint" if _has_checkpoint(run.request) else "started again"
         if run.num_losses_left < 0:
             then = "given up"
         fault = loss(run.losses[-1], self._study.records[run.number].tokens, then)
@@ -186,7 +186,7 @@ class Bridge:
 
     def _forward(self, number: int, report: TrialReport) -> bool:
         if report.environment_error is not None:
-            raise StudyError(f"{report.environment_error}; then the same command goes on")
+            raise StudyError(f"{report.environment_error}; then the same command resumes")
         if report.outcome is not None:
             self._study.finish(number, report.outcome, report.reason, tokens=report.tokens, traceback=report.traceback)
             return False

@@ -200,7 +200,7 @@ class _Watch(Stopper):
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
             if not is_here():
-                self._bridge.fail(StudyError("Ray has ended on this machine; the same command goes on"))
+                self._bridge.fail(StudyError("Ray has ended on this machine; the same command resumes"))
                 return True
             num_slots = self._slots.on(nodes())
             self._bridge.on_slots(self._registration.share(num_slots) if self._registration else num_slots)

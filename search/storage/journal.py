@@ -110,7 +110,7 @@ class Journal(JournalFileBackend):
     def _failed(self, error: OSError) -> JournalError:
         advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
         why = f"{self._path} cannot be written: {error.strerror}"
-        self._error = JournalError(f"{why}; {advice}, then the same command goes on from what it holds")
+        self._error = JournalError(f"{why}; {advice}, then the same command resumes from what it holds")
         return self._error
 
     def _read_on(self) -> None:

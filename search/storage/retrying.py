@@ -150,7 +150,7 @@ class RetryingStorage(BaseStorage):
                     self._has_given_up = True  # what is still written while the driver ends is not waited for again
                     raise StudyError(
                         f"{self._name} did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); "
-                        "once it does, the same command goes on"
+                        "once it does, the same command resumes"
                     ) from error
             time.sleep(pause)
         if started is not None:

@@ -47,7 +47,7 @@ def check_failures(records: Mapping[int, TrialRecord], last: TrialRecord) -> Non
     tried = [record for record in _by_number(records.values()) if record.has_ended or record.measurements]
     if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
         lines = [f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}", last.traceback.rstrip()]
-        raise StudyFailed("\n".join([*filter(None, lines), "mend the cause; the same command then goes on"]))
+        raise StudyFailed("\n".join([*filter(None, lines), "fix the cause; the same command then resumes"]))
 
 
 def _by_number(records: Iterable[TrialRecord]) -> list[TrialRecord]:
