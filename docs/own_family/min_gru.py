@@ -60,7 +60,7 @@ class Layer(nn.Module):
 
 
 def scan(gate: Tensor, value: Tensor) -> Tensor:
-    """h of all positions, (B, T, S), of z before its sigmoid and of what g is taken of."""
+    """The states h of all positions, (B, T, S), from the inputs of the sigmoid and of g."""
     log_g = torch.where(value > 0, (value.relu() + 0.5).log(), F.logsigmoid(value))
     decay = F.logsigmoid(-gate).cumsum(dim=1)
     return (decay + (F.logsigmoid(gate) + log_g - decay).logcumsumexp(dim=1)).exp()

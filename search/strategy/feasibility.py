@@ -1,7 +1,8 @@
 """Which configurations may be launched: rules, buildability, and limits against the trainer's estimates.
 
-A configuration that fails here is rejected inside the proposal loop and never costs a worker. Memory is an estimate: a
-trial that was launched may take more than its limit by correction.py's MARGIN, and is infeasible where it does.
+A configuration that fails here is rejected inside the proposal loop and never costs a worker. Memory is an
+estimate, which correction.py corrects by what earlier trials measured. If a trial then takes more than its limit, it is
+infeasible.
 """
 
 from __future__ import annotations
