@@ -19,7 +19,7 @@ from search.storage.folder import StudyError
 from search.study.record import TrialRecord, pareto_front
 from search.study.settings import StudySettings
 from search.study.study import Proposal, Study
-from search.study.verdict import StudyFailed
+from search.study.verdict import MAX_FAILURES_IN_A_ROW, StudyFailed
 from search.worker.messages import FAILED, OUT_OF_MEMORY
 
 SPACE = """
@@ -376,6 +376,29 @@ def test_failures_between_successes_do_not_end_the_study():
     assert sum(r.outcome == FAILED for r in study.records.values()) == 6
 
 
+def test_earlier_failures_of_others_do_not_end_a_study_that_resumes():
+    storage = InMemoryStorage()
+    study = new_study(storage)
+    first = study.propose().number
+    for _ in range(2):
+        study.finish(study.propose().number, FAILED, "a bug")
+    with pytest.raises(StudyFailed):
+        study.finish(study.propose().number, FAILED, "a bug")
+    again = reopened(storage)
+    assert again.propose().number == first
+    again.finish(first, "diverged", "the training loss is nan", tokens=700)
+    assert again.propose() is not None
+
+
+def test_trials_that_all_fail_after_a_rung_end_the_study():
+    study = new_study()
+    with pytest.raises(StudyFailed):
+        for _ in range(MAX_FAILURES_IN_A_ROW):
+            number = study.propose().number
+            study.report(number, measurement(RUNGS[0], 2.0))
+            study.finish(number, FAILED, "a bug")
+
+
 def test_a_changed_space_is_refused_with_what_changed():
     storage = InMemoryStorage()
     study = new_study(storage)
@@ -566,6 +589,29 @@ def test_a_study_of_several_metrics_opened_again_proposes_what_it_would_have_pro
     proposals += run_both(again)
     assert proposals == undisturbed
     assert Overview.of(again).is_complete and reopened(storage).propose() is None
+
+
+def test_an_extended_study_of_several_metrics_opened_again_trains_the_same():
+    def trained(*, reopen_after: int) -> list[tuple[dict, list[int]]]:
+        storage = InMemoryStorage()
+        run_both(new_study(storage, space=PARETO, seed=5))
+        before = optuna.load_study(study_name="study", storage=storage)
+        study, done = Study(before, StudySettings.of(before).extended(81_000), trials=16), []
+        while (proposal := study.propose()) is not None:
+            record, rungs = study.records[proposal.number], []
+            for rung in study.rungs:
+                if rung > record.rung:
+                    rungs.append(rung)
+                    told = {"tokens_per_second": speed_of(record.values)}
+                    if not study.report(record.number, measurement(rung, loss_of(record.values, rung), **told)):
+                        break
+            done.append((record.values, rungs))
+            if len(done) % reopen_after == 0:
+                study = reopened(storage)
+        return done
+
+    undisturbed = trained(reopen_after=1000)
+    assert len(undisturbed) > 6 and trained(reopen_after=1) == undisturbed
 
 
 def test_a_metric_that_is_no_number_ends_the_trial():

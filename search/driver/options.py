@@ -167,7 +167,7 @@ class RunOptions:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How the text is read, as fields of a training run; what earlier studies do not have only if it is asked."""
+        """How the text is read, for a training run; newer fields only if set, so that older studies compare equal."""
         asked = {"text_key": self.text_key} if self.text_key != "text" else {}
         return {"token_dtype": self.token_dtype.value, **asked, **({"skip_bad": True} if self.skip_bad else {})}
 

@@ -13,11 +13,11 @@ from search.strategy.sampling import Candidates, NothingNew
 from search.strategy.strategy import Continue, Start, Strategy
 from search.study.record import TrialRecord
 from search.study.settings import Exhausted
-from search.worker.messages import DIVERGED, INFEASIBLE, OUT_OF_MEMORY, PAUSED, RUNNING
+from search.worker.messages import PAUSED, RUNNING, WASTED
 
 
 class Decisions:
-    """The strategy's choice, made once after everything that is learned or started."""
+    """Keeps the trials' curves, and the strategy's choice until something changes."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Decisions:
         if curve is None:
             curve = self._curves[record.number] = Curve(record.number, self._candidates.point(record.values))
         vectors = {self._rungs.index(tokens): record.signed(self._metrics, tokens) for tokens in record.measurements}
-        if record.outcome in (DIVERGED, INFEASIBLE, OUT_OF_MEMORY):
+        if record.outcome in WASTED:
             vectors[len(self._rungs) - 1] = (math.nan,) * len(self._metrics)
         self._vectors[record.number] = vectors
         curve.values = {rung: values[0] for rung, values in vectors.items()}
@@ -70,6 +70,7 @@ class Decisions:
         """Another trial continues this one and stands for it."""
         self.is_made = False
         self._curves.pop(number, None)
+        self._vectors.pop(number, None)
 
     def _decide(self, can_start: bool) -> Start | Continue | None:
         """The strategy's choice; if nothing new may be launched, as if all trials had been started."""

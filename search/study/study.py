@@ -28,10 +28,9 @@ from search.study.decisions import Decisions
 from search.study.record import TrialRecord, records_of
 from search.study.recorder import Recorder, one_step
 from search.study.settings import EXHAUSTED, SETTLED, TRIALS, StudySettings, exhausted_of, num_trials_of
-from search.study.verdict import broken_limits, check_failures, ending_of
+from search.study.verdict import MAX_FAILURES_IN_A_ROW, broken_limits, check_failures, ending_of
 from search.worker.messages import (
     DIVERGED,
-    FAILED,
     FINISHED,
     INFEASIBLE,
     OUT_OF_MEMORY,
@@ -111,6 +110,7 @@ class Study:
         )
         self._interrupted: deque[int] = deque()
         self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
+        self._tried: dict[int, None] = {}  # trials in the order of their last news to this driver
         self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
         self._num_started = 0  # configurations; a trial that continues another is none of its own
         with one_step(storage_of(study)):
@@ -121,6 +121,7 @@ class Study:
             for name, value in changed.items():
                 study.set_user_attr(name, value)
             self._recover()
+        self._tried.clear()
         self._presets = self._presets_to_train()
 
     @classmethod
@@ -209,8 +210,7 @@ class Study:
         if ending := ending_of(record, self.metrics, self.rungs, self.feasibility):
             self._recorder.write_rung(record)
             self._end(record, *ending)
-            if record.outcome == FAILED:
-                check_failures(self.records, record)
+            self._check_failures()
             return False
         goes_on = False
         try:
@@ -241,7 +241,7 @@ class Study:
             self._recorder.write_rung(record)
         self._keep_traceback(record, traceback)
         self._end(record, outcome, reason)
-        check_failures(self.records, record)
+        self._check_failures()
 
     @_at_once
     def release(self, number: int) -> None:
@@ -311,7 +311,7 @@ class Study:
         return reference.name if reference and reference.name not in self.skipped_presets else ""
 
     def close_to_new_trials(self) -> None:
-        """From now on the trials that there are, are all: the end of a study without a number of them."""
+        """Start no more trials: the number of a study without one is how many it has started."""
         self.num_trials = self._num_started
         self._study.set_user_attr(TRIALS, self.num_trials)
         self._decisions.is_made = False
@@ -371,7 +371,16 @@ class Study:
         """Take a measurement at a rung into the record; the recorder writes it."""
         record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
         record.environment = measurement.get("environment") or record.environment
+        self._try(record)
         self._learn(record)
+
+    def _try(self, record: TrialRecord) -> None:
+        """A trial has shown something: a measurement or its end."""
+        self._tried.pop(record.number, None)
+        self._tried[record.number] = None
+
+    def _check_failures(self) -> None:
+        check_failures([self.records[number] for number in list(self._tried)[-MAX_FAILURES_IN_A_ROW:]])
 
     def _keep_traceback(self, record: TrialRecord, traceback: str) -> None:
         if traceback:
@@ -396,6 +405,7 @@ class Study:
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
         record.outcome, record.reason = outcome, reason
+        self._try(record)
         self._learn(record)
         if self.feasibility.learn(record.values, record.measurements.get(record.rung, {})):
             self._candidates.limits_changed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 from search.space.space import next_rung
 from search.space.spec import MetricSpec
@@ -42,13 +42,10 @@ def broken_limits(record: TrialRecord, feasibility: Feasibility) -> list[tuple[s
     return broken
 
 
-def check_failures(records: Mapping[int, TrialRecord], last: TrialRecord) -> None:
-    """Raises StudyFailed after three failures in a row, of which `last` is one."""
-    tried = [record for record in _by_number(records.values()) if record.has_ended or record.measurements]
-    if len(tried) >= MAX_FAILURES_IN_A_ROW and all(r.outcome == FAILED for r in tried[-MAX_FAILURES_IN_A_ROW:]):
+def check_failures(tried: Sequence[TrialRecord]) -> None:
+    """Raises StudyFailed if the last three of `tried` failed: trials in the order of their last news."""
+    latest = tried[-MAX_FAILURES_IN_A_ROW:]
+    if len(latest) == MAX_FAILURES_IN_A_ROW and all(record.outcome == FAILED for record in latest):
+        last = latest[-1]
         lines = [f"{MAX_FAILURES_IN_A_ROW} trials in a row failed; the last: {last.reason}", last.traceback.rstrip()]
         raise StudyFailed("\n".join([*filter(None, lines), "fix the cause; the same command then resumes"]))
-
-
-def _by_number(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    return sorted(records, key=lambda record: record.number)

@@ -23,7 +23,7 @@ WAITING = "waiting"  # interrupted; the next run continues it
 RUNNING = "running"
 OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUSED, WAITING, RUNNING)
 WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
-"""Outcomes of configurations that cannot be had: a slot that a better strategy would not have spent."""
+"""Outcomes of trials whose configuration cannot be trained within the limits: a better strategy would avoid them."""
 
 OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
 
@@ -122,7 +122,7 @@ class TrialRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReport:
-    """What a worker says after each step: it is under way, has reached a rung, has ended, or cannot work there."""
+    """What a worker says after each slice of training: under way, at a rung, ended, or unable to train."""
 
     tokens: int
     """Trained so far."""

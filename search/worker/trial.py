@@ -32,7 +32,8 @@ from trainer.families.registry import receive
 from trainer.text.units import study_tokens
 
 SLICE_SECONDS = 10.0
-SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs
+SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs ...
+MAX_SLICE_SECONDS = 60.0  # ... unless a save is so slow that a cluster's notice would not do
 
 
 class BrokenProcess(RuntimeError):
@@ -293,7 +294,7 @@ class TrialRun:
             with self._watched_lock():
                 writing.close()  # what goes to another machine keeps the device from nobody
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
-        self._slice_seconds = min(wanted, self._longest_slice)
+        self._slice_seconds = min(wanted, MAX_SLICE_SECONDS, self._longest_slice)
 
 
 def environment(run: Any) -> dict[str, Any]:

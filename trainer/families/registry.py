@@ -46,7 +46,7 @@ def load(location: str) -> Family:
 
 
 def reopen(location: str, digest: str) -> str:
-    """The word for a family that had this digest once. Raises FamilyError where nothing has it now, and runs nothing.
+    """The word for a family that had this digest once. Raises FamilyError, and runs nothing, if nothing has it now.
 
     That is the file or module at its location, or one that this process has loaded from elsewhere: it may have moved.
     """
