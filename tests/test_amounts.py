@@ -113,3 +113,11 @@ def test_a_deadline_may_have_a_zone_or_several_parts(text: str, hours: float, mo
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize("words", [["b.yaml"], ["b.yaml", "--data", "text"], ["text"]])
+def test_a_second_space_is_refused(words: list[str]):
+    result = CliRunner().invoke(app, ["run", str(SMOKE), *words])
+    assert result.exit_code == 2 and result.stderr.startswith(
+        f"unexpected {words[0]!r}; one space is searched at a time"
+    )

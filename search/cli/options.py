@@ -119,8 +119,11 @@ def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
 def _asked(given: dict[str, Any]) -> RunOptions:
     """What was asked for. Raises ValueError for a second space, and for what cannot be meant."""
     more = given.pop(MORE, None) or ()
-    if more and not given["data"]:
-        raise ValueError(f"unexpected {str(more[0])!r}; one space is searched at a time, text follows --data")
+    spaces = [path for path in more if path.suffix in (".yaml", ".yml")]  # click does not say what stood before --data
+    if more and (spaces or not given["data"]):
+        raise ValueError(
+            f"unexpected {str([*spaces, *more][0])!r}; one space is searched at a time, text follows --data"
+        )
     for name, value in given.items():
         if option_of(name).is_listed:
             given[name] = () if value is None else tuple(word.strip() for word in value.split(","))

@@ -432,12 +432,12 @@ class Study:
             if not frozen.state.is_finished():
                 unfinished[frozen.number] = frozen
         for record in self.records.values():  # in their order, which is that of the strategy's curves too
-            if record.number in unfinished:
-                self._complete(record, unfinished[record.number])
-            if not record.has_ended and record.outcome != PAUSED:
-                record.outcome = WAITING
-                self._interrupted.append(record.number)
             try:
+                if record.number in unfinished:
+                    self._complete(record, unfinished[record.number])
+                if not record.has_ended and record.outcome != PAUSED:
+                    record.outcome = WAITING
+                    self._interrupted.append(record.number)
                 self._candidates.start(record.values)
                 self._learn(record)
                 if record.number not in unfinished:

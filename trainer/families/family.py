@@ -79,7 +79,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family's descriptor. Its file holds one, under any name.
+    """A family's descriptor. A user's file holds one, under any name; the trainer's own call it FAMILY.
 
     `build(config)` returns an nn.Module on the CPU, freshly initialised from torch's global generator. The module is
     called as `model(tokens) -> logits`: tokens (B, T) integers, logits (B, T, V). It may have more:
