@@ -33,7 +33,7 @@ REFUSED = [
     (["--trials-per-gpu", "0"], "--trials-per-gpu 0: give a number"),
     (["--max-tokens", "1.5"], "--max-tokens 1.5: give a token count"),
     (["--max-tokens", "inf"], "--max-tokens inf: give a token count"),
-    (["--until", "nan"], "--until nan: no time"),
+    (["--until", "nan"], "--until nan is not a time"),
     (["--storage-path", "here"], "--storage-path here: no URL"),
 ]
 COMMANDS = {"run": [str(SMOKE)], "submit": [str(SMOKE), "--to", "slurm"], "resume": []}

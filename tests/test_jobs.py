@@ -189,7 +189,7 @@ def test_times_are_slurms(text: str, seconds: int | None):
     ("to", "changes", "messages"),
     [
         ("slurm", {"nodes": 0, "cpus_per_node": 0}, ["--nodes 0", "--cpus-per-node 0"]),
-        ("slurm", {"gpus_per_node": -1, "time": "8h"}, ["--gpus-per-node -1", "--time 8h: no time"]),
+        ("slurm", {"gpus_per_node": -1, "time": "8h"}, ["--gpus-per-node -1", "--time 8h is not a time"]),
         ("slurm", {"partition": "gpu\n#SBATCH --account=x"}, ["--partition"]),
         ("slurm", {"account": "a b", "qos": "$(x)"}, ["--account 'a b'", "--qos"]),
         ("slurm", {"runs": '/a"b'}, ["Slurm reads no path with a quote"]),

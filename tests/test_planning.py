@@ -169,7 +169,7 @@ def test_amounts_are_short(tokens, text):
 
 def test_time_has_the_words_of_until():
     assert seconds_of("6m") == 360
-    with pytest.raises(ValueError, match="--time soon: no time"):
+    with pytest.raises(ValueError, match="--time soon is not a time"):
         seconds_of("soon")
 
 

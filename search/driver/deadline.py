@@ -50,6 +50,6 @@ def _moment(text: str, now: datetime) -> datetime:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError):
         raise ValueError(
-            f"--until {text}: no time; give one from now such as 8h or 45m, of the clock as 18:00, "
-            "or with its day as '2026-11-24 08:00'; a zone may follow, as in 18:00+02:00"
+            f"--until {text} is not a time: give a duration such as 8h or 45m, a time of day such as 18:00, "
+            "or a date and time such as '2026-11-24 08:00'; a zone may follow, as in 18:00+02:00"
         ) from None

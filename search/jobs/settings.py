@@ -75,7 +75,7 @@ class NodeSettings:
         if self.gpus_per_node < 0:
             found.append(f"--gpus-per-node {self.gpus_per_node} is negative")
         if self.time is not None and not time_seconds(self.time):
-            found.append(f"--time {self.time}: no time; give minutes, HH:MM:SS or D-HH:MM:SS, as Slurm does")
+            found.append(f"--time {self.time} is not a time: give minutes, HH:MM:SS or D-HH:MM:SS, as Slurm does")
         return found
 
     def memory_faults(self, pattern: re.Pattern[str], example: str) -> list[str]:
