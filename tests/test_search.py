@@ -277,8 +277,9 @@ def test_a_killed_worker_and_a_killed_driver_lose_no_trial(place: Path):
 
 def test_a_worker_with_another_trainer_is_refused_with_both_paths(place: Path):
     code = (
-        "import search.worker.trial, search.cli.main, sys\n"
-        "search.worker.trial.code_digest = lambda: 'another'\n"  # the driver's; its workers import the real one
+        "import search.worker.code, sys\n"
+        "search.worker.code.code_digest = lambda: 'another'\n"  # the driver's; its workers import the real one
+        "import search.cli.main\n"
         f"sys.argv = ['tinysearch', 'run', {SMOKE!r}, '--data', 'text', '--name', 'foreign']\n"
         "search.cli.main.main()"
     )

@@ -45,6 +45,7 @@ def space_of(axes: tuple[Axis, ...], presets: list[np.ndarray], metrics: Sequenc
     return Space(
         spec=SpaceSpec(family="recorded curves", parameters={}, metrics=list(metrics)),  # type: ignore[arg-type]
         document=Document("<recorded curves>", ""),
+        family="recorded curves",
         parameters={axis.name: _parameter(axis) for axis in axes},
         rules=(),
         presets={str(i): Preset(name=str(i), values=values_at(axes, p)) for i, p in enumerate(presets)},
