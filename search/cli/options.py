@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from search.cli.command import reporting_errors
-from search.driver.options import RunOptions, option_of
+from search.driver.options import RunOptions, default_of, option_of
 from search.jobs.settings import Setting
 
 
@@ -88,7 +88,7 @@ def _with_parameters(
     called: Callable[..., None], command: Callable[..., None], name: str, parameters: list[inspect.Parameter]
 ) -> Callable[..., None]:
     """Give `called` the signature of `command`, with these parameters in place of the one of that name."""
-    hints = get_type_hints(command, localns={"RunOptions": RunOptions}, include_extras=True)
+    hints = get_type_hints(command, include_extras=True)
     own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
     found: list[inspect.Parameter] = []
     for parameter in own:
@@ -107,7 +107,7 @@ def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     found = [inspect.Parameter(MORE, kind, default=None, annotation=MoreData)] if "data" in names else []
     for name in names:
-        hint, default = hints[name], RunOptions.__dataclass_fields__[name].default
+        hint, default = hints[name], default_of(name)
         if get_origin(hint) is tuple:
             several: Any = str if option_of(name).is_listed else types.GenericAlias(list, get_args(hint)[:1])
             hint = several | None
@@ -117,7 +117,7 @@ def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
 
 
 def _asked(given: dict[str, Any]) -> RunOptions:
-    """What was asked for. Raises ValueError for a second space, and for what cannot be meant."""
+    """What was asked for. Raises ValueError for a second space, and for a value that is not valid."""
     more = given.pop(MORE, None) or ()
     spaces = [path for path in more if path.suffix in (".yaml", ".yml")]  # click does not say what stood before --data
     if more and (spaces or not given["data"]):
@@ -128,13 +128,9 @@ def _asked(given: dict[str, Any]) -> RunOptions:
         if option_of(name).is_listed:
             given[name] = () if value is None else tuple(word.strip() for word in value.split(","))
         elif value is None or isinstance(value, list):
-            given[name] = _default(name) if value is None else tuple(value)
+            given[name] = default_of(name) if value is None else tuple(value)
     if "data" in given:
         given["data"] = (*given["data"], *more)  # --data a b c, as well as --data a --data b
     options = RunOptions(space=None, **given)
     options.check()
     return options
-
-
-def _default(name: str) -> Any:
-    return RunOptions.__dataclass_fields__[name].default

@@ -52,6 +52,10 @@ def option_of(name: str) -> Option:
     return _FIELDS[name].metadata["option"]
 
 
+def default_of(name: str) -> Any:
+    return _FIELDS[name].default
+
+
 def _option(flag: str, default: Any = None, *, help: str, **how: Any) -> Any:
     return field(default=default, metadata={"option": Option(flag, help, **how)})
 
@@ -197,7 +201,7 @@ class RunOptions:
         """Each flag that was given, with its value; None for one that takes none."""
         for name in OPTIONS:
             value, option = getattr(self, name), option_of(name)
-            if value == _FIELDS[name].default:
+            if value == default_of(name):
                 continue
             if value is True:
                 yield option.flag, None
