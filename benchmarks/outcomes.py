@@ -3,7 +3,7 @@
     python -m benchmarks.outcomes RUNS NAME
 
 The controller records made-up measurements, so the folder RUNS/NAME is what a search would have left that was
-interrupted. tests/studies holds such folders as earlier versions wrote them; files are fuzzed from one, too.
+interrupted. tests/study/studies holds such folders as earlier versions wrote them; files are fuzzed from one, too.
 """
 
 from __future__ import annotations
