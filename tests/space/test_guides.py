@@ -1,4 +1,4 @@
-"""The facts of the guides (guides/*.yaml here) against the spaces that encode them: nothing is lost, nothing is changed.
+"""The facts of the guides (guides/*.yaml here) against the spaces that encode them: nothing is lost or changed.
 
 A fact that a space deliberately has otherwise is listed in its guide file, under `deviations`, with the reason.
 """
