@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator
@@ -104,3 +106,32 @@ def _server() -> Iterator[Server]:
 def postgres(_server: Server) -> Server:
     """A PostgreSQL server that runs."""
     return _server
+
+
+@pytest.fixture(scope="session")
+def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Ray, started once, and the environment that its searches need."""
+    from search.driver import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINYSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        needed = {name: os.environ[name] for name in ("TINYSEARCH_CACHE", "RAY_AUTH_TOKEN")}
+        with cluster.local_ray(2, 0):
+            patch.undo()
+            yield needed
+
+
+@pytest.fixture(scope="module")
+def shared_ray(_ray: dict[str, str]) -> Iterator[None]:
+    """Searches in this process run on one Ray that all tests share, which a process of its own starts anew each time.
+
+    Their text is cached in one folder too, since Ray's workers have the environment in which it was started.
+    """
+    from search.driver import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _ray.items():
+            patch.setenv(name, value)
+        patch.setattr(cluster, "local_ray", lambda *_: contextlib.nullcontext())
+        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
@@ -12,7 +13,21 @@ from trainer.config import TrainConfig
 WSD_DECAY_RATIO = 0.2  # of the budget: the decay of warmup-stable-decay (Hägele et al. 2024 find 10-20 % enough)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, without the modules of torch.compile.
+
+    torch's own methods import them to keep the optimizer out of a compiled graph. We compile the model alone, and the
+    import takes each process two to three seconds (torch 2.13). The methods themselves are the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW over every parameter; only matrices decay.
 
     Biases, norms and other vectors are left out of the decay, and so are embeddings: a rare token's row would
@@ -25,7 +40,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in undecayed]
     kept = [p for p in parameters if p.ndim < 2 or id(p) in undecayed]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+    return AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),

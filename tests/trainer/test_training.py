@@ -19,7 +19,7 @@ from trainer.config import TrainConfig
 from trainer.corpus import Corpus
 from trainer.loop import Diverged, TrainingRun, _LossWatch, train
 from trainer.measure import Stopwatch
-from trainer.optim import build_optimizer, lr_factor
+from trainer.optim import AdamW, build_optimizer, lr_factor
 from trainer.text.errors import CorpusError
 
 MODEL = {"vocab_size": 32, "d_model": 16, "d_state": 4, "n_layers": 2, "n_heads": 2, "attn_layer_idx": 1}
@@ -355,16 +355,26 @@ def test_only_matrices_that_are_no_embedding_decay():
     assert len(decayed["params"]) + len(kept["params"]) == len(names)
 
 
+def test_the_optimizer_is_torchs_to_the_bit():
+    config = config_of(weight_decay=0.3, learning_rate=1e-2)
+    ours = TrainingRun(config, corpus_of())
+    theirs = TrainingRun(config, corpus_of())
+    options = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "fused": True}
+    theirs.optimizer = torch.optim.AdamW(build_optimizer(theirs.model, config).param_groups, **options)
+    assert [ours.advance(n).loss for n in (64, 200)] == [theirs.advance(n).loss for n in (64, 200)]
+    assert all(map(torch.equal, ours.model.parameters(), theirs.model.parameters()))
+
+
 def test_clipping_bounds_the_gradient(monkeypatch):
     norms = []
-    step = torch.optim.AdamW.step
+    step = AdamW.step
 
     def look(self, *args, **kwargs):
         gradients = [p.grad for group in self.param_groups for p in group["params"]]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", look)
+    monkeypatch.setattr(AdamW, "step", look)
     losses_of(config_of(grad_clip_norm=0.01))
     assert max(norms) <= 0.01 * 1.001
     norms.clear()
@@ -417,9 +427,11 @@ def test_ctrl_c_exits_130(config_file, capsys, monkeypatch):
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_the_trainer_needs_neither_the_search_nor_its_libraries():
+def test_training_needs_neither_the_search_nor_its_libraries_nor_torchs_compiler(config_file):
     code = (
-        "import sys, trainer.loop, trainer.__main__;"
-        "sys.exit(bool({'search', 'ray', 'optuna', 'pydantic', 'yaml', 'tokenizers'} & set(sys.modules)))"
+        "import sys; from trainer.__main__ import main; main(sys.argv[1:]); "
+        "found = {'search', 'ray', 'optuna', 'pydantic', 'yaml', 'tokenizers', 'torch._dynamo', 'sympy'} & set(sys.modules); "
+        "sys.exit(str(found) if found else 0)"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    run = subprocess.run([sys.executable, "-c", code, str(config_file)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

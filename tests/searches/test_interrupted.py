@@ -1,0 +1,119 @@
+"""A search in a process of its own that is interrupted in every way: the same command resumes it, and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.searches import (
+    PATIENCE_SECONDS,
+    driver,
+    kill,
+    printed_json,
+    states_in_journal,
+    succeeds,
+    wait_for,
+    write_text,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
+
+SPACE = """
+family: hybrid
+budget: {trials: 4, min_tokens: 20K, max_tokens: 120K, eta: 10, eval_tokens: 1K}
+parameters:
+  d_model: {values: [32, 64], default: 32}
+  n_layers: {value: 4}
+  n_heads: {value: 2}
+  seq_len: {value: 32}
+  batch_size: {value: 4}
+  learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
+presets:
+  reference: {d_model: 64}
+"""
+ASKED = ("slow.yaml", "--data", "text", "--name", "study")
+JOURNAL = Path("runs/study/journal.log")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, the present one, with a small text and a space whose trials take seconds."""
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path)
+    Path("slow.yaml").write_text(SPACE)
+    return tmp_path
+
+
+def rungs_written() -> int:
+    return JOURNAL.read_text(errors="ignore").count('"rung ') if JOURNAL.exists() else 0
+
+
+def more_rungs(num_rungs: int) -> Callable[[], bool]:
+    """Whether this many rungs have been written from now on."""
+    before = rungs_written()
+    return lambda: rungs_written() >= before + num_rungs
+
+
+def assert_complete(before: dict[int, dict]) -> None:
+    """Every trial has ended, once, every rung below its deepest was measured, and none of those `before` again."""
+    found = printed_json("trials", "study")
+    assert [t["trial"] for t in found] == list(range(4))
+    assert {t["outcome"] for t in found} <= {"finished", "stopped"}
+    assert set(states_in_journal(JOURNAL).values()) <= {1, 2}
+    for trial in found:
+        deepest = max(map(int, trial["measurements"]))
+        assert sorted(map(int, trial["measurements"])) == [r for r in (20_000, 120_000) if r <= deepest]
+        for rung, measured in before.get(trial["trial"], {}).items():
+            assert trial["measurements"][rung] == measured
+
+
+def measured() -> dict[int, dict]:
+    return {t["trial"]: t["measurements"] for t in printed_json("trials", "study")}
+
+
+def test_ctrl_c_drains_a_second_one_ends_at_once_and_the_same_command_resumes(folder: Path):
+    with driver(folder, *ASKED) as process:
+        wait_for(more_rungs(1), "first rung", process)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, output
+    assert "interrupted; run the same command to resume" in output
+    states = states_in_journal(JOURNAL)
+    assert 0 not in states.values(), "a trial is left RUNNING"
+    assert 4 in states.values(), "no trial waits"
+    before = measured()
+    with driver(folder, *ASKED) as process:
+        wait_for(more_rungs(1), "another rung", process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, output
+    succeeds("run", *ASKED)
+    assert_complete(before)
+
+
+def test_a_killed_worker_and_a_killed_driver_lose_no_trial(folder: Path):
+    with driver(folder, *ASKED) as process:
+        wait_for(more_rungs(1), "first rung", process)
+        there = psutil.Process(process.pid).children(recursive=True)
+        workers = [p for p in there if "Trainable" in " ".join(p.cmdline())]
+        assert workers
+        workers[0].kill()
+        time.sleep(3)
+        assert process.poll() is None, "the driver did not survive the loss of a worker"
+        everything = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait(timeout=30)
+        kill(everything)  # without its driver a local Ray ends by itself, in its own time
+    status = printed_json("status", "study")
+    assert status["driver"] is None and status["counts"]["running"] == 0
+    before = measured()
+    succeeds("run", *ASKED)
+    assert_complete(before)

@@ -1,0 +1,102 @@
+"""Searches as tests run them: by the command in a process of its own, or in this process on a Ray that tests share."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from typer.testing import CliRunner
+
+from search.cli.main import app
+from tests.support.paths import ROOT
+
+PATIENCE_SECONDS = 900  # for what should end by itself; a slow machine is no fault
+
+
+def tinysearch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process and the present folder."""
+    words = [*map(str, arguments)]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
+
+
+def succeeds(*arguments: object) -> str:
+    """What a command prints that runs in this process and succeeds."""
+    run = tinysearch(*arguments)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def printed_json(*arguments: object) -> Any:
+    return json.loads(succeeds(*arguments, "--json"))
+
+
+def write_text(folder: Path) -> None:
+    """A small text in `folder`/text."""
+    (folder / "text").mkdir()
+    for i in range(10):
+        words = " ".join(f"{(i + 3) * j % 97} and {j % 13}" for j in range(400))
+        (folder / "text" / f"{i}.txt").write_text(words)
+
+
+def command(*arguments: object) -> list[str]:
+    """The command in a process of its own."""
+    return [sys.executable, "-m", "search.cli", *map(str, arguments)]
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """Of such a process: this checkout, a cache in `folder`, and a wide terminal."""
+    own = {"TINYSEARCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    return {**os.environ, **own, **variables}
+
+
+@contextlib.contextmanager
+def driver(folder: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A search in a process of its own; ended, with all that it started, when the block ends."""
+    process = subprocess.Popen(
+        command("run", *arguments),
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        kill([*children, process])
+        process.communicate(timeout=30)
+
+
+def kill(processes: list[Any]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            process.kill()
+
+
+def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen[str]) -> None:
+    """Wait while the process runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, f"the search ended before {what}: {process.stdout.read()}"
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.3)
+
+
+def states_in_journal(journal: Path) -> dict[int, int]:
+    """Each trial's last state, as the journal has it: 0 running, 1 complete, 2 pruned, 3 fail, 4 waiting."""
+    states = {}
+    for line in journal.read_text().splitlines():
+        entry = json.loads(line)
+        if entry["op_code"] == 6:
+            states[entry["trial_id"]] = entry["state"]
+    return states
