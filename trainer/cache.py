@@ -1,4 +1,4 @@
-"""The cache of corpora: a folder for each, by its digest, with a file for each part, and `meta.json` about them."""
+"""The cache of corpora: each is a folder named by its digest, with a file for each part and facts in `meta.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = ("uint8", "uint16", "uint32", "int32", "int64")  # of a cached part
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder named, or TINYSEARCH_CACHE, or the user's own."""
+    """The folder given, or TINYSEARCH_CACHE, or the user's cache folder."""
     if cache_dir is not None:
         return Path(cache_dir)
     if folder := os.environ.get("TINYSEARCH_CACHE"):
@@ -31,7 +31,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def known_corpus(digest: str, *, vocab_size: int, cache_dir: str | os.PathLike[str] | None = None) -> Corpus | None:
-    """The corpus of that digest, if the cache has it whole; no text is read."""
+    """The corpus with that digest, if the cache has all of it; reads no text."""
     cache = cache_folder(cache_dir)
     meta = read_json(cache / digest / META)
     return None if meta is None else map_corpus(meta, cache, vocab_size)
@@ -61,7 +61,7 @@ def keep_corpus(
 ) -> dict[str, Any]:
     """Move a corpus's parts, each a file and its dtype, into the cache; returns what `map_corpus` needs.
 
-    Processes that do so at once write the same bytes, and each part by one rename. Raises OSError.
+    Concurrent processes write the same bytes, each part by one rename. Raises OSError.
     """
     cache = cache_folder(cache_dir)
     parts = {name: described(file, dtype, f"{digest}/{name}.bin") for name, (file, dtype) in files.items()}
@@ -74,14 +74,14 @@ def keep_corpus(
 
 
 def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
-    """The corpus that `meta` describes; None where one of its files is missing, not of its recorded size, or no part.
+    """The corpus that `meta` describes; None if a file is missing or of another size, or if `meta` is invalid.
 
-    So a cache that was damaged, whatever its JSON says, is built again.
+    So a damaged cache, whatever its JSON says, is rebuilt.
     """
     try:
         parts = {}
         for name, part in meta["parts"].items():
-            path = cache / part["path"]  # an absolute path, of the user's own tokens, stands for itself
+            path = cache / part["path"]  # an absolute path, of the user's own tokens, stays as it is
             if os.path.getsize(path) != part["bytes"]:
                 return None
             if part["dtype"] not in DTYPES:
@@ -110,7 +110,7 @@ def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
 
 
 def _checked_read(read: Any) -> Mapping[str, Any]:
-    """What a cache says that was read. Raises TypeError for what it cannot have said."""
+    """What a cache says about the text that was read. Raises TypeError if it is invalid."""
     counts = ("train_bytes", "validation_bytes", "test_bytes", "documents")
     if not isinstance(read, dict) or not all(type(read.get(name, 0)) is int for name in counts):
         raise TypeError(read)
@@ -118,22 +118,22 @@ def _checked_read(read: Any) -> Mapping[str, Any]:
 
 
 def described(path: Path, dtype: str, stored_as: str | None = None) -> dict[str, Any]:
-    """What `map_corpus` needs of a part: a file of the cache, or, unless it is to be stored there, where it lies."""
+    """What `map_corpus` needs of a part: a file of the cache, or, unless it will be stored there, its own path."""
     size = path.stat().st_size
     last = size // np.dtype(dtype).itemsize
     return {"path": stored_as or os.path.abspath(path), "dtype": dtype, "bytes": size, "first": 0, "last": last}
 
 
 def read_json(path: Path) -> Any:
-    """What a file of the cache says; None where it says nothing."""
+    """The content of a JSON file of the cache; None if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt either way
+    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt in both cases
         return None
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Written whole or not at all."""
+    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     temporary.write_text(json.dumps(document))

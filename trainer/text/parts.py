@@ -120,7 +120,7 @@ def marks_of(held_out: Path) -> np.ndarray:
 
 
 def marks_in_tokens(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """The marks of a text, byte offsets, as numbers of its tokens, (M,), int64."""
+    """The marks of a text, given as byte offsets, as token indices, (M,), int64."""
     found, position, chunk = [], 0, 2**20
     for start in range(0, len(tokens), chunk):
         ends = position + np.cumsum(token_bytes[tokens[start : start + chunk]], dtype=np.int64)
