@@ -7,23 +7,19 @@ that key, so that opening a known corpus reads no text.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trainer.checks import counted
-from trainer.config import TOKEN_DTYPES, TrainConfig
-from trainer.corpus import (
-    Corpus,
+from trainer.cache import (
+    building,
     cache_folder,
     described,
     keep_corpus,
@@ -32,14 +28,17 @@ from trainer.corpus import (
     read_json,
     write_json,
 )
+from trainer.checks import counted
+from trainer.config import TOKEN_DTYPES, TrainConfig
+from trainer.corpus import Corpus
 from trainer.families.family import BYTE_VOCAB_SIZE
 from trainer.text.collection import collect
-from trainer.text.errors import CorpusError, shown
+from trainer.text.errors import CorpusError
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
-from trainer.text.parts import marks_of, write_parts
+from trainer.text.parts import marks_in_tokens, marks_of, write_parts
 from trainer.text.sources import LeftOut, Sources, find_sources
 from trainer.text.split import split_documents, told
-from trainer.text.tokens import Stretch, collect_tokens, stretches_of
+from trainer.text.tokens import collect_tokens, join, stretches_of
 from trainer.tokenizer import BpeTokenizer, OnProgress, train_bpe
 
 FORMAT = "tinysearch-corpus-2"  # part of every key: change it with anything that changes tokens
@@ -73,7 +72,7 @@ def open_corpus(
     size = vocab_size if sources.are_tokens else BYTE_VOCAB_SIZE
     meta = read_json(index)
     if meta is None or (corpus := map_corpus(meta, cache, size)) is None:
-        with _building(cache) as scratch:
+        with building(cache) as scratch:
             if sources.are_tokens:
                 meta = _prepare_tokens(sources, vocab_size, np.dtype(token_dtype), cache, scratch)
             else:
@@ -101,19 +100,6 @@ def corpus_for(config: TrainConfig, *, on_progress: OnProgress | None = None) ->
         skip_bad=config.skip_bad,
         on_progress=on_progress,
     )
-
-
-@contextlib.contextmanager
-def _building(cache: Path) -> Iterator[Path]:
-    """A folder beside the cache's corpora to build one in. Raises CorpusError if the cache cannot be written."""
-    try:
-        (cache / "index").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        raise CorpusError(
-            f"{shown(cache)}: the cache folder cannot be written: {error.strerror}; set cache_dir or TINYSEARCH_CACHE"
-        ) from None
 
 
 def _left_out(sources: Sources, corpus: Corpus) -> dict[str, Any]:
@@ -162,7 +148,7 @@ def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgre
     digest = _digest([FORMAT, vocab_size, text.digest])
     if (known := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache)) is not None:
         return known
-    with _building(cache) as scratch:
+    with building(cache) as scratch:
         own = {part: cache / text.digest / f"{part}.bin" for part in PARTS if text.read[f"{part}_bytes"]}
         train_bpe(own[TRAIN], vocab_size, scratch / "tokenizer.json", on_progress)
         tokenizer = BpeTokenizer(scratch / "tokenizer.json", vocab_size)
@@ -174,7 +160,7 @@ def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgre
         files["token_bytes"] = scratch / "token_bytes.bin", "int32"
         assert text.marks is not None
         held_out = np.memmap(*files[VALIDATION], "r")
-        _token_marks(held_out, tokenizer.token_bytes, text.marks).tofile(scratch / "marks.bin")
+        marks_in_tokens(held_out, tokenizer.token_bytes, text.marks).tofile(scratch / "marks.bin")
         files["marks"] = scratch / "marks.bin", "int64"
         num_tokens = [
             files[part][0].stat().st_size // np.dtype(files[part][1]).itemsize for part in (TRAIN, VALIDATION)
@@ -195,17 +181,6 @@ def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgre
     return corpus
 
 
-def _token_marks(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarray) -> np.ndarray:
-    """The marks of a text, byte offsets, as numbers of its tokens, (M,), int64."""
-    found, position, chunk = [], 0, 2**20
-    for start in range(0, len(tokens), chunk):
-        ends = position + np.cumsum(token_bytes[tokens[start : start + chunk]], dtype=np.int64)
-        here = marks[(marks > position) & (marks <= ends[-1])]
-        found.append(start + np.searchsorted(ends, here) + 1)
-        position = int(ends[-1])
-    return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
-
-
 def _prepare_tokens(
     sources: Sources, vocab_size: int, dtype: np.dtype[Any], cache: Path, scratch: Path
 ) -> dict[str, Any]:
@@ -223,7 +198,7 @@ def _prepare_tokens(
             parts[part] = {**described(found[0].path, dtype.name), "first": found[0].first, "last": found[0].last}
         else:
             stored_as = f"{digest}/{part}.bin"
-            _join(found, dtype, scratch / f"{part}.bin")
+            join(found, dtype, scratch / f"{part}.bin")
             parts[part] = described(scratch / f"{part}.bin", dtype.name, stored_as)
             (cache / digest).mkdir(exist_ok=True)
             os.replace(scratch / f"{part}.bin", cache / stored_as)
@@ -235,17 +210,6 @@ def _prepare_tokens(
     read |= {f"{part}_bytes": counts.get(part, 0) * dtype.itemsize for part in PARTS}
     about = _counts(counts[TRAIN], counts[VALIDATION])
     return {"vocab_size": vocab_size, "digest": digest, "about": about, "read": read, "parts": parts}
-
-
-def _join(stretches: list[Stretch], dtype: np.dtype[Any], target: Path) -> None:
-    with open(target, "wb") as joined:
-        for stretch in stretches:
-            with open(stretch.path, "rb") as file:
-                file.seek(stretch.first * dtype.itemsize)
-                left = (stretch.last - stretch.first) * dtype.itemsize
-                while left and (chunk := file.read(min(left, 2**24))):
-                    joined.write(chunk)
-                    left -= len(chunk)
 
 
 def _counts(train: int, validation: int) -> str:

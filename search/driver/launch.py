@@ -17,15 +17,7 @@ from search.driver.amounts import check_trials, number_of_tokens, seconds_to_han
 from search.driver.deadline import seconds_until
 from search.driver.options import RunOptions
 from search.driver.planning import say_what_fits
-from search.driver.preparing import (
-    check_metrics,
-    prepare_space,
-    print_text,
-    progress_on,
-    read_for,
-    settings_for,
-    slots_for,
-)
+from search.driver.preparing import Prepared, prepare_by_name, prepare_by_space, prepare_space
 from search.driver.requests import Requests
 from search.report.display import Display
 from search.report.overview import Overview
@@ -37,10 +29,9 @@ from search.report.sentences import (
 )
 from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
-from search.strategy.feasibility import assess, unestimated
+from search.strategy.feasibility import Assessment
 from search.study.settings import StudySettings
 from search.study.study import Study
-from search.study.text import check_text
 from search.worker.checkpoints import (
     Checkpoints,
     checkpoint_name,
@@ -61,116 +52,66 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     trainer's CorpusError and ConfigError) for what the user can mend, StudyFailed where every trial fails.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
-    runs = options.runs.absolute()
-    folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
+    folder = _folder_of(options)
     options.check()
-    max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
-    ends = time.monotonic() + max_seconds
-    hang_seconds = seconds_to_hang(options.hang_minutes)
-    prepared = None if options.space is None else prepare_space(options)
+    ends = _end_of(options)
+    asked = None if options.space is None else prepare_space(options)
     folder.check_writable()
-    existing = folder.load() if prepared is None else folder.find()
+    stored = folder.load() if asked is None else folder.find()
+    before = None if stored is None else StudySettings.of(stored)
 
-    with contextlib.ExitStack() as stack:
-        before = None if existing is None else StudySettings.of(existing)
-        if prepared is not None:
-            asked: dict[str, Any] = {"budget_name": options.budget or "", "metrics": options.metrics}
-            doubts = check_metrics(*prepared[:2], options.data, is_begun=before is not None, **asked)
-            doubts += unestimated(*prepared[:2])
+    with contextlib.ExitStack() as stack:  # keeps Ray and the study's lock until the search has ended
+        if asked is not None:
+            prepared = prepare_by_space(options, asked, stored, stack, console)
         else:
-            assert before is not None
-            paths = map(Path, before.corpus["paths"])
-            doubts = check_metrics(before.space, before.budget, paths, is_begun=True, budget_name=before.budget_name)
-            doubts += unestimated(before.space, before.budget)
-        for warning in doubts:
-            console.print(f"warning: {warning}", style="yellow")
-        if prepared is not None:
-            space, budget, assessment = prepared
-            slots = slots_for(options, stack, space, budget)
-            settings = settings_for(options, space, budget, slots, read_for(options, space, console))
-            if existing is not None:
-                Study.check_same(existing, settings)
-        else:
-            assert before is not None
-            settings, assessment = before, assess(before.space, before.budget)
-            slots = slots_for(options, stack, before.space, before.budget)
-            print_text(console, check_text(before, on_progress=progress_on(console)))
-        so_far = None
-        num_trials: float | None = number_of_trials(options.trials, None)
-        if existing is not None and before is not None:
-            so_far = Overview.stored(existing, is_run=False)
-            num_trials = number_of_trials(options.trials, so_far)
-            settings = _going_on(before, settings, options)
-            is_longer = settings is not before or (num_trials or 0) > so_far.num_trials or options.until
-            is_exhausted = so_far.exhausted is not None and settings is before
-            if so_far.is_complete and (is_exhausted or not is_longer):
-                return so_far, False
-        if options.until and options.trials is None:
-            num_trials = math.inf  # as many as there is time for
-            if not options.address and not (so_far is not None and so_far.records):
-                say_what_fits(settings, slots, ends, console)
+            assert before is not None  # what is resumed is there
+            prepared = prepare_by_name(options, before, stack, console)
+        so_far = None if stored is None else Overview.stored(stored, is_run=False)
+        num_trials = _num_trials_asked(options, so_far)
+        settings = prepared.settings if before is None else _going_on(before, prepared.settings, options)
+        if so_far is not None and _is_done(so_far, num_trials, options, is_extended=settings is not before):
+            return so_far, False
+        if _should_say_what_fits(options, so_far):
+            say_what_fits(settings, prepared.slots, ends, console)
         store = _store_at(settings, folder.name)
         stack.enter_context(folder.lock(settings.directions))
-        if not options.address:
-            from search.driver import cluster  # with Ray, which takes seconds
-
-            stack.enter_context(cluster.local_ray(hardware.num_cores(), hardware.num_gpus()))
+        _start_ray(options, stack)
         # All that can be refused has been: from here on the study is written.
-        existing = folder.find()  # another driver may have made it, or added to it, before this one had the lock
-        if existing is None:
-            (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
-            if (source := settings.space.family_source) is not None and source.text is not None:
-                (folder.path / Path(source.location).name).write_text(source.text, encoding="utf-8")
-            study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
-        else:
-            Study.check_same(existing, settings)
-            study = Study(existing, settings, trials=num_trials)
-        if store is not None:
-            claim_location(store, folder.name, study.stored.user_attrs["storage_id"])
-        if existing is None and assessment.reference:
-            console.print(assessment.reference, style="yellow")
-        for preset, why in study.skipped_presets.items():
-            console.print(f"{settings.space.whose} {preset!r} is left out: {why}", style="dim")
-        for preset, other in study.same_presets.items():
-            if preset not in study.skipped_presets:
-                console.print(same_line(preset, other, settings.space.whose), style="dim")
-        few = few_line(study.count_launchable(), study.num_trials)
-        how_many = counted(study.num_trials, "trial") if math.isfinite(study.num_trials) else f"until {options.until},"
-        console.print(
-            f"{folder.name}: {how_many} up to {counted(study.rungs[-1], 'token')}; {slots}; "
-            f"{assessment.share:.0%} of the space may be launched"
-        )
-        if (units := settings.units) is not None:
-            console.print(equal_text_line(units, study.rungs[-1]), style="dim")
-        if settings.budget.set:
-            console.print(fixed_line(settings.budget), style="dim")
-        if few:
-            console.print(few, style="yellow")
-        requests = Requests(study, folder, slots, hang_seconds)
-        location = location_of(folder.checkpoints, folder.name, settings.storage_path)
-        max_seconds = max(1.0, ends - time.monotonic())
-        with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
-            from search.driver import tune
-
-            was_interrupted = tune.run_trials(
-                study,
-                slots,
-                requests.request,
-                _Pruning(display, checkpoints_at(location, patience_seconds=0)),
-                is_shared=options.address is not None,
-                max_seconds=max_seconds,
-            )
-        if math.isinf(study.num_trials) and not was_interrupted:
-            study.close_to_new_trials()
-        if study.rejections:
-            seen = [reason for reason in assessment.reasons if reason in study.rejections]  # the worst first
-            reason = seen[0] if seen else study.rejections.most_common(1)[0][0]
-            total = counted(study.rejections.total(), "configuration was", "configurations were")
-            console.print(
-                f"{total} rejected before launch, {study.rejections[reason]:,} for {reason}",
-                style="dim",
-            )
+        study, is_new = _open_study(folder, settings, num_trials, store)
+        _announce(study, prepared, options, console, is_new=is_new)
+        was_interrupted = _run_trials(study, folder, prepared.slots, options, ends, console)
+        _tell_rejections(study, prepared.assessment, console)
         return Overview.of(study), was_interrupted
+
+
+def _folder_of(options: RunOptions) -> StudyFolder:
+    runs = options.runs.absolute()
+    return StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
+
+
+def _end_of(options: RunOptions) -> float:
+    """When the time is up, by the monotonic clock; infinite without `--until`."""
+    if options.until is None:
+        return math.inf
+    return time.monotonic() + seconds_until(options.until, datetime.now())
+
+
+def _num_trials_asked(options: RunOptions, so_far: Overview | None) -> float | None:
+    """How many trials in total; None if nothing was asked, and infinite if only a time was. Raises ValueError."""
+    if options.until is not None and options.trials is None:
+        return math.inf  # as many as there is time for
+    return number_of_trials(options.trials, so_far)
+
+
+def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
+    """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
+    if asked is None or (number := check_trials(asked)) is None:
+        return None
+    existing = len(so_far.records) if so_far else 0
+    total = number + existing if asked.strip().startswith("+") else number
+    if total < existing:
+        raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
+    return total
 
 
 def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
@@ -187,15 +128,19 @@ def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) 
     return before
 
 
-def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
-    """How many trials in total: `N`, or `+N` beyond those there are; None if nothing was asked. Raises ValueError."""
-    if asked is None or (number := check_trials(asked)) is None:
-        return None
-    existing = len(so_far.records) if so_far else 0
-    total = number + existing if asked.strip().startswith("+") else number
-    if total < existing:
-        raise ValueError(f"--trials {asked}, but the study has {existing} already; give more, or +N for N more")
-    return total
+def _is_done(so_far: Overview, num_trials: float | None, options: RunOptions, *, is_extended: bool) -> bool:
+    """Whether a study is complete, and no more was asked for or nothing else can be started."""
+    if not so_far.is_complete or is_extended:
+        return False
+    asks_for_more = (num_trials or 0) > so_far.num_trials or options.until is not None
+    return so_far.exhausted is not None or not asks_for_more
+
+
+def _should_say_what_fits(options: RunOptions, so_far: Overview | None) -> bool:
+    """Whether only a time was given, the trials run on this machine, and the study has none yet."""
+    has_only_a_time = options.until is not None and options.trials is None
+    has_trials = so_far is not None and bool(so_far.records)
+    return has_only_a_time and not options.address and not has_trials
 
 
 def _store_at(settings: StudySettings, name: str) -> ObjectStore | None:
@@ -206,6 +151,88 @@ def _store_at(settings: StudySettings, name: str) -> ObjectStore | None:
     if not is_owner(store, name, settings.storage_id):
         store.check_writable(name)
     return store
+
+
+def _start_ray(options: RunOptions, stack: contextlib.ExitStack) -> None:
+    """Start Ray on this machine, unless the search runs on a cluster, to which it is connected already."""
+    if not options.address:
+        from search.driver import cluster  # with Ray, which takes seconds
+
+        stack.enter_context(cluster.local_ray(hardware.num_cores(), hardware.num_gpus()))
+
+
+def _open_study(
+    folder: StudyFolder, settings: StudySettings, num_trials: float | None, store: ObjectStore | None
+) -> tuple[Study, bool]:
+    """The study, and whether it is new; what it keeps at a URL is marked as its own. Only with the lock."""
+    stored = folder.find()  # another driver may have made it, or added to it, before this one had the lock
+    if stored is None:
+        (folder.path / "space.yaml").write_text(settings.space.document.text, encoding="utf-8")
+        if (source := settings.space.family_source) is not None and source.text is not None:
+            (folder.path / Path(source.location).name).write_text(source.text, encoding="utf-8")
+        study = Study.create(folder.open_storage(), folder.name, settings, trials=num_trials)
+    else:
+        Study.check_same(stored, settings)
+        study = Study(stored, settings, trials=num_trials)
+    if store is not None:
+        claim_location(store, folder.name, study.stored.user_attrs["storage_id"])
+    return study, stored is None
+
+
+def _announce(study: Study, prepared: Prepared, options: RunOptions, console: Console, *, is_new: bool) -> None:
+    """Say which presets are trained, how many trials there will be, and what holds for all of them."""
+    space, assessment = study.space, prepared.assessment
+    if is_new and assessment.reference:
+        console.print(assessment.reference, style="yellow")
+    for preset, why in study.skipped_presets.items():
+        console.print(f"{space.whose} {preset!r} is left out: {why}", style="dim")
+    for preset, other in study.same_presets.items():
+        if preset not in study.skipped_presets:
+            console.print(same_line(preset, other, space.whose), style="dim")
+    few = few_line(study.count_launchable(), study.num_trials)
+    how_many = counted(study.num_trials, "trial") if math.isfinite(study.num_trials) else f"until {options.until},"
+    console.print(
+        f"{study.name}: {how_many} up to {counted(study.rungs[-1], 'token')}; {prepared.slots}; "
+        f"{assessment.share:.0%} of the space may be launched"
+    )
+    if (units := study.settings.units) is not None:
+        console.print(equal_text_line(units, study.rungs[-1]), style="dim")
+    if study.settings.budget.set:
+        console.print(fixed_line(study.settings.budget), style="dim")
+    if few:
+        console.print(few, style="yellow")
+
+
+def _run_trials(
+    study: Study, folder: StudyFolder, slots: hardware.Slots, options: RunOptions, ends: float, console: Console
+) -> bool:
+    """Run trials until none is left or the time is up; True if a person interrupted it."""
+    requests = Requests(study, folder, slots, seconds_to_hang(options.hang_minutes))
+    location = location_of(folder.checkpoints, folder.name, study.settings.storage_path)
+    max_seconds = max(1.0, ends - time.monotonic())
+    with Display(lambda: Overview.of(study), console=console, max_seconds=max_seconds) as display:
+        from search.driver import tune
+
+        was_interrupted = tune.run_trials(
+            study,
+            slots,
+            requests.request,
+            _Pruning(display, checkpoints_at(location, patience_seconds=0)),
+            is_shared=options.address is not None,
+            max_seconds=max_seconds,
+        )
+    if math.isinf(study.num_trials) and not was_interrupted:
+        study.close_to_new_trials()
+    return was_interrupted
+
+
+def _tell_rejections(study: Study, assessment: Assessment, console: Console) -> None:
+    """Say how many configurations were rejected before launch, and for which reason most of all."""
+    if study.rejections:
+        seen = [reason for reason in assessment.reasons if reason in study.rejections]  # the worst first
+        reason = seen[0] if seen else study.rejections.most_common(1)[0][0]
+        total = counted(study.rejections.total(), "configuration was", "configurations were")
+        console.print(f"{total} rejected before launch, {study.rejections[reason]:,} for {reason}", style="dim")
 
 
 class _Pruning:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import optuna
 from rich.console import Console
 
 from search.driver import hardware
@@ -19,18 +20,36 @@ from search.space.loading import load_space
 from search.space.narrowing import limited, narrow
 from search.space.space import SHRUNK, Space
 from search.space.spec import BudgetSpec
-from search.strategy.feasibility import Assessment, assess, largest_peak
+from search.strategy.feasibility import Assessment, assess, largest_peak, unestimated
 from search.strategy.reference import referenced
 from search.study.comparable import incomparable, unmeasurable
 from search.study.settings import StudySettings
-from search.study.text import StudyText, read_text
+from search.study.study import Study
+from search.study.text import StudyText, check_text, read_text
 from search.worker import gpu_lock
 from trainer.families.registry import family_of
 from trainer.text.errors import shown as shown_path
 from trainer.text.units import TextUnits
 
 
-def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
+class AskedSpace(NamedTuple):
+    """A space as the options narrow it, the budget, and what may be launched."""
+
+    space: Space
+    budget: BudgetSpec
+    assessment: Assessment
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a search is made with, all of it checked."""
+
+    settings: StudySettings
+    assessment: Assessment
+    slots: hardware.Slots
+
+
+def prepare_space(options: RunOptions) -> AskedSpace:
     """The space as asked for, its budget, and what may be launched. Raises SpaceError or ValueError."""
     assert options.space is not None
     space = load_space(options.space)
@@ -43,7 +62,48 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
     space, told = referenced(space, budget)
     known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
-    return space, budget, replace(assess(space, budget, known=known), reference=told)
+    return AskedSpace(space, budget, replace(assess(space, budget, known=known), reference=told))
+
+
+def prepare_by_space(
+    options: RunOptions,
+    asked: AskedSpace,
+    stored: optuna.Study | None,
+    stack: contextlib.ExitStack,
+    console: Console,
+) -> Prepared:
+    """A search of a space, as `tinysearch run` asks for it. Raises StudyError if the study is there and differs.
+
+    `stored` is the study of that name, if there is one.
+    """
+    space, budget, assessment = asked
+    named: dict[str, Any] = {"budget_name": options.budget or "", "metrics": options.metrics}
+    doubts = check_metrics(space, budget, options.data, is_begun=stored is not None, **named)
+    _warn(console, doubts + unestimated(space, budget))
+    slots = slots_for(options, stack, space, budget)
+    settings = settings_for(options, space, budget, slots, read_for(options, space, console))
+    if stored is not None:
+        Study.check_same(stored, settings)
+    return Prepared(settings, assessment, slots)
+
+
+def prepare_by_name(
+    options: RunOptions, before: StudySettings, stack: contextlib.ExitStack, console: Console
+) -> Prepared:
+    """A study that goes on with its own space and text, as `tinysearch resume` asks for it."""
+    space, budget = before.space, before.budget
+    paths = map(Path, before.corpus["paths"])
+    doubts = check_metrics(space, budget, paths, is_begun=True, budget_name=before.budget_name)
+    _warn(console, doubts + unestimated(space, budget))
+    assessment = assess(space, budget)
+    slots = slots_for(options, stack, space, budget)
+    print_text(console, check_text(before, on_progress=progress_on(console)))
+    return Prepared(before, assessment, slots)
+
+
+def _warn(console: Console, doubts: Iterable[str]) -> None:
+    for doubt in doubts:
+        console.print(f"warning: {doubt}", style="yellow")
 
 
 def check_metrics(

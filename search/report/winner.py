@@ -15,8 +15,8 @@ from search.storage.folder import StudyError
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings
 from search.study.text import corpus_digests
+from trainer.cache import cache_folder
 from trainer.checks import counted
-from trainer.corpus import cache_folder
 from trainer.data import open_corpus
 from trainer.families.family import BYTE_VOCAB_SIZE
 

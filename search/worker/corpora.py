@@ -15,7 +15,8 @@ import numpy as np
 from filelock import FileLock
 
 from search.worker.object_store import NO_SPACE, ObjectStore, ObjectStoreError
-from trainer.corpus import Corpus, cache_folder, keep_corpus, known_corpus
+from trainer.cache import cache_folder, keep_corpus, known_corpus
+from trainer.corpus import Corpus
 from trainer.text.errors import CorpusError
 
 CORPORA = "corpora"

@@ -119,6 +119,17 @@ def marks_of(held_out: Path) -> np.ndarray:
     return np.unique(np.array(found, dtype=np.int64))
 
 
+def marks_in_tokens(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The marks of a text, given as byte offsets, as token indices, (M,), int64."""
+    found, position, chunk = [], 0, 2**20
+    for start in range(0, len(tokens), chunk):
+        ends = position + np.cumsum(token_bytes[tokens[start : start + chunk]], dtype=np.int64)
+        here = marks[(marks > position) & (marks <= ends[-1])]
+        found.append(start + np.searchsorted(ends, here) + 1)
+        position = int(ends[-1])
+    return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
+
+
 def _piece_end(window: bytes) -> int | None:
     """The first place in a window at which ASCII white space follows a printable ASCII character."""
     view = np.frombuffer(window, np.uint8)

@@ -67,6 +67,18 @@ def stretches_of(sources: Sources, documents: Documents, split: Split, width: in
     return found
 
 
+def join(stretches: list[Stretch], dtype: np.dtype[Any], target: Path) -> None:
+    """Write stretches of tokens one after another into one file."""
+    with open(target, "wb") as joined:
+        for stretch in stretches:
+            with open(stretch.path, "rb") as file:
+                file.seek(stretch.first * dtype.itemsize)
+                left = (stretch.last - stretch.first) * dtype.itemsize
+                while left and (chunk := file.read(min(left, 2**24))):
+                    joined.write(chunk)
+                    left -= len(chunk)
+
+
 def _check(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any) -> int:
     """Add a file of tokens to the digest; returns its size in bytes. Raises CorpusError, naming what it looks like."""
     size = 0
