@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import shutil
@@ -15,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-import search.worker.code
-from search.driver import tune
+from search.driver import requests
+from search.worker.messages import TrialRequest
 from tests.support.paths import ROOT, SMOKE
 from tests.support.searches import (
     PATIENCE_SECONDS,
@@ -26,6 +28,7 @@ from tests.support.searches import (
     states_in_journal,
     succeeds,
     tinysearch,
+    use_worker,
     write_text,
 )
 
@@ -141,7 +144,7 @@ def test_one_worker_and_the_same_seed_give_the_same_study():
 
 
 def test_a_worker_with_another_trainer_is_refused_with_both_paths(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(search.worker.messages, "code_digest", lambda: "another")  # the driver's
+    monkeypatch.setattr(requests, "TrialRequest", functools.partial(TrialRequest, code_digest="another"))
     run = tinysearch("run", SMOKE, "--data", "text", "--name", "foreign", "--parallel", "1")
     assert run.returncode == 2, run.stdout + run.stderr
     assert f"a worker imports another trainer: {ROOT / 'trainer'} there, {ROOT / 'trainer'} here" in run.stderr
@@ -150,7 +153,7 @@ def test_a_worker_with_another_trainer_is_refused_with_both_paths(monkeypatch: p
 
 def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(monkeypatch: pytest.MonkeyPatch):
     """A worker whose trials end in every way there is; the study resumes, and each has its outcome."""
-    monkeypatch.setattr(tune, "DEFAULT_WORKER", "tests.support.workers:FaultyTrial")
+    use_worker("FaultyTrial", monkeypatch)
     succeeds("run", SMOKE, "--data", "text", "--name", "faulty", "--parallel", "1")
     outcomes = [t["outcome"] for t in printed_json("trials", "faulty")]
     assert outcomes[1::4] == ["out of memory"] * 2

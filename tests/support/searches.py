@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from typer.testing import CliRunner
 
 from search.cli.main import app
+from search.driver import tune
 from tests.support.paths import ROOT
 
 PATIENCE_SECONDS = 900  # for what should end by itself; a slow machine is no fault
@@ -37,6 +40,13 @@ def succeeds(*arguments: object) -> str:
 
 def printed_json(*arguments: object) -> Any:
     return json.loads(succeeds(*arguments, "--json"))
+
+
+def use_worker(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have searches in this process train with another worker, such as one of tests/support/workers.py."""
+    monkeypatch.setattr(
+        tune, "run_trials", functools.partial(tune.run_trials, worker=f"tests.support.workers:{worker}")
+    )
 
 
 def write_text(folder: Path) -> None:

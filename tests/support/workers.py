@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from trainer.corpus import Corpus
+
 from search.worker.errors import report_of
 from search.worker.messages import TrialReport, TrialRequest
 from search.worker.trial import TrialRun
-from trainer.text.corpus import Corpus
 
 
 class FaultyTrial:
