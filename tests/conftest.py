@@ -17,6 +17,7 @@ import pytest
 import typer.testing
 
 from benchmarks.postgres import Server, binaries, running_server
+from tests.support.s3 import s3_environment
 
 # What tests and the processes they start import is compiled once: some images ask Python to do so every time.
 sys.dont_write_bytecode = False
@@ -109,7 +110,13 @@ def postgres(_server: Server) -> Server:
 
 
 @pytest.fixture(scope="session")
-def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def s3() -> dict[str, str]:
+    """The environment of an S3 that tests may start: `s3_server` in tests/support/s3.py."""
+    return s3_environment()
+
+
+@pytest.fixture(scope="session")
+def _ray(tmp_path_factory: pytest.TempPathFactory, s3: dict[str, str]) -> Iterator[dict[str, str]]:
     """Ray, started once, and the environment that its searches need."""
     from search.driver import cluster
 
@@ -117,6 +124,8 @@ def _ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         patch.setenv("TINYSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         needed = {name: os.environ[name] for name in ("TINYSEARCH_CACHE", "RAY_AUTH_TOKEN")}
+        for name, value in s3.items():
+            patch.setenv(name, value)
         with cluster.local_ray(2, 0):
             patch.undo()
             yield needed

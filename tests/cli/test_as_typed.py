@@ -7,11 +7,9 @@ import io
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from search.cli.command import make_console
 from search.cli.console import PlainConsole
-from search.cli.main import app
 from search.cli.words import fault_of
 from search.report.display import Display
 from search.report.overview import Overview
@@ -21,6 +19,7 @@ from search.study.settings import StudySettings
 from search.study.study import Study
 from search.worker.messages import Event
 from tests.support.paths import ROOT
+from tests.support.tool import tinysearch
 from trainer.checks import printable
 from trainer.data import open_corpus
 
@@ -28,11 +27,6 @@ SMOKE = ROOT / "spaces" / "smoke.yaml"
 ODD = ["[draft] notes", "x[/b]", ":smile:", "[bold]", "a\\[b", "[link=http:x]y", "1,000 True None"]
 
 pytestmark = pytest.mark.usefixtures("small_text")
-
-
-def tinysearch(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> PlainConsole:

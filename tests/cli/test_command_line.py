@@ -12,9 +12,7 @@ import pytest
 import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from typer.testing import CliRunner
 
-from search.cli.main import app
 from search.cli.preset import preset_config
 from search.driver.launch import number_of_trials
 from search.driver.options import RunOptions
@@ -29,15 +27,11 @@ from search.study.study import Study
 from search.study.text import read_text
 from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY
 from tests.support.paths import SMOKE
+from tests.support.tool import tinysearch
 from trainer.config import TrainConfig
 from trainer.families.registry import BUILT_IN
 
 pytestmark = pytest.mark.usefixtures("small_text")
-
-
-def tinysearch(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def refused(*arguments: str) -> str:

@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from typer.testing import CliRunner
 
 import search.confirm.training
-from search.cli.main import app
 from search.confirm.confirmation import BEHIND, BEST, TIE, Confirmation, Run, closing_lines, difference_text
 from search.confirm.cost import Cost
 from search.confirm.noise import Difference, deviation, incomplete_beta, seeds_to_separate, t_quantile
@@ -33,6 +31,7 @@ from search.worker.alone import train_alone
 from search.worker.messages import DIVERGED, FAILED, FINISHED, OUT_OF_MEMORY, PAUSED, TrialReport, TrialRequest
 from search.worker.trial import TrialRun
 from tests.support.paths import SMOKE
+from tests.support.tool import tinysearch
 
 
 @pytest.mark.parametrize(
@@ -319,11 +318,6 @@ def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     fake = FakeTraining()
     monkeypatch.setattr(search.confirm.training, "train_alone", fake)
     return fake
-
-
-def tinysearch(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def confirmed(*arguments: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import jsonschema
 import pytest
 import typer
 import yaml
-from typer.testing import CliRunner
 
 import search.cli.main
 from search.cli.main import app
@@ -30,6 +29,7 @@ from search.jobs.submission import submissions
 from search.jobs.targets import SETTINGS, TARGETS
 from search.space.loading import load_space
 from tests.support.paths import ROOT
+from tests.support.tool import tinysearch
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 SMOKE = ROOT / "spaces" / "smoke.yaml"
@@ -212,11 +212,6 @@ def test_what_a_cluster_would_refuse_or_misread_is_told_at_once(to: str, changes
 
 
 pytestmark = pytest.mark.usefixtures("small_text")
-
-
-def tinysearch(*arguments: str | Path) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 EVERYTHING = [

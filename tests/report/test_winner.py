@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from typer.testing import CliRunner
 
-from search.cli.main import app
 from search.cli.preset import preset_config
 from search.driver.options import RunOptions
 from search.report.overview import Overview
@@ -21,6 +19,7 @@ from search.study.settings import StudySettings
 from search.study.study import Study
 from search.study.text import read_text
 from tests.support.paths import SPACES
+from tests.support.tool import tinysearch
 from trainer.checks import counted
 from trainer.config import TrainConfig
 
@@ -39,11 +38,6 @@ presets:
 """
 
 pytestmark = pytest.mark.usefixtures("small_text")
-
-
-def tinysearch(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def make_study(*, vocab_size: int = 256, data: str = "text", head: str = "", trials: int = 2) -> Study:

@@ -27,7 +27,7 @@ from search.cli.main import app
 from search.worker.object_store import ObjectStore
 from tests.support.paths import ROOT
 from tests.support.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
-from tests.support.s3 import BUCKET, s3_server
+from tests.support.s3 import BUCKET, s3_environment, s3_server
 
 PATIENCE_SECONDS = 900.0  # a slow machine is no fault
 SHARED = f"s3://{BUCKET}/shared"
@@ -52,7 +52,8 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A head and two nodes of one core, whose jobs find an S3 in their environment, and a database if there is one."""
-    with s3_server() as environment, running_cluster(place) as cluster:
+    environment = s3_environment()
+    with s3_server(environment), running_cluster(place) as cluster:
         cluster.environment.update(environment)
         if binaries() is not None:
             cluster.environment["OPTUNA_STORAGE"] = request.getfixturevalue("_server").new_database()

@@ -10,22 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.searches import (
-    PATIENCE_SECONDS,
-    driver,
-    kill,
-    printed_json,
-    states_in_journal,
-    succeeds,
-    wait_for,
-    write_text,
-)
+from tests.support.searches import PATIENCE_SECONDS, driver, kill, states_in_journal, wait_for, write_text
+from tests.support.tool import printed_json, succeeds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 SPACE = """
 family: hybrid
-budget: {trials: 4, min_tokens: 20K, max_tokens: 120K, eta: 10, eval_tokens: 1K}
+budget: {trials: 4, min_tokens: 8K, max_tokens: 48K, eta: 10, eval_tokens: 1K}
 parameters:
   d_model: {values: [32, 64], default: 32}
   n_layers: {value: 4}
@@ -67,7 +59,7 @@ def assert_complete(before: dict[int, dict]) -> None:
     assert set(states_in_journal(JOURNAL).values()) <= {1, 2}
     for trial in found:
         deepest = max(map(int, trial["measurements"]))
-        assert sorted(map(int, trial["measurements"])) == [r for r in (20_000, 120_000) if r <= deepest]
+        assert sorted(map(int, trial["measurements"])) == [r for r in (8_000, 48_000) if r <= deepest]
         for rung, measured in before.get(trial["trial"], {}).items():
             assert trial["measurements"][rung] == measured
 

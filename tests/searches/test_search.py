@@ -19,21 +19,21 @@ import pytest
 
 from search.driver import requests
 from search.worker.messages import TrialRequest
-from tests.support.paths import ROOT, SMOKE
+from tests.support.paths import ROOT
 from tests.support.searches import (
     PATIENCE_SECONDS,
+    QUICK,
     command,
     environment,
-    printed_json,
     states_in_journal,
-    succeeds,
-    tinysearch,
     use_worker,
     write_text,
 )
+from tests.support.tool import printed_json, succeeds, tinysearch
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "folder")]
 
+ALONE = ("--parallel", "1", "--cpus-per-trial", "1")  # one worker to start
 TWO = """
 family: hybrid
 budget: {trials: 4, min_tokens: 1K, max_tokens: 2K, eta: 10, eval_tokens: 1K}
@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a small text, the present one for all tests here."""
     folder = tmp_path_factory.mktemp("search")
     write_text(folder)
+    (folder / "smoke.yaml").write_text(QUICK)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
@@ -62,10 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def finished(shared_ray: None, folder: Path) -> str:
     """What the smoke search prints, run once to its end."""
-    run = tinysearch("run", SMOKE, "--data", "text")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stderr == ""
-    return run.stdout
+    code, output, errors = tinysearch("run", "smoke.yaml", "--data", "text")
+    assert (code, errors) == (0, ""), output + errors
+    return output
 
 
 def test_a_search_trains_stops_and_names_a_winner(finished: str):
@@ -75,7 +75,7 @@ def test_a_search_trains_stops_and_names_a_winner(finished: str):
     assert outcomes.count("stopped") >= 2
     assert found[0]["preset"] == "default" and found[0]["outcome"] == "finished"
     best = printed_json("best", "smoke")
-    finals = [t["measurements"]["36000"]["loss"] for t in found if t["outcome"] == "finished"]
+    finals = [t["measurements"]["9000"]["loss"] for t in found if t["outcome"] == "finished"]
     assert best["measurements"]["loss"] == min(finals)
     for trial in found:
         for measured in trial["measurements"].values():
@@ -104,12 +104,12 @@ def test_the_winners_configuration_trains_alone_to_the_same_loss(finished: str, 
     )
     assert run.returncode == 0, run.stderr
     last = json.loads(run.stdout.splitlines()[-1])
-    assert last["tokens"] == 36_000
+    assert last["tokens"] == 9_000
     assert last["loss"] == best["measurements"]["loss"]  # to the bit, although that worker trained others before
 
 
 def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_complete():
-    asked = ("run", SMOKE, "--data", "text", "--name", "both", "--metrics", "loss,num_params", "--parallel", "1")
+    asked = ("run", "smoke.yaml", "--data", "text", "--name", "both", "--metrics", "loss,num_params", *ALONE)
     output = succeeds(*asked)
     assert "front of loss and num_params" in output and "tinysearch best both --pareto" in output
     found = {t["trial"]: t for t in printed_json("trials", "both")}
@@ -123,7 +123,15 @@ def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_comp
 
 def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_too():
     Path("two.yaml").write_text(TWO)
-    asked = ("run", "two.yaml", "--data", "text", "--set", "learning_rate=0.002", "--parallel", "1")
+    asked = (
+        "run",
+        "two.yaml",
+        "--data",
+        "text",
+        "--set",
+        "learning_rate=0.002",
+        *ALONE,
+    )
     for output in (succeeds(*asked), succeeds("resume", "two", "--trials", "+3")):
         assert "2 of 2 trials" in output
         assert "all 2 configurations that may be launched have been trained" in output
@@ -131,7 +139,7 @@ def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_to
 
 
 def test_one_worker_and_the_same_seed_give_the_same_study():
-    asked = ("run", SMOKE, "--data", "text", "--parallel", "1", "--trials", "5", "--seed", "3", "--name")
+    asked = ("run", "smoke.yaml", "--data", "text", *ALONE, "--trials", "5", "--seed", "3", "--name")
 
     def essence(study: str) -> list:
         succeeds(*asked, study)
@@ -145,16 +153,16 @@ def test_one_worker_and_the_same_seed_give_the_same_study():
 
 def test_a_worker_with_another_trainer_is_refused_with_both_paths(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(requests, "TrialRequest", functools.partial(TrialRequest, code_digest="another"))
-    run = tinysearch("run", SMOKE, "--data", "text", "--name", "foreign", "--parallel", "1")
-    assert run.returncode == 2, run.stdout + run.stderr
-    assert f"a worker imports another trainer: {ROOT / 'trainer'} there, {ROOT / 'trainer'} here" in run.stderr
+    code, output, errors = tinysearch("run", "smoke.yaml", "--data", "text", "--name", "foreign", *ALONE)
+    assert code == 2, output + errors
+    assert f"a worker imports another trainer: {ROOT / 'trainer'} there, {ROOT / 'trainer'} here" in errors
     assert 0 not in states_in_journal(Path("runs/foreign/journal.log")).values()
 
 
 def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(monkeypatch: pytest.MonkeyPatch):
     """A worker whose trials end in every way there is; the study resumes, and each has its outcome."""
     use_worker("FaultyTrial", monkeypatch)
-    succeeds("run", SMOKE, "--data", "text", "--name", "faulty", "--parallel", "1")
+    succeeds("run", "smoke.yaml", "--data", "text", "--name", "faulty", *ALONE)
     outcomes = [t["outcome"] for t in printed_json("trials", "faulty")]
     assert outcomes[1::4] == ["out of memory"] * 2
     assert outcomes[2::4] == ["failed"] * 2

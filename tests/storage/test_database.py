@@ -24,10 +24,8 @@ import pytest
 import sqlalchemy
 from optuna.storages import InMemoryStorage
 from optuna_dashboard import wsgi
-from typer.testing import CliRunner
 
 from benchmarks.postgres import PASSWORD, Server
-from search.cli.main import app
 from search.space.loading import load_space
 from search.storage import lease, retrying
 from search.storage.address import Address
@@ -40,7 +38,9 @@ from search.storage.retrying import RetryingStorage
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.support.paths import ROOT
+from tests.support.searches import QUICK
 from tests.support.simulated import SPACE, Workers, check_whole, described, go_on, settings
+from tests.support.tool import printed_json, tinysearch
 from trainer.data import open_corpus
 
 SMOKE = ROOT / "spaces" / "smoke.yaml"
@@ -478,11 +478,6 @@ def test_a_study_of_another_program_is_refused(url: str, tmp_path: Path):
 # The commands.
 
 
-def tinysearch(*arguments: Any) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
-
-
 def trained_study(url: str, name: str = "mine") -> None:
     """A study of the smoke space whose two trials have ended, without any training."""
     parsed, text = load_space(SMOKE), str(Path("text").absolute())
@@ -553,21 +548,21 @@ def test_the_dashboard_reads_the_study(url: str):
     assert [study["study_name"] for study in json.loads(body)["study_summaries"]] == ["mine"]
 
 
-@pytest.mark.slow  # starts Ray
-def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_a_real_search_in_postgresql(postgres: Server, small_text: Path, monkeypatch: pytest.MonkeyPatch):
     url = postgres.new_database()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPTUNA_STORAGE": url, "COLUMNS": "200"}
-    command = [sys.executable, "-m", "search.cli"]
-    options = {"cwd": small_text, "env": environment, "capture_output": True, "text": True, "timeout": 900}
-    run = subprocess.run([*command, "run", SMOKE, "--data", "text"], **options)
-    assert run.returncode == 0, run.stderr
-    status = json.loads(subprocess.run([*command, "status", "--json"], **options).stdout)
+    monkeypatch.setenv("OPTUNA_STORAGE", url)
+    Path("smoke.yaml").write_text(QUICK)
+    code, *outputs = tinysearch("run", "smoke.yaml", "--data", "text", "--parallel", "1", "--cpus-per-trial", "1")
+    assert code == 0, outputs
+    status = printed_json("status")
     assert (status["study"], status["complete"], status["driver"]) == ("smoke", True, None)
     stored = folder_at(url, small_text / "runs", "smoke").load()
     assert {trial.state.name for trial in stored.trials} <= {"COMPLETE", "PRUNED"}
     written = [path for path in (small_text / "runs").rglob("*") if path.is_file()]
     assert "space.yaml" in {path.name for path in written}
-    for told in (run.stdout, run.stderr, *(path.read_bytes().decode("latin-1") for path in written)):
+    for told in (*outputs, *(path.read_bytes().decode("latin-1") for path in written)):
         assert "s3cret" not in told
 
 

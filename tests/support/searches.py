@@ -1,4 +1,4 @@
-"""Searches as tests run them: by the command in a process of its own, or in this process on a Ray that tests share."""
+"""Searches as tests run them: in this process on a Ray that tests share, or by the command in another process."""
 
 from __future__ import annotations
 
@@ -15,31 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-from typer.testing import CliRunner
 
-from search.cli.main import app
 from search.driver import tune
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, SMOKE
 
+QUICK = SMOKE.read_text(encoding="utf-8").replace("min_tokens: 4K, max_tokens: 36K", "min_tokens: 1K, max_tokens: 9K")
+"""The text of the smoke test's space, but for a quarter of the training."""
 PATIENCE_SECONDS = 900  # for what should end by itself; a slow machine is no fault
-
-
-def tinysearch(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process and the present folder."""
-    words = [*map(str, arguments)]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
-    return subprocess.CompletedProcess(words, result.exit_code, result.stdout, result.stderr)
-
-
-def succeeds(*arguments: object) -> str:
-    """What a command prints that runs in this process and succeeds."""
-    run = tinysearch(*arguments)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
-
-
-def printed_json(*arguments: object) -> Any:
-    return json.loads(succeeds(*arguments, "--json"))
 
 
 def use_worker(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:

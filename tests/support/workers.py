@@ -7,11 +7,10 @@ import signal
 import time
 from pathlib import Path
 
-from trainer.corpus import Corpus
-
 from search.worker.errors import report_of
 from search.worker.messages import TrialReport, TrialRequest
 from search.worker.trial import TrialRun
+from trainer.corpus import Corpus
 
 
 class FaultyTrial:

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from optuna.storages import InMemoryStorage
-from typer.testing import CliRunner
 
-from search.cli.main import app
 from search.cli.preset import preset_config
 from search.driver.options import RunOptions
 from search.jobs.submission import prepare_job
@@ -31,6 +29,7 @@ from search.worker.alone import train_alone
 from search.worker.messages import TrialRequest
 from search.worker.trial import TrialRun
 from tests.support.paths import ROOT
+from tests.support.tool import printed_json, succeeds, tinysearch
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.estimate import estimate
@@ -68,11 +67,6 @@ def in_another_process() -> None:
 def config_of(**changes: object) -> TrainConfig:
     space = load_space("space.yaml")
     return TrainConfig.from_flat(space.family, {"width": 16, "state": 16, "layers": 1, **RUN, **changes})
-
-
-def tinysearch(*arguments: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    return result.exit_code, result.stdout, result.stderr
 
 
 # The document and its files.
@@ -417,36 +411,29 @@ def test_a_job_takes_the_file_along_or_refuses(example: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 def test_a_search_of_the_documents_own_family_from_a_folder_outside_the_checkout(small_text: Path):
     """With a limit on num_params; then more of it, the winner alone and confirmed, and a file that has changed."""
-
-    def command(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=small_text,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-        )
-
-    def succeeded(*arguments: str) -> str:
-        found = command(*arguments)
-        assert found.returncode == 0, found.stdout + found.stderr
-        return found.stdout
-
-    search = ("search.cli", "run", "space.yaml", "--data", "text", "--name", "own", "--trials", "3")
-    assert "3 of 3 trials" in succeeded(*search)
-    assert (small_text / "runs" / "own" / "min_gru.py").read_text() == (small_text / "min_gru.py").read_text()
-    trials = json.loads(succeeded("search.cli", "trials", "own", "--json"))
+    search = ("run", "space.yaml", "--data", "text", "--name", "own", "--trials", "3")
+    assert "3 of 3 trials" in succeeds(*search)
+    assert Path("runs/own/min_gru.py").read_text() == Path("min_gru.py").read_text()
+    trials = printed_json("trials", "own")
     assert all(m["num_params"] <= 60_000 for trial in trials for m in trial["measurements"].values())
-    assert "4 of 4 trials" in succeeded("search.cli", "resume", "own", "--trials", "+1")
-    best = succeeded("search.cli", "best", "own", "--format", "train")
-    (small_text / "config.json").write_text(best)
-    assert "12,000 tokens" in succeeded("trainer", "config.json")
-    assert "plain" in succeeded("search.cli", "confirm", "own", "--top", "1", "--seeds", "1")
+    in_another_process()
+    assert "4 of 4 trials" in succeeds("resume", "own", "--trials", "+1")
+    Path("config.json").write_text(succeeds("best", "own", "--format", "train"))
+    trained = subprocess.run(
+        [sys.executable, "-m", "trainer", "config.json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+    )
+    assert "12,000 tokens" in trained.stdout, trained.stderr
+    assert "plain" in succeeds("confirm", "own", "--top", "1", "--seeds", "1")
     edit("+ 0.5", "+ 0.25")
-    for arguments in (search, ("search.cli", "resume", "own")):
-        refused = command(*arguments)
-        assert refused.returncode == 2 and "Traceback" not in refused.stderr
-        assert "the family of the study 'own' is not what it was" in refused.stderr
+    in_another_process()
+    for arguments in (search, ("resume", "own")):
+        code, _, message = tinysearch(*arguments)
+        assert code == 2 and "Traceback" not in message
+        assert "the family of the study 'own' is not what it was" in message

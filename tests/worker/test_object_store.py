@@ -23,6 +23,7 @@ from search.worker.object_store import ObjectStore, ObjectStoreError
 from search.worker.trial import TrialRun
 from tests.support.paths import SMOKE
 from tests.support.s3 import BUCKET, s3_server
+from tests.support.searches import QUICK
 from trainer.config import TrainConfig
 from trainer.data import open_corpus
 from trainer.text.errors import CorpusError
@@ -32,9 +33,9 @@ NAME = "trial-0.pt"
 
 
 @pytest.fixture(scope="module")
-def _server() -> Iterator[dict[str, str]]:
-    with s3_server() as environment:
-        yield environment
+def _server(s3: dict[str, str]) -> Iterator[dict[str, str]]:
+    with s3_server(s3):
+        yield s3
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -397,11 +398,12 @@ def test_only_the_studys_own_checkpoints_are_cleaned_there(url: str, store: Obje
     assert not there.exists()  # what passed through this machine does not stay on it
 
 
-@pytest.mark.slow  # starts Ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("url", ["s3"], indirect=True)
 def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch):
-    space = SMOKE
-    run = ["run", str(space), "--data", "text", "--name", "away", "--storage-path", url, "--trials", "3"]
+    Path("space.yaml").write_text(QUICK)
+    run = ["run", "space.yaml", "--data", "text", "--name", "away", "--storage-path", url, "--trials", "3"]
     ask = CliRunner().invoke
     result = ask(app, run)
     assert result.exit_code == 0, result.output
@@ -413,10 +415,10 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     assert f"checkpoints in {url}/away/checkpoints: {len(kept)} file" in status
     # It goes on, to more tokens, from there; without the URL it would be another study.
     assert "storage path: " in ask(app, run[:6]).output
-    further = ask(app, ["resume", "away", "--max-tokens", "72K"])
+    further = ask(app, ["resume", "away", "--max-tokens", "18K"])
     assert further.exit_code == 0, further.output
     best = json.loads(ask(app, ["best", "away", "--json"]).output)
-    assert best["measurements"]["tokens"] == 72_000
+    assert best["measurements"]["tokens"] == 18_000
     cleaned = json.loads(ask(app, ["clean", "away", "--all", "--json"]).output)
     assert cleaned["files"] and all(f["file"].startswith(f"{url}/away/checkpoints/trial-") for f in cleaned["files"])
     assert list(store.sizes("away/checkpoints")) == [f"trial-{best['trial']}.pt"]
