@@ -35,8 +35,8 @@ from search.report.sentences import (
     fixed_line,
     same_line,
 )
-from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
+from search.storage.study_store import study_store
 from search.strategy.feasibility import assess, unestimated
 from search.study.settings import StudySettings
 from search.study.study import Study
@@ -62,7 +62,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a person watches the table, not Optuna's log
     runs = options.runs.absolute()
-    folder = StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
+    folder = StudyFolder(runs, options.study_name, study_store(options.storage, runs))
     options.check()
     max_seconds = math.inf if options.until is None else seconds_until(options.until, datetime.now())
     ends = time.monotonic() + max_seconds

@@ -14,8 +14,8 @@ from search.driver.options import RunOptions
 from search.driver.preparing import prepare_space, slots_for
 from search.driver.requests import Requests
 from search.report import tables
-from search.storage.archive import archive_at
 from search.storage.folder import StudyFolder
+from search.storage.study_store import study_store
 from search.strategy.feasibility import largest_peak
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings
@@ -200,7 +200,7 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
         slots = slots_for(options, contextlib.ExitStack(), space, budget)
         settings = StudySettings(space=space, budget=budget, corpus={"digest": "d", "about": "text", "paths": []})
         study = Study.create(InMemoryStorage(), "smoke", settings)
-        folder = StudyFolder(tmp_path, "smoke", archive_at(None, tmp_path))
+        folder = StudyFolder(tmp_path, "smoke", study_store(None, tmp_path))
         with folder.lock(settings.directions):
             proposal = study.propose()
             request = Requests(study, folder, slots, 100.0).request(proposal.number, proposal.values)

@@ -31,12 +31,12 @@ from search.cli.main import app
 from search.space.loading import load_space
 from search.storage import lease, retrying
 from search.storage.address import Address
-from search.storage.archive import archive_at
 from search.storage.database import Database
 from search.storage.folder import FAULTS, StudyError, StudyFolder
 from search.storage.lease import DRIVER, Lease
 from search.storage.optuna_database import IdempotentStorage
 from search.storage.retrying import RetryingStorage
+from search.storage.study_store import study_store
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.support.paths import ROOT
@@ -48,7 +48,7 @@ SMOKE = ROOT / "spaces" / "smoke.yaml"
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """The URL of each kind of archive; None is the journal's."""
+    """The URL of each kind of study store; None is the journal's."""
     return url_of(request, tmp_path)
 
 
@@ -83,7 +83,7 @@ def undisturbed() -> list[str]:
 
 
 def folder_at(url: str | None, runs: Path, name: str = "study") -> StudyFolder:
-    return StudyFolder(runs, name, archive_at(url, runs))
+    return StudyFolder(runs, name, study_store(url, runs))
 
 
 def run(folder: StudyFolder, workers: Workers) -> None:
@@ -104,7 +104,7 @@ def test_a_study_is_the_same_wherever_it_is_kept(place: str | None, tmp_path: Pa
 
 
 def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: Path):
-    assert archive_at(place, tmp_path).names() == []
+    assert study_store(place, tmp_path).names() == []
     for name in ("first", "second", "first"):
         folder = folder_at(place, tmp_path, name)
         with folder.lock(settings(SPACE).directions):
@@ -114,7 +114,7 @@ def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: 
                     study.set_user_attr(key, value)
             else:
                 folder.load().set_user_attr("trials", 9)
-    assert archive_at(place, tmp_path).names() == ["second", "first"]
+    assert study_store(place, tmp_path).names() == ["second", "first"]
 
 
 def test_looking_for_a_study_writes_nothing(tmp_path: Path, postgres: Server):
@@ -150,9 +150,9 @@ def connected(url: str) -> Iterator[sqlalchemy.Connection]:
 DRIVER_PROCESS = """
 import sys, time
 from pathlib import Path
-from search.storage.archive import archive_at
+from search.storage.study_store import study_store
 from search.storage.folder import StudyFolder
-with StudyFolder(Path(sys.argv[2]), "study", archive_at(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
+with StudyFolder(Path(sys.argv[2]), "study", study_store(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
     print("holds", flush=True)
     time.sleep(600)
 """
@@ -472,7 +472,7 @@ def test_a_study_of_another_program_is_refused(url: str, tmp_path: Path):
     optuna.create_study(storage=storage, study_name="theirs").set_user_attr("note", "theirs")
     with pytest.raises(StudyError, match="holds an Optuna study 'theirs' that tinysearch did not make"):
         folder_at(url, tmp_path, "theirs").find()
-    assert archive_at(url, tmp_path).names() == []
+    assert study_store(url, tmp_path).names() == []
 
 
 # The commands.
@@ -579,7 +579,7 @@ def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path
     def open_one(number: int) -> None:
         gate.wait()
         try:
-            opened.append(archive_at(url, tmp_path).open(f"study{number}"))
+            opened.append(study_store(url, tmp_path).open(f"study{number}"))
         except StudyError as error:
             opened.append(error)
 
