@@ -1,7 +1,7 @@
 """Checks that a search's metrics and limits will be measured, and mean the same in all of its trials.
 
-The check comes before anything is written: otherwise trials would train in vain, or a best trial would be chosen among
-numbers that do not compare.
+The check comes before anything is written: otherwise trials would train for nothing, or the best one would be chosen
+by numbers that do not compare.
 """
 
 from __future__ import annotations

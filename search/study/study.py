@@ -446,7 +446,7 @@ class Study:
                     raise ValueError(f"it has no {', '.join(sorted(missing))}")
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 raise StudyError(
-                    f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
+                    f"the study {self.name} is damaged: trial {record.number} does not fit its space: {error}"
                 ) from None
 
     def _complete(self, record: TrialRecord, frozen: FrozenTrial) -> None:

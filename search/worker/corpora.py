@@ -1,6 +1,6 @@
-"""A study's text where its machines share no folder: its tokens lie once below a URL, and once on each machine.
+"""A study's text if its machines share no folder: its tokens are stored once at a URL, and once on each machine.
 
-A corpus there is a folder by its digest, with an object for each part and a list of them, which is written last.
+At the URL a corpus is a folder named by its digest, with an object for each part and a list of them, written last.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from trainer.text.errors import CorpusError
 
 CORPORA = "corpora"
 LISTED = "corpus.json"
-SHARED = ("train_bytes", "validation_bytes")  # of what was read, what an evaluation needs
+SHARED = ("train_bytes", "validation_bytes")  # of what was read: what an evaluation needs
 
 
 def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
-    """Write a corpus below a URL, unless it is there. Raises ObjectStoreError, and OSError for a full disk."""
+    """Write a corpus to a URL, unless it is there. Raises ObjectStoreError, and OSError for a full disk."""
     folder = f"{CORPORA}/{corpus.digest}"
     if store.exists(f"{folder}/{LISTED}"):
         return
@@ -51,10 +51,10 @@ def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
 
 
 def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir: str | Path | None = None) -> Corpus:
-    """The corpus of that digest, copied into this machine's cache by the first of its processes that asks.
+    """The corpus with that digest, copied into this machine's cache by the first of its processes that asks.
 
-    Raises ObjectStoreError, CorpusError where it is not there or damaged or the cache cannot be written, and OSError
-    for a full disk.
+    Raises ObjectStoreError; CorpusError if it is missing or damaged, or if the cache cannot be written; and OSError for
+    a full disk.
     """
     if (corpus := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)) is not None:
         return corpus

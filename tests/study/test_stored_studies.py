@@ -142,12 +142,12 @@ def test_a_confirmation_that_is_none_is_refused(runs: Path):
         ('"paths":[]', '"paths":5', "its attribute 'corpus' has no list of paths"),
         ('"trials":24', '"trials":0.5', "its attribute 'trials' is 0.5, not a number from 1"),
         ('"rung 1000":{', '"rung x":{', "trial 0: its attribute 'rung x' names no token count"),
-        ('"rung 1000":{', '"rung 1001":{', "trial 0 is none of this space: "),
+        ('"rung 1000":{', '"rung 1001":{', "trial 0 does not fit its space: "),
         ('"rung 1000":{"tokens":1000,"loss":', '"rung 1000":{"tokens":1000,"loss":"x","l":', "not a mapping of nu"),
         ('"outcome":"finished"', '"outcome":"won"', "trial 0: its attribute 'outcome' is 'won'; known are finished, "),
         ('"preset":"guide"', '"preset":7', "trial 0: its attribute 'preset' is 7, not text"),
         ('"values":{"d_model":', '"values":{"d_model":[],"d":', "'values' holds more than numbers, words and truths"),
-        ('"values":{"d_model":', '"values":{"d_model":77,"d":', "trial 0 is none of this space: "),
+        ('"values":{"d_model":', '"values":{"d_model":77,"d":', "trial 0 does not fit its space: "),
         ('"values":{"d_model":', '"values":{"d_model":Infinity,"d":', "'values' holds more than numbers, words and tr"),
         ('{"environment":{"host":"node",', '{"environment":{"host":NaN,', "'environment' holds more than numbers, w"),
     ],
@@ -160,7 +160,7 @@ def test_a_trial_that_is_to_go_on_must_have_its_whole_configuration(runs: Path):
     folder = StudyFolder(runs, "format-1")
     ended, last = folder.journal.read_text().rsplit('"user_attrs":', 1)
     folder.journal.write_text(ended + '"user_attrs":' + last.replace('"n_layers":', '"layers":'))
-    assert refusal(folder) == "the study format-1 is damaged: trial 14 is none of this space: it has no n_layers"
+    assert refusal(folder) == "the study format-1 is damaged: trial 14 does not fit its space: it has no n_layers"
 
 
 @pytest.mark.parametrize(
