@@ -1,4 +1,4 @@
-"""Calls the programs of a cluster (`ray`, `kubectl`, those of Slurm), as a person would call them."""
+"""Calls the programs of a cluster (`ray`, `kubectl`, those of Slurm)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ANSWER_SECONDS = 60  # for a question; a submission may take longer, it uploads the checkout
-_FAULT = re.compile(r"[\w.]*(?:Error|Exception):|(?:\w+: )?error: |Error from server")  # among what else is printed
+ANSWER_SECONDS = 60  # for a query; a submission may take longer, because it uploads the checkout
+_FAULT = re.compile(r"[\w.]*(?:Error|Exception):|(?:\w+: )?error: |Error from server")  # errors among the other output
 
 
 class ClusterError(ValueError):
-    """A cluster that refuses something, does not answer, or has no program on this machine; the message says which."""
+    """A cluster refuses a request, does not answer, or its program is not on this machine; the message says which."""
 
 
 def ask(

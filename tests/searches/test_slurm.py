@@ -125,7 +125,7 @@ def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
     log = log_text()
     assert state() == "COMPLETED", log
     assert log.count("ending: every trial stops at its next checkpoint") == 1, log
-    assert log.count("queued again; the study goes on from here") == 1, log
+    assert log.count("queued again; the study will resume from here") == 1, log
     assert log.count("4 trials up to 36,000 tokens") == 2, "appended to, not overwritten"
     overview = stored()
     assert overview.is_complete and len(overview.records) == 4

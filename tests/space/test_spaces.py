@@ -243,7 +243,7 @@ FAULTY = {
     BASE + "  max_seq: {derive: d_model * 8}\npresets: {p: {max_seq: 8}}":
         "5: presets.p.max_seq: 8, but d_model * 8 gives 256",
     BASE + "  n_heads: {values: [2, 4], default: 2, when: d_model > 32}\npresets: {p: {n_heads: 4}}":
-        "5: presets.p.n_heads: has no place here: d_model > 32 does not hold",
+        "5: presets.p.n_heads: does not belong here: d_model > 32 does not hold",
     BASE + "rules: [{require: d_model < 64, why: slow}]\npresets: {p: {d_model: 64}}":
         "5: presets.p: breaks the rule d_model < 64 (slow); here d_model is 64",
     # aliases
