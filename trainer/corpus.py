@@ -1,6 +1,6 @@
-"""A corpus: training and held-out tokens, memory-mapped from one cached copy that every trial on a machine shares.
+"""A corpus: training and held-out tokens, memory-mapped from one cached copy that all trials on a machine share.
 
-In the cache a corpus is a folder by its digest: a file for each part, and what is known of them in `meta.json`.
+In the cache a corpus is a folder named by its digest: a file for each part, and facts about them in `meta.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from trainer.text.errors import CorpusError
 
 META = "meta.json"
-NUM_STRETCHES = 8  # of held-out text: enough to see most kinds of it, few enough to be long
+NUM_STRETCHES = 8  # of held-out text: enough to cover most kinds of it, few enough to be long
 DTYPES = ("uint8", "uint16", "uint32", "int32", "int64")  # of a cached part
 
 
@@ -27,21 +27,21 @@ class Corpus:
     train: np.ndarray  # 1-D, memory-mapped, read-only
     validation: np.ndarray
     vocab_size: int
-    token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None where tokens came without a tokenizer
+    token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None if tokens came without a tokenizer
     digest: str  # of the text, the split and the tokenizer
     about: str
-    test: np.ndarray | None = None  # held out from the search too; None where the text names no such part
+    test: np.ndarray | None = None  # held out from the search too; None if the text has no such part
     marks: np.ndarray | None = None  # (M,), int64: where stretches of `validation` may start and end
     read: Mapping[str, Any] = field(default_factory=dict)  # what was read, and how it was split; see data.py
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Of the training text; None where tokens came without a tokenizer."""
+        """Of the training text; None if tokens came without a tokenizer."""
         num_bytes = self.read.get("train_bytes")
         return num_bytes / len(self.train) if num_bytes and self.token_bytes is not None else None
 
     def require(self, seq_len: int) -> None:
-        """Raises CorpusError where either part has no window of seq_len tokens and their next ones."""
+        """Raises CorpusError if either part has no window of seq_len tokens with their next ones."""
         for part, tokens in (("training", self.train), ("held-out", self.validation)):
             if len(tokens) < seq_len + 1:
                 raise CorpusError(
@@ -52,7 +52,7 @@ class Corpus:
     def training_batch(self, key: tuple[int, ...], rows: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets (rows, seq_len), int64: random windows, a pure function of the key (seed, step, part).
 
-        The first rows do not depend on how many are asked for.
+        The first rows do not depend on the number of rows.
         """
         starts = np.random.default_rng(key).integers(0, len(self.train) - seq_len, size=rows)
         windows = self.train[starts[:, None] + np.arange(seq_len + 1)]
@@ -60,9 +60,9 @@ class Corpus:
         return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
 
     def held_out_stretches(self, num_tokens: int) -> list[np.ndarray]:
-        """Evenly spaced, never overlapping stretches of held-out text, in which num_tokens are to be predicted.
+        """Evenly spaced, non-overlapping stretches of held-out text, in which num_tokens are predicted in total.
 
-        Each has one token more than it predicts. Where there is less text than that, all of it, in one stretch.
+        Each has one token more than it predicts. If there is less text than that: all of it, in one stretch.
         """
         available = len(self.validation) - 1
         num_tokens = min(num_tokens, available)
@@ -76,10 +76,10 @@ class Corpus:
         return stretches
 
     def held_out_text(self, num_bytes: int) -> list[np.ndarray]:
-        """As `held_out_stretches`, of about that many bytes of text: the same bytes in every vocabulary.
+        """As `held_out_stretches`, with about that many bytes of text: the same bytes in every vocabulary.
 
-        Where the text has too few marks to choose from, all that lies between the first and the last. Raises
-        CorpusError where it has none.
+        If the text has too few marks to choose from: everything between the first and the last. Raises CorpusError if
+        there are none.
         """
         assert self.token_bytes is not None and self.marks is not None
         marks = self.marks[self.marks > 0]
@@ -98,7 +98,7 @@ class Corpus:
         return stretches
 
     def _check(self, tokens: np.ndarray) -> None:
-        """Raises CorpusError for tokens that the corpus did not have when it was opened: a model has none for them."""
+        """Raises CorpusError for tokens outside the vocabulary, which can appear only through later damage."""
         if len(tokens) and tokens.max() >= self.vocab_size:
             raise CorpusError(
                 f"{self.about}: token {tokens.max()} is outside vocab_size {self.vocab_size}: the tokens or their "
@@ -107,7 +107,7 @@ class Corpus:
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder named, or TINYSEARCH_CACHE, or the user's own."""
+    """The folder given, or TINYSEARCH_CACHE, or the user's cache folder."""
     if cache_dir is not None:
         return Path(cache_dir)
     if folder := os.environ.get("TINYSEARCH_CACHE"):
@@ -117,7 +117,7 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def known_corpus(digest: str, *, vocab_size: int, cache_dir: str | os.PathLike[str] | None = None) -> Corpus | None:
-    """The corpus of that digest, if the cache has it whole; no text is read."""
+    """The corpus with that digest, if the cache has all of it; reads no text."""
     cache = cache_folder(cache_dir)
     meta = read_json(cache / digest / META)
     return None if meta is None else map_corpus(meta, cache, vocab_size)
@@ -134,7 +134,7 @@ def keep_corpus(
 ) -> dict[str, Any]:
     """Move a corpus's parts, each a file and its dtype, into the cache; returns what `map_corpus` needs.
 
-    Processes that do so at once write the same bytes, and each part by one rename. Raises OSError.
+    Concurrent processes write the same bytes, each part by one rename. Raises OSError.
     """
     cache = cache_folder(cache_dir)
     parts = {name: described(file, dtype, f"{digest}/{name}.bin") for name, (file, dtype) in files.items()}
@@ -147,14 +147,14 @@ def keep_corpus(
 
 
 def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
-    """The corpus that `meta` describes; None where one of its files is missing, not of its recorded size, or no part.
+    """The corpus that `meta` describes; None if one of its files is missing, or has another size or content.
 
-    So a cache that was damaged, whatever its JSON says, is built again.
+    So a damaged cache, whatever its JSON says, is rebuilt.
     """
     try:
         parts = {}
         for name, part in meta["parts"].items():
-            path = cache / part["path"]  # an absolute path, of the user's own tokens, stands for itself
+            path = cache / part["path"]  # an absolute path, of the user's own tokens, stays as it is
             if os.path.getsize(path) != part["bytes"]:
                 return None
             if part["dtype"] not in DTYPES:
@@ -183,7 +183,7 @@ def map_corpus(meta: Any, cache: Path, vocab_size: int) -> Corpus | None:
 
 
 def _checked_read(read: Any) -> Mapping[str, Any]:
-    """What a cache says that was read. Raises TypeError for what it cannot have said."""
+    """What a cache says about the text that was read. Raises TypeError if it is invalid."""
     counts = ("train_bytes", "validation_bytes", "test_bytes", "documents")
     if not isinstance(read, dict) or not all(type(read.get(name, 0)) is int for name in counts):
         raise TypeError(read)
@@ -191,22 +191,22 @@ def _checked_read(read: Any) -> Mapping[str, Any]:
 
 
 def described(path: Path, dtype: str, stored_as: str | None = None) -> dict[str, Any]:
-    """What `map_corpus` needs of a part: a file of the cache, or, unless it is to be stored there, where it lies."""
+    """What `map_corpus` needs of a part: a file of the cache, or, unless it will be stored there, its own path."""
     size = path.stat().st_size
     last = size // np.dtype(dtype).itemsize
     return {"path": stored_as or os.path.abspath(path), "dtype": dtype, "bytes": size, "first": 0, "last": last}
 
 
 def read_json(path: Path) -> Any:
-    """What a file of the cache says; None where it says nothing."""
+    """The content of a JSON file of the cache; None if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt either way
+    except (OSError, ValueError, RecursionError):  # missing, or cut short by a full disk: rebuilt in both cases
         return None
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Written whole or not at all."""
+    """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     temporary.write_text(json.dumps(document))
