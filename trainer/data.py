@@ -38,7 +38,7 @@ from trainer.text.errors import CorpusError, shown
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
 from trainer.text.parts import marks_of, write_parts
 from trainer.text.sources import LeftOut, Sources, find_sources
-from trainer.text.split import split_documents, told
+from trainer.text.split import split_documents, split_summary
 from trainer.text.tokens import Stretch, collect_tokens, stretches_of
 from trainer.tokenizer import BpeTokenizer, OnProgress, train_bpe
 
@@ -140,7 +140,7 @@ def _prepare_text(
         del files[TEST]
     read = {
         "documents": len(documents.sizes),
-        "split": told(split, documents),
+        "split": split_summary(split, documents),
         "records_left_out": documents.left_out.to_dict(),
         **{f"{part}_bytes": sizes[part] for part in PARTS},
     }
@@ -231,7 +231,7 @@ def _prepare_tokens(
         if part not in parts:
             raise CorpusError(f"{sources.about}: too few tokens to train on some and hold out others")
     counts = {part: parts[part]["last"] - parts[part]["first"] for part in parts}
-    read = {"documents": len(documents.sizes), "split": told(split, documents)}
+    read = {"documents": len(documents.sizes), "split": split_summary(split, documents)}
     read |= {f"{part}_bytes": counts.get(part, 0) * dtype.itemsize for part in PARTS}
     about = _counts(counts[TRAIN], counts[VALIDATION])
     return {"vocab_size": vocab_size, "digest": digest, "about": about, "read": read, "parts": parts}

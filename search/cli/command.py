@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from search.cli.words import told
+from search.cli.words import escaped
 
 if TYPE_CHECKING:
     from search.cli.console import PlainConsole
@@ -80,5 +80,5 @@ def reporting_errors() -> Iterator[None]:
 
 def complain(message: str, code: int) -> NoReturn:
     """Print the message on stderr and end the command."""
-    print(told(message), file=sys.stderr)
+    print(escaped(message), file=sys.stderr)
     raise typer.Exit(code)

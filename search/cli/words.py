@@ -45,7 +45,7 @@ class Commands(TyperGroup):
         except TyperException as error:
             said = io.StringIO()
             error.show(file=said)  # type: ignore[attr-defined]  # all errors that main raises have it
-            print(told(said.getvalue().rstrip("\n")), file=sys.stderr)
+            print(escaped(said.getvalue().rstrip("\n")), file=sys.stderr)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -69,7 +69,7 @@ def fault_of(words: Sequence[str]) -> str:
     return ""
 
 
-def told(message: str) -> str:
+def escaped(message: str) -> str:
     """A message for a terminal. Line breaks and control characters in user input are shown as escapes.
 
     A URL with a password that was given as another argument is not shown in full.

@@ -33,7 +33,7 @@ class Listener(Protocol):
 
 
 @dataclass
-class UnderWay:
+class RunningTrial:
     """One of the study's trials that Ray runs."""
 
     number: int
@@ -65,7 +65,7 @@ class Bridge:
         self.fatal: BaseException | None = None
         self._study, self._num_slots, self._request_for = study, num_slots, request_for
         self._listener, self._worker = listener, worker
-        self._under_way: dict[str, UnderWay] = {}  # by Ray's trial id
+        self._running: dict[str, RunningTrial] = {}  # by Ray's trial id
         self._losses: dict[int, list[str]] = {}  # of trials that Ray gave up too early, until they resume
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Bridge:
     @property
     def is_full(self) -> bool:
         """Whether every slot has a trial. A later proposal will know more."""
-        return len(self._under_way) >= self._num_slots
+        return len(self._running) >= self._num_slots
 
     def on_slots(self, num_slots: int) -> None:
         """This many trials may run from now on. If more are running, each that reports waits for a slot."""
@@ -111,35 +111,35 @@ class Bridge:
             self._study.release(proposal.number)
             self.fail(error)
             return None
-        self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
+        self._running[trial_id] = RunningTrial(proposal.number, request, self._losses.pop(proposal.number, []))
         self._listener.on_event(Event.STARTED, self._study.records[proposal.number])
         return {"worker": self._worker, "request": request.to_dict()}
 
     def on_report(self, trial_id: str, report: TrialReport) -> bool:
         """Forward a worker's report; True if the trial continues."""
-        number = self._under_way[trial_id].number
+        number = self._running[trial_id].number
         try:
             if report.fault is not None:
                 self._note_fault(number, report.fault)
-            goes_on = self._forward(number, report)
+            continues = self._forward(number, report)
         except Exception as error:
             self.fail(error)
             return False
         record = self._study.records[number]
         self._listener.on_event(Event.ENDED if record.has_ended else Event.REPORTED, record)
-        if not goes_on:  # ended or paused; a paused trial may resume before Ray says that this worker is free
-            del self._under_way[trial_id]
-        has_slot = len(self._under_way) <= self._num_slots  # otherwise it waits for one, with its checkpoint
-        return goes_on and has_slot and not self.is_ending
+        if not continues:  # ended or paused; a paused trial may resume before Ray says that this worker is free
+            del self._running[trial_id]
+        has_slot = len(self._running) <= self._num_slots  # otherwise it waits for one, with its checkpoint
+        return continues and has_slot and not self.is_ending
 
     def num_losses_left(self, trial_id: str) -> int:
         """How many more workers a trial may lose before it is given up."""
-        run = self._under_way.get(trial_id)
+        run = self._running.get(trial_id)
         return MAX_WORKER_LOSSES if run is None else run.num_losses_left
 
     def on_worker_lost(self, trial_id: str, why: str) -> None:
         """A trial's worker was lost, `why` in Ray's words. The trial resumes in another one unless it lost too many."""
-        run = self._under_way.get(trial_id)
+        run = self._running.get(trial_id)
         if run is None:
             return
         trace = take_trace(run.request.trace_path)
@@ -156,7 +156,7 @@ class Bridge:
 
     def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
         """A Ray trial has ended: stopped by the study, drained, or given up by Ray because its worker was lost."""
-        run = self._under_way.pop(trial_id, None)
+        run = self._running.pop(trial_id, None)
         if run is None:
             return
         try:
@@ -178,11 +178,11 @@ class Bridge:
     def release_all(self) -> None:
         """Put every trial that is still running back to wait."""
         try:
-            for run in self._under_way.values():
+            for run in self._running.values():
                 self._study.release(run.number)
         except Exception as error:  # of the storage, which the next run reads again
             self.fail(error)
-        self._under_way.clear()
+        self._running.clear()
 
     def _forward(self, number: int, report: TrialReport) -> bool:
         if report.environment_error is not None:
@@ -197,7 +197,7 @@ class Bridge:
         self._study.note_fault(number, fault, traceback=traceback)
         self._listener.on_event(Event.FAULT, self._study.records[number])
 
-    def _give_up(self, run: UnderWay) -> None:
+    def _give_up(self, run: RunningTrial) -> None:
         """End a trial whose workers keep being lost. If it was too large for the host, the sampler learns that."""
         if run.losses[-2:] == [HOST_OUT_OF_MEMORY] * 2:
             self._study.finish(run.number, OUT_OF_MEMORY, f"{HOST_OUT_OF_MEMORY} twice")

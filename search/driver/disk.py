@@ -32,21 +32,21 @@ _LEFT_OVER = re.compile(rf"(trial-\d+|confirm-\d+-seed-\d+)(\.pt\.\d+\.tmp|{re.e
 class Unneeded:
     """A file that nothing needs, and why."""
 
-    place: Checkpoints
+    location: Checkpoints
     name: str
     num_bytes: int
     why: str
 
     @property
     def path(self) -> str:
-        return f"{self.place}/{self.name}"
+        return f"{self.location}/{self.name}"
 
 
 def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
     """`checkpoints: 14 files, 1.2 GiB`, and where, if not in the study's folder; empty if there are none."""
     lines = [_line(FolderCheckpoints(folder.checkpoints).sizes(), "")]
     try:
-        lines += [_line(place.sizes(), f" in {place}") for place in _places(folder, stored)[1:]]
+        lines += [_line(location.sizes(), f" in {location}") for location in _locations(folder, stored)[1:]]
     except ObjectStoreError as error:  # a reader of a study need not be able to reach everything that its workers reach
         lines.append(f"checkpoints: {error}")
     return "\n".join(filter(None, lines))
@@ -63,9 +63,9 @@ def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -
     runs the study or if its checkpoint folder is a link to elsewhere; and ObjectStoreError.
     """
     folder.load()  # before the lock, which would create the folder
-    place = folder.checkpoints
-    if place.resolve() != folder.path.resolve() / place.name:
-        raise StudyError(f"{place} leads out of the study's folder, to {place.resolve()}; nothing there is touched")
+    location = folder.checkpoints
+    if location.resolve() != folder.path.resolve() / location.name:
+        raise StudyError(f"{location} leads out of the study's folder, to {location.resolve()}; it is left alone")
     with folder.lock():
         stored = folder.load()
         overview = Overview.stored(stored, is_run=False)
@@ -73,18 +73,18 @@ def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -
             is_owner(ObjectStore(url, patience_seconds=0), folder.name, stored.user_attrs.get("storage_id", ""))
         confirmed = {key for key in stored.user_attrs if key.startswith(f"{CONFIRMED} ")}
         found = [
-            Unneeded(place, name, size, why)
-            for place in _places(folder, stored)
-            for name, size in place.sizes().items()
+            Unneeded(location, name, size, why)
+            for location in _locations(folder, stored)
+            for name, size in location.sizes().items()
             if (why := _why_unneeded(name, overview, confirmed, with_finished=with_finished))
         ]
         if not is_dry_run:
             for file in found:
-                file.place.delete(file.name)
+                file.location.delete(file.name)
         return found
 
 
-def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
+def _locations(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
     """The study's own folder, which confirmations always use, and then the location of its trials' checkpoints."""
     own = FolderCheckpoints(folder.checkpoints)
     if not (url := storage_path_of(stored)):

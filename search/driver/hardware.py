@@ -130,9 +130,9 @@ def _kind(nodes: Sequence[Node], asked: str | None) -> str:
     return next(iter(counts)) if asked is None else asked
 
 
-def share_of(num_slots: int, place: int, num_drivers: int) -> int:
+def share_of(num_slots: int, rank: int, num_drivers: int) -> int:
     """The slots of one of several drivers. They share equally; the remainder goes to those that joined first."""
-    return num_slots // num_drivers + (place < num_slots % num_drivers)
+    return num_slots // num_drivers + (rank < num_slots % num_drivers)
 
 
 def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -> float:

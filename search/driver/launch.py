@@ -100,7 +100,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         if existing is not None and before is not None:
             so_far = Overview.stored(existing, is_run=False)
             num_trials = number_of_trials(options.trials, so_far)
-            settings = _going_on(before, settings, options)
+            settings = _settings_to_resume_with(before, settings, options)
             is_longer = settings is not before or (num_trials or 0) > so_far.num_trials or options.until
             is_exhausted = so_far.exhausted is not None and settings is before
             if so_far.is_complete and (is_exhausted or not is_longer):
@@ -127,8 +127,8 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             study = Study(existing, settings, trials=num_trials)
         if store is not None:
             claim_location(store, folder.name, study.stored.user_attrs["storage_id"])
-        if existing is None and assessment.reference:
-            console.print(assessment.reference, style="yellow")
+        if existing is None and assessment.reference_note:
+            console.print(assessment.reference_note, style="yellow")
         for preset, why in study.skipped_presets.items():
             console.print(f"{settings.space.whose} {preset!r} is left out: {why}", style="dim")
         for preset, other in study.same_presets.items():
@@ -156,7 +156,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
                 study,
                 slots,
                 requests.request,
-                _Pruning(display, checkpoints_at(location, patience_seconds=0)),
+                _CheckpointCleanup(display, checkpoints_at(location, patience_seconds=0)),
                 is_shared=options.address is not None,
                 max_seconds=max_seconds,
             )
@@ -173,10 +173,10 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
         return Overview.of(study), was_interrupted
 
 
-def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
-    """The settings of a study that there is: what it has, extended where more tokens are asked for. Raises ValueError.
+def _settings_to_resume_with(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
+    """The settings of an existing study, extended if more tokens are asked for. Raises ValueError.
 
-    The trials of a study that was extended once go on to its new end, also where the space still names the old one.
+    The trials of a study that was extended train to its new end, even if the space file still names the old one.
     """
     end = before.budget.max_tokens
     max_tokens = number_of_tokens(options.max_tokens) or asked.budget.max_tokens
@@ -208,8 +208,8 @@ def _store_at(settings: StudySettings, name: str) -> ObjectStore | None:
     return store
 
 
-class _Pruning:
-    """Passes events on, and deletes the checkpoint of a trial that nothing will continue."""
+class _CheckpointCleanup:
+    """Passes events on, and deletes the checkpoint of a trial that nothing will resume or continue."""
 
     def __init__(self, display: Display, checkpoints: Checkpoints):
         self._display, self._checkpoints = display, checkpoints

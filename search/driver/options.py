@@ -64,7 +64,7 @@ def _option(flag: str, default: Any = None, *, help: str, **how: Any) -> Any:
 class RunOptions:
     """What `tinysearch run` or `resume` was asked to do."""
 
-    space: Path | None  # None to resume a study by its name, with its stored settings
+    space: Path | None  # None: resume a study by its name, with its stored settings
     name: str | None = _option("--name", help="The study's name. Default: space and budget.")
     runs: Path = _option("--runs", Path("runs"), help="The folder that holds all studies.", resumes=True)
     storage: str | None = _option(

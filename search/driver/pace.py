@@ -102,7 +102,7 @@ def _speeds(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in search/worker/alone.py
     speeds: list[float | None] = [None] * len(trains)
-    under_way: dict[Connection, tuple[int, float]] = {}
+    running: dict[Connection, tuple[int, float]] = {}
     reason, processes = "", []
     context, started = multiprocessing.get_context("spawn"), time.monotonic()
     deadline, seconds_to_start = started + START_SECONDS, 0.0
@@ -115,23 +115,23 @@ def _speeds(
                 process.start()
             there.close()
             processes.append(process)
-            under_way[reports] = (-1, math.inf)
-        while under_way and (left := deadline - time.monotonic()) > 0:
-            for ready in wait(list(under_way), left):
+            running[reports] = (-1, math.inf)
+        while running and (left := deadline - time.monotonic()) > 0:
+            for ready in wait(list(running), left):
                 assert isinstance(ready, Connection)
                 try:
                     number, speed, why = ready.recv()
                 except EOFError:
-                    del under_way[ready]
+                    del running[ready]
                     continue
                 if not seconds_to_start:
                     seconds_to_start, deadline = time.monotonic() - started, time.monotonic() + max_seconds
                 if speed is None:
-                    under_way[ready] = (number, time.monotonic())
+                    running[ready] = (number, time.monotonic())
                 else:
                     speeds[number], reason = speed or None, reason or why
-                    under_way[ready] = (-1, math.inf)
-        for number, since in under_way.values():
+                    running[ready] = (-1, math.inf)
+        for number, since in running.values():
             if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds
         return speeds, seconds_to_start, reason

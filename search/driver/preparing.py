@@ -41,9 +41,9 @@ def prepare_space(options: RunOptions) -> tuple[Space, BudgetSpec, Assessment]:
         budget = budget.model_copy(update={"max_tokens": max_tokens})
     budget = limited(space, budget, options.limits)
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
-    space, told = referenced(space, budget)
+    space, note = referenced(space, budget)
     known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
-    return space, budget, replace(assess(space, budget, known=known), reference=told)
+    return space, budget, replace(assess(space, budget, known=known), reference_note=note)
 
 
 def check_metrics(

@@ -25,11 +25,11 @@ FREE_BYTES = 256 * 2**20  # for Ray's logs, and for its object store if /dev/shm
 @contextlib.contextmanager
 def scratch_folder(usual: Sequence[str] = USUAL) -> Iterator[Path]:
     """A new folder until the block ends: where a variable says, or in a usual location. Raises StudyError."""
-    named = [(f"{name}={place}", place) for name in VARIABLES if (place := os.environ.get(name))]
+    named = [(f"{name}={location}", location) for name in VARIABLES if (location := os.environ.get(name))]
     faults = []
-    for said, place in [*named, *((place, place) for place in usual)]:
+    for said, location in [*named, *((location, location) for location in usual)]:
         try:
-            folder = tempfile.mkdtemp(prefix="ts-", dir=os.path.abspath(place))
+            folder = tempfile.mkdtemp(prefix="ts-", dir=os.path.abspath(location))
         except OSError as error:
             faults.append(f"{said} ({error.strerror})")
             continue

@@ -19,7 +19,7 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Locations:
     """What a search finds on the machines of its cluster. All paths are theirs."""
 
     runs: str
@@ -66,10 +66,10 @@ class Job(Generic[S]):
         return ["exec", *self.command]
 
 
-def run_arguments(options: RunOptions, place: Place) -> tuple[str, ...]:
+def run_arguments(options: RunOptions, locations: Locations) -> tuple[str, ...]:
     """The words after `tinysearch run` that ask for the same as `options`, adapted to this location.
 
-    A database is left out unless `place` names one: its URL may hold a password. Raises ValueError for options that
+    A database is left out unless `locations` names one: its URL may hold a password. Raises ValueError for options that
     would not mean the same each time the job starts.
     """
     if options.trials is not None and options.trials.strip().startswith("+"):
@@ -79,13 +79,13 @@ def run_arguments(options: RunOptions, place: Place) -> tuple[str, ...]:
     elsewhere = replace(
         options,
         name=options.study_name,
-        runs=Path(place.runs),
-        data=place.data,
-        address=place.address,
+        runs=Path(locations.runs),
+        data=locations.data,
+        address=locations.address,
         storage=None,
     )
     words = [flag if value is None else f"{flag}={value}" for flag, value in elsewhere.words()]
-    return (place.space, *words, *([f"--storage={place.storage}"] if place.storage else []))
+    return (locations.space, *words, *([f"--storage={locations.storage}"] if locations.storage else []))
 
 
 def absolute_data(data: tuple[Path, ...]) -> tuple[Path, ...]:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.jobs.job import DRAIN_SECONDS, Job, Place, absolute_data
+from search.jobs.job import DRAIN_SECONDS, Job, Locations, absolute_data
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import NodeSettings, flag_of, setting, time_seconds, wrong_names
 from search.jobs.target import Submission, Target
@@ -59,14 +59,14 @@ class KubernetesTarget(Target[KubernetesSettings]):
     title = "Kubernetes with KubeRay"
     settings = KubernetesSettings
 
-    def place(self, options: RunOptions, settings: KubernetesSettings) -> Place:
+    def locations(self, options: RunOptions, settings: KubernetesSettings) -> Locations:
         data = absolute_data(options.data)
         if options.storage is not None and settings.storage_secret is None:
             raise ValueError(
                 "--to k8s takes a database from a Secret: kubectl create secret generic NAME "
                 "--from-literal=OPTUNA_STORAGE=URL, and give --storage-secret NAME"
             )
-        return Place(runs=CLAIM_PATH, space=f"{SPACE_PATH}/space.yaml", data=data)
+        return Locations(runs=CLAIM_PATH, space=f"{SPACE_PATH}/space.yaml", data=data)
 
     def family_files(self, family: Source, space: Path) -> dict[str, str]:
         if family.text is None:  # an installed module

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.jobs.job import CHECKOUT, DRAIN_SECONDS, Job, Place, absolute_data
+from search.jobs.job import CHECKOUT, DRAIN_SECONDS, Job, Locations, absolute_data
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import setting
 from search.jobs.target import Submission, Target
@@ -34,7 +34,7 @@ class RayJobTarget(Target[RayJobSettings]):
     title = "a running Ray cluster"
     settings = RayJobSettings
 
-    def place(self, options: RunOptions, settings: RayJobSettings) -> Place:
+    def locations(self, options: RunOptions, settings: RayJobSettings) -> Locations:
         runs = settings.cluster_runs
         if runs is None or not runs.startswith("/"):
             raise ValueError(
@@ -42,7 +42,7 @@ class RayJobTarget(Target[RayJobSettings]):
                 "kept"
             )
         assert options.space is not None
-        return Place(
+        return Locations(
             runs=runs,
             data=absolute_data(options.data),
             space=_space_in_checkout(options.space),

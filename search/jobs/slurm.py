@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.jobs.job import DRAIN_SECONDS, Job, Place
+from search.jobs.job import DRAIN_SECONDS, Job, Locations
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import NodeSettings, setting, wrong_names
 from search.jobs.target import Submission, Target
@@ -40,9 +40,9 @@ class SlurmTarget(Target[SlurmSettings]):
     title = "Slurm"
     settings = SlurmSettings
 
-    def place(self, options: RunOptions, settings: SlurmSettings) -> Place:
+    def locations(self, options: RunOptions, settings: SlurmSettings) -> Locations:
         assert options.space is not None
-        return Place(
+        return Locations(
             runs=str(options.runs.absolute()),
             space=str(options.space.absolute()),
             data=tuple(path.absolute() for path in options.data),

@@ -33,15 +33,15 @@ def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, An
     folder = StudyFolder(options.runs, options.study_name)
     options.check()
     family = _check_space(options, folder).family_source
-    place = target.place(options, settings)
+    locations = target.locations(options, settings)
     job = Job(
         study=options.study_name,
         suffix=secrets.token_hex(3),
-        arguments=run_arguments(options, place),
-        runs=place.runs,
+        arguments=run_arguments(options, locations),
+        runs=locations.runs,
         checkout=str(CHECKOUT),
         settings=settings,
-        python=place.python,
+        python=locations.python,
         space_text=options.space.read_text(encoding="utf-8"),
         family_files={} if family is None else target.family_files(family, options.space),
     )

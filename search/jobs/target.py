@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
-from search.jobs.job import Job, Place, S
+from search.jobs.job import Job, Locations, S
 from search.jobs.settings import declared, flag_of
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Target(ABC, Generic[S]):
             raise ValueError("\n".join(faults))
 
     @abstractmethod
-    def place(self, options: RunOptions, settings: S) -> Place:
+    def locations(self, options: RunOptions, settings: S) -> Locations:
         """Where the job finds its space, its text and its studies. Raises ValueError for what it could not reach.
 
         Also raises ValueError for a database whose password would have to be written down.

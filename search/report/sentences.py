@@ -58,10 +58,10 @@ def counts_line(counts: Mapping[str, int], num_trials: float) -> str:
     parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
     num_started = sum(counts.values())
     if num_started <= num_trials < math.inf:
-        told = f"{num_started} of {counted(num_trials, 'trial')}"
+        text = f"{num_started} of {counted(num_trials, 'trial')}"
     else:
-        told = counted(num_started, "trial")
-    return told + (f": {', '.join(parts)}" if parts else "")
+        text = counted(num_started, "trial")
+    return text + (f": {', '.join(parts)}" if parts else "")
 
 
 def wasted_line(records: Iterable[TrialRecord]) -> str:

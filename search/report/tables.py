@@ -43,7 +43,7 @@ class Column:
         return max(map(len, (self.heading, *self.cells)))
 
     @property
-    def is_constant(self) -> bool:
+    def is_same(self) -> bool:
         return self.rank > 0 and len(self.cells) > 1 and len(set(self.cells)) == 1
 
 
@@ -84,8 +84,8 @@ class TrialsTable:
     def notes(self) -> list[str]:
         """What the table does not show: `the same in all: n_heads 4`, `3 columns hidden: a, b, c; --columns all`."""
         notes = []
-        if told := [f"{column.heading} {column.cells[0]}" for column in self._same if column.cells[0] not in ("", "-")]:
-            notes.append(f"the same in all: {', '.join(told)}")
+        if same := [f"{column.heading} {column.cells[0]}" for column in self._same if column.cells[0] not in ("", "-")]:
+            notes.append(f"the same in all: {', '.join(same)}")
         if hidden := self._hidden:
             named = ", ".join(column.heading for column in hidden)
             notes.append(f"{counted(len(hidden), 'column')} hidden: {named}; --columns all shows every one")
@@ -124,13 +124,13 @@ def _chosen(
     if asked is not None:
         if ALL in asked:
             return columns, [], []
-        order = {name: place for place, name in enumerate(asked)}
+        order = {name: position for position, name in enumerate(asked)}
         named = [c for c in columns if c.rank == 0 or c.name in order or c.heading in order]
         return sorted(named, key=lambda c: order.get(c.name, order.get(c.heading, -1))), [], []
     if width is None or _width(columns) <= width:
         return columns, [], []
-    same = [column for column in columns if column.is_constant]
-    differing = [column for column in columns if not column.is_constant]
+    same = [column for column in columns if column.is_same]
+    differing = [column for column in columns if not column.is_same]
     shown: list[Column] = []
     for column in sorted(differing, key=lambda column: column.rank):
         if column.rank == 0 or _width([*shown, column]) <= width:
@@ -163,8 +163,8 @@ def _all_columns(overview: Overview, records: list[TrialRecord], asked: Sequence
     parameters = [
         name for name in overview.parameters if name in overview.searched or (asked is not None and name in asked)
     ]
-    for place, name in enumerate(parameters):
-        rank = 3 if "learning_rate" in name else 4 if place == 0 else 8 + place
+    for position, name in enumerate(parameters):
+        rank = 3 if "learning_rate" in name else 4 if position == 0 else 8 + position
         columns.append(Column(name, name, [value_text(r.values.get(name)) for r in records], rank, is_parameter=True))
     return columns
 

@@ -71,11 +71,11 @@ class _Backtracking:
 
     def __post_init__(self) -> None:
         self._order = [*_in_order(self.space)]
-        place = {parameter.name: i for i, parameter in enumerate(self._order)}
+        position = {parameter.name: i for i, parameter in enumerate(self._order)}
         self._rules_at: list[list[Rule]] = [[] for _ in self._order]
         for rule in self.space.rules:
             if rule.require.names:
-                self._rules_at[max(place[name] for name in rule.require.names)].append(rule)
+                self._rules_at[max(position[name] for name in rule.require.names)].append(rule)
 
     def visit(self, depth: int) -> None:
         """List everything that the parameters from `depth` on can be, given the values chosen so far. Raises _Cut."""

@@ -128,7 +128,7 @@ def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
                 if _contradict(space, space.parameters[name], move, other, defaults):
                     raise ValueError(
                         f"the goals {other.goal} and {goal_name} contradict each other: "
-                        f"one would {other.told(name)}, the other {move.told('it')}"
+                        f"one would {other.in_words(name)}, the other {move.in_words('it')}"
                     )
             # A value that one goal sets stays, even if others cut the range around it.
             if not moved[name] or move.target is not None:
@@ -148,7 +148,7 @@ class _Move:
     verb: str
     target: Value | None = None
 
-    def told(self, name: str) -> str:
+    def in_words(self, name: str) -> str:
         return f"{self.verb} {name}" + ("" if self.target is None else f" to {shown(self.target)}")
 
 

@@ -34,8 +34,8 @@ class Rule:
 
     def __str__(self) -> str:
         """The relation, with its source and purpose: `a % b == 0 (Guide, section 1: heads split evenly)`."""
-        told = ": ".join(filter(None, [self.source, self.why]))
-        return f"{self.require} ({told})" if told else str(self.require)
+        notes = ": ".join(filter(None, [self.source, self.why]))
+        return f"{self.require} ({notes})" if notes else str(self.require)
 
     def holds(self, values: Values) -> bool:
         """Whether the rule holds; False if it has no value (a division by zero, say)."""

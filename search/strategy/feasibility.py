@@ -194,7 +194,7 @@ class Assessment:
     reasons: dict[str, int]  # the most frequent first; a configuration may have several
     num_launchable: int | None = None  # in total, if they can be listed and are no more than were drawn
     asked: dict[str, int] = field(default_factory=dict)  # of how many, if not of all: limits apply only to what builds
-    reference: str = ""  # what there is to say of what the search is compared with, see search/strategy/reference.py
+    reference_note: str = ""  # a sentence if the reference is not the first preset, see search/strategy/reference.py
 
     @property
     def warning(self) -> str:

@@ -25,7 +25,7 @@ NUM_STEPS = 40  # from the reference down to the smallest sizes
 NUM_NEAR = 40  # configurations around each of these
 NEAR = 0.05  # of an axis
 NUM_DRAWS = 2000  # of the whole space, if nothing on that way may be launched
-MAX_TOLD = 6  # changes of a configuration that a message names
+MAX_NAMED = 6  # changes of a configuration that a message names
 
 
 def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None = None) -> tuple[Space, str]:
@@ -39,8 +39,8 @@ def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None =
         if not left_out(feasibility, preset):
             if preset.name == missed:
                 return space, ""
-            told = f"{whose} {missed!r} may not be launched; {preset.name!r} takes its place as the reference"
-            return space.led_by(preset), told
+            note = f"{whose} {missed!r} may not be launched; {preset.name!r} takes its place as the reference"
+            return space.led_by(preset), note
     base = _within(space, space.reference)
     values = None if base is None else nearest(space, feasibility, base)
     nothing = f"{whose} {missed!r} may not be launched"
@@ -50,8 +50,8 @@ def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None =
         return space, f"{nothing}, so there is no reference to compare with"
     chosen = {name: value for name, value in values.items() if space.parameters[name].derived is None}
     changes = changes_of(space.complete(space.reference.values), values, space)
-    told = f"{nothing}, so {whose} reference is missing; {missed!r} shrunk to fit takes its place, with {changes}"
-    return space.led_by(Preset(name=SHRUNK, values=chosen)), told
+    note = f"{nothing}, so {whose} reference is missing; {missed!r} shrunk to fit takes its place, with {changes}"
+    return space.led_by(Preset(name=SHRUNK, values=chosen)), note
 
 
 def left_out(feasibility: Feasibility, preset: Preset) -> str:
@@ -64,13 +64,13 @@ def left_out(feasibility: Feasibility, preset: Preset) -> str:
 
 def changes_of(before: Values, now: Values, space: Space) -> str:
     """`d_model 64 instead of 128, n_layers 2 instead of 4`; of many, the first and their number."""
-    told = [
+    changes = [
         f"{name} {shown(value)}" + (f" instead of {shown(before[name])}" if name in before else "")
         for name, value in now.items()
         if before.get(name) != value and space.parameters[name].derived is None
     ]
-    more = f" and {len(told) - MAX_TOLD} more" if len(told) > MAX_TOLD else ""
-    return ", ".join(told[:MAX_TOLD]) + more
+    more = f" and {len(changes) - MAX_NAMED} more" if len(changes) > MAX_NAMED else ""
+    return ", ".join(changes[:MAX_NAMED]) + more
 
 
 def nearest(space: Space, feasibility: Feasibility, base: Values) -> dict[str, Value] | None:

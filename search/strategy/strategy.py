@@ -35,7 +35,7 @@ RANDOM_SHARE = 0.1  # of the new configurations, drawn at random in any case
 PREFERENCE = 0.5  # weight of a new configuration's acquisition value beside a paused trial's
 MIN_CHANCE = 0.02  # of becoming the best; once nothing new can start, a paused trial below it does not resume
 MAX_OBSERVATIONS = 128  # for the model; more say little more, and the time grows with their third power
-MAX_UNDER_WAY = 128  # running trials, the best expected, that count as if they had ended
+MAX_RUNNING = 128  # running trials, the best expected, that count as if they had ended
 REFIT_GROWTH = 1.15  # growth of the observations since the last fit that makes another one worth its time
 NUM_LEADERS = 6
 MIN_SUCCESS = 0.7  # minimum chance of success for a new configuration, if any has that much
@@ -152,7 +152,7 @@ class Strategy:
         leaders = curves.points[rank[:NUM_LEADERS]]
         running = np.flatnonzero(curves.is_running)
         if len(running):  # as if they had ended as expected, to look elsewhere
-            running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_UNDER_WAY])]
+            running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_RUNNING])]
             at_end = np.full(len(running), self._last)
             ends = Observations(curves.points[running], at_end, curves.numbers[running], mean[running])
             posterior = self.model.given(posterior.seen.and_also(ends))

@@ -20,7 +20,7 @@ from search.worker.messages import (
     FAILED,
     FINISHED,
     INFEASIBLE,
-    OPEN_OR_FINISHED,
+    NOT_FAILED,
     OUT_OF_MEMORY,
     OUTCOMES,
     PAUSED,
@@ -196,8 +196,8 @@ def leading_record(records: Iterable[TrialRecord], metric: str, *, maximize: boo
 
     It is the one to train to its end if the search must end now. The result of a search is `best_record`.
     """
-    open_or_finished = [r for r in records if r.outcome in OPEN_OR_FINISHED]
-    measured = [(value, r) for r in open_or_finished if _is_number(value := r.measured(metric))]
+    candidates = [r for r in records if r.outcome in NOT_FAILED]
+    measured = [(value, r) for r in candidates if _is_number(value := r.measured(metric))]
     sign = -1 if maximize else 1
     return min(measured, key=lambda one: (sign * one[0], one[1].number), default=(math.nan, None))[1]
 

@@ -39,16 +39,16 @@ class Recorder:
     ):
         self._study, self._storage = study, storage_of(study)
         self._metrics, self._distributions = metrics, distributions
-        self._under_way: dict[int, optuna.Trial] = {}
+        self._running: dict[int, optuna.Trial] = {}
 
     def trial(self, number: int) -> optuna.Trial:
         """Optuna's trial, set running if it was waiting."""
-        if number not in self._under_way:
+        if number not in self._running:
             trial_id = self._id(number)
             if self._storage.get_trial(trial_id).state == TrialState.WAITING:
                 self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
-            self._under_way[number] = optuna.Trial(self._study, trial_id)
-        return self._under_way[number]
+            self._running[number] = optuna.Trial(self._study, trial_id)
+        return self._running[number]
 
     def start(self, values: Mapping[str, Any], *, preset: str = "") -> TrialRecord:
         """A new running trial."""
@@ -104,7 +104,7 @@ class Recorder:
 
     def wait(self, number: int) -> None:
         """Set the trial waiting: paused or interrupted."""
-        self._under_way.pop(number, None)
+        self._running.pop(number, None)
         self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
 
     def note(self, number: int, **attributes: Any) -> None:
@@ -122,7 +122,7 @@ class Recorder:
             self._constrain(trial, violations)
         values = [_final(record, metric) for metric in self._metrics] if record.outcome == FINISHED else None
         self._study.tell(trial, values, state=STATE_OF[record.outcome])
-        del self._under_way[record.number]
+        del self._running[record.number]
 
     def abandon(self, frozen: FrozenTrial) -> None:
         """End a trial that does not belong to the search."""
@@ -142,7 +142,7 @@ class Recorder:
         trial_id = self._storage.create_new_trial(study_id_of(self._study), template_trial=template)
         record = TrialRecord.of(self._storage.get_trial(trial_id))
         assert record is not None
-        self._under_way[record.number] = optuna.Trial(self._study, trial_id)
+        self._running[record.number] = optuna.Trial(self._study, trial_id)
         return record
 
     def _constrain(self, trial: optuna.Trial, violations: Mapping[str, float]) -> None:

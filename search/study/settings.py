@@ -190,7 +190,7 @@ class StudySettings:
         may_grow = {"trials", "max_tokens"}
         before, now = self.budget.model_dump(exclude=may_grow), other.budget.model_dump(exclude=may_grow)
         found += [
-            f"budget {key}: {_told(before[key])} before, {_told(now[key])} now"
+            f"budget {key}: {_in_words(before[key])} before, {_in_words(now[key])} now"
             for key in before
             if before[key] != now[key]
         ]
@@ -215,7 +215,7 @@ def text_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """A budget's value in words; limits as `--limit` takes them."""
     if not isinstance(value, dict):
         return repr(value)

@@ -212,14 +212,14 @@ class Study:
             self._end(record, *ending)
             self._check_failures()
             return False
-        goes_on = False
+        continues = False
         try:
-            goes_on = self._goes_on(record)
+            continues = self._continues(record)
         finally:  # a measurement is kept even if nothing else may be launched
-            if not goes_on:
+            if not continues:
                 self._recorder.will_pause(record, tokens)
             self._recorder.write_rung(record)
-        if goes_on:
+        if continues:
             return True
         if self._choose() is None:
             return self._stop(record)
@@ -387,7 +387,7 @@ class Study:
             record.traceback = traceback
             self._recorder.note(record.number, traceback=traceback)
 
-    def _goes_on(self, record: TrialRecord) -> bool:
+    def _continues(self, record: TrialRecord) -> bool:
         """Whether a trial at a rung continues at once. If not, its outcome becomes `paused`."""
         if self._is_reference(record):
             return True

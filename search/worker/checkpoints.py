@@ -72,12 +72,12 @@ def claim_location(store: ObjectStore, name: str, study_id: str) -> None:
 
 
 def checkpoints_at(
-    place: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
+    location: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
 ) -> Checkpoints:
     """The checkpoints at a location, as `str` wrote it, and for how long to retry if a URL does not answer."""
-    if "://" in place:
-        return StoredCheckpoints(ObjectStore(place, patience_seconds=patience_seconds, on_wait=on_wait))
-    return FolderCheckpoints(Path(place))
+    if "://" in location:
+        return StoredCheckpoints(ObjectStore(location, patience_seconds=patience_seconds, on_wait=on_wait))
+    return FolderCheckpoints(Path(location))
 
 
 class FolderCheckpoints:

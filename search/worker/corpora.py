@@ -73,31 +73,31 @@ def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir:
         ) from None
     corpus = known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)
     if corpus is None:
-        raise CorpusError(f"{_place(store, digest)} is not a corpus of {vocab_size} tokens; delete the folder")
+        raise CorpusError(f"{_location(store, digest)} is not a corpus of {vocab_size} tokens; delete the folder")
     return corpus
 
 
 def _copy(digest: str, store: ObjectStore, vocab_size: int, cache: Path, scratch: Path) -> None:
-    folder, place = f"{CORPORA}/{digest}", _place(store, digest)
+    folder, location = f"{CORPORA}/{digest}", _location(store, digest)
     if (listed := store.read(f"{folder}/{LISTED}")) is None:
-        raise CorpusError(f"{place} is gone: the driver writes it again when it starts")
+        raise CorpusError(f"{location} is gone: the driver writes it again when it starts")
     try:
         about = json.loads(listed)
         files = {}
         for name, part in about["parts"].items():
             file = scratch / Path(name).name
             if not store.get(f"{folder}/{name}.bin", file) or _checksum(file) != part["sha256"]:
-                raise CorpusError(f"{place}: its {name} is damaged or not there; delete the folder")
+                raise CorpusError(f"{location}: its {name} is damaged or not there; delete the folder")
             files[file.name] = (file, np.dtype(part["dtype"]).name)
         read = about.get("read", {})
         keep_corpus(files, digest=digest, vocab_size=vocab_size, about=about["about"], read=read, cache_dir=cache)
     except (CorpusError, ObjectStoreError, OSError):
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CorpusError(f"{place} is damaged: {error}; delete the folder") from None
+        raise CorpusError(f"{location} is damaged: {error}; delete the folder") from None
 
 
-def _place(store: ObjectStore, digest: str) -> str:
+def _location(store: ObjectStore, digest: str) -> str:
     return f"{store}/{CORPORA}/{digest}"
 
 

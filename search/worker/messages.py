@@ -25,7 +25,8 @@ OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUS
 WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
 """Outcomes of trials whose configuration cannot be trained within the limits: a better strategy would avoid them."""
 
-OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+NOT_FAILED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+"""Outcomes of trials that broke no limit and did not fail, diverge or run out of memory."""
 
 
 class Event(StrEnum):

@@ -131,7 +131,7 @@ def test_a_hand_over_counts_from_the_cost_at_which_it_was_made():
     assert [run.regret_at(cost) for cost in (0, 1.9, 2.0, 7.9, 8.0, 99)] == [GUESS, GUESS, 0.5, 0.5, 0.0, 0.0]
 
 
-def test_what_is_under_way_when_the_budget_ends_is_charged_up_to_there():
+def test_what_is_running_when_the_budget_ends_is_charged_up_to_there():
     table = by_hand([[1.0, 2.0], [2.0, 6.0]], [[5.0, 3.0], [4.0, 2.0]])
     run = simulate(table, Scripted(new(0, 1)), num_workers=2, budget=5)
     assert run.total == 5.0
@@ -176,7 +176,7 @@ def test_when_every_configuration_is_trained_the_rest_of_the_budget_does_nothing
     assert table.regrets[run.handed] == table.regrets.min() == run.regret_at(500)
 
 
-def test_divergence_is_told_as_nan_and_never_handed_over(tmp_path: Path):
+def test_divergence_is_reported_as_nan_and_never_handed_over(tmp_path: Path):
     parts = arrays()
     parts["Y"][:30, 4:] = [np.nan, np.inf, 1e30, -np.inf, np.nan]
     table = read_table(written(tmp_path, **parts))
@@ -194,7 +194,7 @@ def test_a_proposal_becomes_the_nearest_configuration_that_is_left(table: Table)
     assert rows.num_left == 0
 
 
-def test_a_policy_is_told_which_configuration_a_new_trial_trains_and_only_a_new_one():
+def test_a_policy_learns_which_configuration_a_new_trial_trains_and_only_a_new_one():
     table = by_hand([[1.0, 2.0]] * 3, [[5.0, 4.0], [4.0, 3.0], [3.0, 2.0]])
     policy = Scripted([*new(0.6, 0.6, 0.6), Proposal(0)], rungs=(1,), goes_on=lambda key, rung: key > 0)
     policy.propose, propose = lambda: log.append("propose") or propose(), policy.propose
@@ -338,7 +338,7 @@ def test_the_next_proposal_is_that_of_a_study_that_had_proposed_what_was_trained
     assert drawn.params == expected.params
 
 
-def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
+def test_the_controller_gets_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
     parts = arrays()
     parts["last"][:] = 4  # five of nine rungs
     table = read_table(written(tmp_path, **parts))
@@ -349,7 +349,7 @@ def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_pat
     assert all(set(r.measurements) == {9} for r in finished)
 
 
-def test_the_brain_hands_over_the_trial_that_leads(table: Table):
+def test_the_controller_hands_over_the_trial_that_leads(table: Table):
     policy = Tinysearch(Problem.of(table, 20), 0)
     keys = [policy.propose().key for _ in range(5)]
     assert policy.incumbent() is None
@@ -373,7 +373,7 @@ def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Ta
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_brain_without_one_of_its_parts_searches_otherwise(tmp_path: Path, name: str):
+def test_a_controller_without_one_of_its_parts_searches_differently(tmp_path: Path, name: str):
     made = arrays(n=100, num_rungs=27)
     made["Y"][made["U"][:, 0] > 0.7, 2:] = math.nan
     table = read_table(written(tmp_path, **made))

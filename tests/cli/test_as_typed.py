@@ -115,7 +115,7 @@ def test_a_line_is_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch):
     assert f"{folder}space.yaml is valid" in tinysearch("validate", f"{folder}space.yaml")[1]
 
 
-def test_only_one_place_makes_a_console_and_nothing_turns_markup_on():
+def test_only_one_function_makes_a_console_and_nothing_turns_markup_on():
     makers = set()
     for file in sorted((ROOT / "search").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -173,7 +173,7 @@ def test_time_has_the_words_of_until():
         seconds_of("soon")
 
 
-def test_seconds_left_counts_the_trials_under_way_and_those_to_start():
+def test_seconds_left_counts_the_running_trials_and_those_to_start():
     assert seconds_left([9000], 0, RUNGS, 100) == 0
     assert seconds_left([3000], 0, RUNGS, 100) == pytest.approx(PASS_SHARE * 60)
     assert seconds_left([], 2, RUNGS, 100) == pytest.approx(2 * expected_tokens(RUNGS, 0) / 100)

@@ -159,7 +159,7 @@ def test_the_schemas_refuse_what_is_wrong(damage: Any):
         jsonschema.Draft202012Validator(schema("RayJob")).validate(document)
 
 
-def test_names_are_dns_names_and_tell_studies_apart():
+def test_names_are_dns_names_and_distinguish_studies():
     names = set()
     for study in ("hybrid", "Hybrid", "hybrid.quick", "hybrid-quick", "x" * 100, "x" * 99, "9", "a_b", "a.b"):
         name = dataclasses.replace(JOB, study=study).name
@@ -202,7 +202,7 @@ def test_times_are_slurms(text: str, seconds: int | None):
         ("ray", {"address": "http://me:secret@head:8265"}, ["--address"]),
     ],
 )
-def test_what_a_cluster_would_refuse_or_misread_is_told_at_once(to: str, changes: dict, messages: list[str]):
+def test_what_a_cluster_would_refuse_or_misread_is_reported_at_once(to: str, changes: dict, messages: list[str]):
     with pytest.raises(ValueError) as error:
         TARGETS[to].check(changed({"slurm": JOB, "k8s": K8S, "ray": RAY}[to], **changes))
     for message in messages:
@@ -335,7 +335,7 @@ def test_no_password_is_printed_or_written(how: str, to: list[str], monkeypatch:
         assert code == 0 and "hunter2" not in out + message
 
 
-def test_a_database_without_a_password_is_told_to_a_ray_job():
+def test_a_database_without_a_password_is_passed_to_a_ray_job():
     url = "postgresql://ada@db/studies"
     code, out, _ = tinysearch("submit", SMOKE, "--dry-run", "--to", "ray", "--cluster-runs", "/r", "--storage", url)
     assert code == 0 and f"--storage={url}" in out

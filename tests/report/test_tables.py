@@ -51,7 +51,7 @@ def told(table: TrialsTable) -> str:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 250])
 @pytest.mark.parametrize("metrics", [("loss",), ("loss", "bits_per_byte")])
-def test_what_is_not_shown_is_told_and_the_learning_rate_is_shown(width: int, metrics: tuple[str, ...]):
+def test_what_is_not_shown_is_named_and_the_learning_rate_is_shown(width: int, metrics: tuple[str, ...]):
     overview = overview_of(metrics=metrics)
     table = TrialsTable(overview, overview.ranked(), width=width)
     title, headings, *rows = table.lines("t")

@@ -145,5 +145,5 @@ def test_a_preset_of_a_file_is_found_where_the_file_is(tmp_path_factory: pytest.
     assert code == 2 and "nowhere/my.yaml: no such file" in err
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert tinysearch("--version")[:2] == (0, "tinysearch 0.1.0\n")

@@ -83,7 +83,7 @@ launch.run_search(options, Console(width=250))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("breaking")
     (folder / "text").mkdir()
     for i in range(10):
@@ -93,17 +93,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def python(place: Path, *arguments: str) -> str:
+def python(folder: Path, *arguments: str) -> str:
     environment = {
         **os.environ,
-        "HOME": str(place),
-        "TINYSEARCH_CACHE": str(place / "cache"),
-        "PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]),
+        "HOME": str(folder),
+        "TINYSEARCH_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
         "COLUMNS": "200",
     }
     run = subprocess.run(
         [sys.executable, *arguments],
-        cwd=place,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -133,12 +133,12 @@ def test_a_worker_that_rays_memory_monitor_ends_is_lost_like_any_other():
     assert cause_of(str(seen[0])) == HOST_OUT_OF_MEMORY
 
 
-def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_told(place: Path):
-    output = python(place, "-c", DRIVER, "breaking:BreakingTrial", "smoke")
+def test_every_trial_resumes_but_the_one_that_breaks_each_time_and_all_of_it_is_reported(folder: Path):
+    output = python(folder, "-c", DRIVER, "breaking:BreakingTrial", "smoke")
     assert "asks for a token: True" in output
     assert "raylet" not in output, "Ray speaks up"
-    assert not (place / ".ray").exists(), "Ray wrote a token to the disk"
-    trials = json.loads(python(place, "-m", "search.cli", "trials", "smoke", "--json"))
+    assert not (folder / ".ray").exists(), "Ray wrote a token to the disk"
+    trials = json.loads(python(folder, "-m", "search.cli", "trials", "smoke", "--json"))
     assert len(trials) == 8
     assert {t["outcome"] for t in trials if t["trial"] != 4} <= {"finished", "stopped"}
     faults = {t["trial"]: t["faults"] for t in trials if t["faults"]}
@@ -162,11 +162,11 @@ def test_every_trial_goes_on_but_the_one_that_breaks_each_time_and_all_of_it_is_
         "faults: 6 workers lost (trials 0, 3, 4), 1 worker hung (trial 1), 1 CUDA error (trial 2), "
         "1 checkpoint damaged (trial 3)"
     )
-    assert line in python(place, "-m", "search.cli", "status", "smoke").splitlines()
-    assert not list(place.glob("runs/smoke/checkpoints/*.hang"))
+    assert line in python(folder, "-m", "search.cli", "status", "smoke").splitlines()
+    assert not list(folder.glob("runs/smoke/checkpoints/*.hang"))
 
 
-def test_a_worker_that_starts_late_is_waited_for_while_others_are_free_again_and_again(place: Path):
-    python(place, "-c", DRIVER, "late:LateTrial", "late")
-    begun = {path.name for path in (place / "begun").iterdir()}
-    assert begun == set((place / "reported").read_text().split()) and len(begun) == 2
+def test_a_worker_that_starts_late_is_waited_for_while_others_are_free_again_and_again(folder: Path):
+    python(folder, "-c", DRIVER, "late:LateTrial", "late")
+    begun = {path.name for path in (folder / "begun").iterdir()}
+    assert begun == set((folder / "reported").read_text().split()) and len(begun) == 2

@@ -40,7 +40,7 @@ presets:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small corpus, a slow space and a cache of its own."""
     folder = tmp_path_factory.mktemp("search")
     (folder / "text").mkdir()
@@ -55,23 +55,28 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "search.cli", *map(str, arguments)]
 
 
-def environment(place: Path) -> dict[str, str]:
-    return {**os.environ, "TINYSEARCH_CACHE": str(place / "cache"), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "TINYSEARCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
-def tinysearch(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+def tinysearch(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(*arguments), cwd=place, env=environment(place), capture_output=True, text=True, timeout=DEADLINE_SECONDS
+        command(*arguments),
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
     )
 
 
 @contextlib.contextmanager
-def driver(place: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+def driver(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
     """A search in the background; ended, with all it started, when the block ends."""
     process = subprocess.Popen(
         command("run", *arguments),
-        cwd=place,
-        env=environment(place),
+        cwd=folder,
+        env=environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,8 +91,8 @@ def driver(place: Path, *arguments: str) -> Iterator[subprocess.Popen]:
         process.communicate(timeout=30)
 
 
-def trials(place: Path, study: str) -> list[dict]:
-    run = tinysearch(place, "trials", study, "--json")
+def trials(folder: Path, study: str) -> list[dict]:
+    run = tinysearch(folder, "trials", study, "--json")
     return json.loads(run.stdout) if run.returncode == 0 else []
 
 
@@ -99,27 +104,27 @@ def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen
         time.sleep(0.3)
 
 
-def a_rung_is_recorded(place: Path, study: str) -> Callable[[], bool]:
-    journal = place / "runs" / study / "journal.log"
+def a_rung_is_recorded(folder: Path, study: str) -> Callable[[], bool]:
+    journal = folder / "runs" / study / "journal.log"
     return lambda: journal.exists() and '"rung 20000"' in journal.read_text(errors="ignore")
 
 
-def states_in_journal(place: Path, study: str) -> dict[int, int]:
+def states_in_journal(folder: Path, study: str) -> dict[int, int]:
     """Each trial's last state, as the journal has it: 0 running, 1 complete, 2 pruned, 3 fail, 4 waiting."""
     states = {}
-    for line in (place / "runs" / study / "journal.log").read_text().splitlines():
+    for line in (folder / "runs" / study / "journal.log").read_text().splitlines():
         entry = json.loads(line)
         if entry["op_code"] == 6:
             states[entry["trial_id"]] = entry["state"]
     return states
 
 
-def assert_complete(place: Path, study: str, num_trials: int) -> list[dict]:
+def assert_complete(folder: Path, study: str, num_trials: int) -> list[dict]:
     """Every trial has ended, once, and every rung below its deepest was measured."""
-    found = trials(place, study)
+    found = trials(folder, study)
     assert [t["trial"] for t in found] == list(range(num_trials))
     assert {t["outcome"] for t in found} <= {"finished", "stopped"}
-    assert set(states_in_journal(place, study).values()) <= {1, 2}
+    assert set(states_in_journal(folder, study).values()) <= {1, 2}
     for trial in found:
         deepest = max(map(int, trial["measurements"]))
         rungs = [r for r in (20_000, 120_000) if r <= deepest]
@@ -128,13 +133,13 @@ def assert_complete(place: Path, study: str, num_trials: int) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(place: Path) -> Path:
+def finished(folder: Path) -> Path:
     """The smoke search, run once to its end."""
-    run = tinysearch(place, "run", SMOKE, "--data", "text")
+    run = tinysearch(folder, "run", SMOKE, "--data", "text")
     assert run.returncode == 0, run.stdout + run.stderr
-    (place / "output.txt").write_text(run.stdout)
+    (folder / "output.txt").write_text(run.stdout)
     assert run.stderr == ""
-    return place
+    return folder
 
 
 def test_a_search_trains_stops_and_names_a_winner(finished: Path):
@@ -179,83 +184,83 @@ def test_the_winners_configuration_trains_alone_to_the_same_loss(finished: Path)
     assert last["loss"] == best["measurements"]["loss"]  # to the bit, although that worker trained others before
 
 
-def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_complete(place: Path):
+def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_complete(folder: Path):
     metrics = ("--metrics", "loss,num_params")
-    run = tinysearch(place, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
+    run = tinysearch(folder, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "front of loss and num_params" in run.stdout and "tinysearch best both --pareto" in run.stdout
-    found = {t["trial"]: t for t in trials(place, "both")}
+    found = {t["trial"]: t for t in trials(folder, "both")}
     assert len(found) == 8
-    front = json.loads(tinysearch(place, "best", "both", "--pareto", "--json").stdout)
+    front = json.loads(tinysearch(folder, "best", "both", "--pareto", "--json").stdout)
     pairs = [(d["measurements"]["loss"], d["measurements"]["num_params"]) for d in front]
     assert pairs == sorted(pairs) and [size for _, size in pairs] == sorted((s for _, s in pairs), reverse=True)
     assert all(found[d["trial"]]["outcome"] == "finished" for d in front)
-    again = tinysearch(place, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
+    again = tinysearch(folder, "run", SMOKE, "--data", "text", "--name", "both", *metrics)
     assert again.returncode == 0 and "8 of 8 trials" in again.stdout
 
 
-def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_too(place: Path):
-    (place / "two.yaml").write_text(SLOW_SPACE.replace("20K, max_tokens: 120K", "1K, max_tokens: 2K"))
-    ran = tinysearch(place, "run", "two.yaml", "--data", "text", "--set", "learning_rate=0.002")
-    resumed = tinysearch(place, "resume", "two", "--trials", "+3")
+def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_too(folder: Path):
+    (folder / "two.yaml").write_text(SLOW_SPACE.replace("20K, max_tokens: 120K", "1K, max_tokens: 2K"))
+    ran = tinysearch(folder, "run", "two.yaml", "--data", "text", "--set", "learning_rate=0.002")
+    resumed = tinysearch(folder, "resume", "two", "--trials", "+3")
     for run in (ran, resumed):
         assert run.returncode == 0, run.stdout + run.stderr
         assert "2 of 2 trials" in run.stdout
         assert "all 2 configurations that may be launched have been trained" in run.stdout
-    assert sorted(trial["parameters"]["d_model"] for trial in trials(place, "two")) == [32, 64]
+    assert sorted(trial["parameters"]["d_model"] for trial in trials(folder, "two")) == [32, 64]
 
 
-def test_one_worker_and_the_same_seed_give_the_same_study(place: Path):
+def test_one_worker_and_the_same_seed_give_the_same_study(folder: Path):
     for study in ("first", "second"):
         run = tinysearch(
-            place, "run", SMOKE, "--data", "text", "--name", study, "--parallel", "1", "--trials", "5", "--seed", "3"
+            folder, "run", SMOKE, "--data", "text", "--name", study, "--parallel", "1", "--trials", "5", "--seed", "3"
         )
         assert run.returncode == 0, run.stdout + run.stderr
 
     def essence(study: str) -> list:
         return [
             (t["trial"], t["outcome"], t["parameters"], {r: m["loss"] for r, m in t["measurements"].items()})
-            for t in trials(place, study)
+            for t in trials(folder, study)
         ]
 
     assert essence("first") == essence("second")
 
 
-def test_ctrl_c_drains_and_the_same_command_goes_on(place: Path):
-    with driver(place, "slow.yaml", "--data", "text", "--name", "drained") as process:
-        wait_for(a_rung_is_recorded(place, "drained"), "the first rung", process)
+def test_ctrl_c_drains_and_the_same_command_resumes(folder: Path):
+    with driver(folder, "slow.yaml", "--data", "text", "--name", "drained") as process:
+        wait_for(a_rung_is_recorded(folder, "drained"), "the first rung", process)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, output
     assert "interrupted; run the same command to resume" in output
-    states = states_in_journal(place, "drained")
+    states = states_in_journal(folder, "drained")
     assert 0 not in states.values(), "a trial is left RUNNING"
     assert 4 in states.values(), "no trial waits"
-    before = {t["trial"]: t for t in trials(place, "drained")}
-    again = tinysearch(place, "run", "slow.yaml", "--data", "text", "--name", "drained")
+    before = {t["trial"]: t for t in trials(folder, "drained")}
+    again = tinysearch(folder, "run", "slow.yaml", "--data", "text", "--name", "drained")
     assert again.returncode == 0, again.stdout + again.stderr
-    for trial in assert_complete(place, "drained", 4):
+    for trial in assert_complete(folder, "drained", 4):
         if trial["trial"] in before:
             for rung, measured in before[trial["trial"]]["measurements"].items():
                 assert trial["measurements"][rung] == measured
 
 
-def test_a_second_ctrl_c_ends_at_once_and_nothing_is_lost(place: Path):
-    with driver(place, "slow.yaml", "--data", "text", "--name", "ended") as process:
-        wait_for(a_rung_is_recorded(place, "ended"), "the first rung", process)
+def test_a_second_ctrl_c_ends_at_once_and_nothing_is_lost(folder: Path):
+    with driver(folder, "slow.yaml", "--data", "text", "--name", "ended") as process:
+        wait_for(a_rung_is_recorded(folder, "ended"), "the first rung", process)
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 130, output
-    again = tinysearch(place, "run", "slow.yaml", "--data", "text", "--name", "ended")
+    again = tinysearch(folder, "run", "slow.yaml", "--data", "text", "--name", "ended")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert_complete(place, "ended", 4)
+    assert_complete(folder, "ended", 4)
 
 
-def test_a_killed_worker_and_a_killed_driver_lose_no_trial(place: Path):
-    with driver(place, "slow.yaml", "--data", "text", "--name", "killed") as process:
-        wait_for(a_rung_is_recorded(place, "killed"), "the first rung", process)
+def test_a_killed_worker_and_a_killed_driver_lose_no_trial(folder: Path):
+    with driver(folder, "slow.yaml", "--data", "text", "--name", "killed") as process:
+        wait_for(a_rung_is_recorded(folder, "killed"), "the first rung", process)
         workers = [
             p for p in psutil.Process(process.pid).children(recursive=True) if "Trainable" in " ".join(p.cmdline())
         ]
@@ -269,14 +274,14 @@ def test_a_killed_worker_and_a_killed_driver_lose_no_trial(place: Path):
         for child in everything:  # without its driver a local Ray ends by itself, in its own time
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
-    status = json.loads(tinysearch(place, "status", "killed", "--json").stdout)
+    status = json.loads(tinysearch(folder, "status", "killed", "--json").stdout)
     assert status["driver"] is None and status["counts"]["running"] == 0
-    again = tinysearch(place, "run", "slow.yaml", "--data", "text", "--name", "killed")
+    again = tinysearch(folder, "run", "slow.yaml", "--data", "text", "--name", "killed")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert_complete(place, "killed", 4)
+    assert_complete(folder, "killed", 4)
 
 
-def test_a_worker_with_another_trainer_is_refused_with_both_paths(place: Path):
+def test_a_worker_with_another_trainer_is_refused_with_both_paths(folder: Path):
     code = (
         "import search.worker.code, sys\n"
         "search.worker.code.code_digest = lambda: 'another'\n"  # the driver's; its workers import the real one
@@ -286,18 +291,18 @@ def test_a_worker_with_another_trainer_is_refused_with_both_paths(place: Path):
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=place,
-        env=environment(place),
+        cwd=folder,
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=DEADLINE_SECONDS,
     )
     assert run.returncode == 2, run.stdout + run.stderr
     assert f"a worker imports another trainer: {ROOT / 'trainer'} there, {ROOT / 'trainer'} here" in run.stderr
-    assert 0 not in states_in_journal(place, "foreign").values()
+    assert 0 not in states_in_journal(folder, "foreign").values()
 
 
-def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
+def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(folder: Path):
     """A worker whose trials end in every way there is; the study goes on and each has its outcome."""
     code = (
         "from pathlib import Path\nimport json\nfrom rich.console import Console\n"
@@ -308,7 +313,7 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
         f"options = RunOptions(space=Path({SMOKE!r}), name='faulty', data=(Path('text'),), parallel=1)\n"
         "launch.run_search(options, Console())\n"
     )
-    (place / "faulty.py").write_text(
+    (folder / "faulty.py").write_text(
         "from search.worker.errors import report_of\n"
         "from search.worker.messages import TrialReport\n"
         "class FaultyTrial:\n"
@@ -328,17 +333,17 @@ def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(place: Path):
         "    def close(self):\n"
         "        pass\n"
     )
-    env = environment(place)
-    env["PYTHONPATH"] = os.pathsep.join([str(place), env["PYTHONPATH"]])
+    env = environment(folder)
+    env["PYTHONPATH"] = os.pathsep.join([str(folder), env["PYTHONPATH"]])
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=DEADLINE_SECONDS
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    outcomes = [t["outcome"] for t in trials(place, "faulty")]
+    outcomes = [t["outcome"] for t in trials(folder, "faulty")]
     assert outcomes[1::4] == ["out of memory"] * 2
     assert outcomes[2::4] == ["failed"] * 2
     assert outcomes[3::4] == ["diverged"] * 2
-    assert set(states_in_journal(place, "faulty").values()) <= {1, 2, 3}
+    assert set(states_in_journal(folder, "faulty").values()) <= {1, 2, 3}
 
 
 @pytest.mark.skipif(not shutil.which("chromedriver"), reason="no Chromium with its driver here; CI installs them")

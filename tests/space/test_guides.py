@@ -182,7 +182,7 @@ def test_the_reference_of_every_guide_fits_the_quick_budget(name: str):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_rule_names_the_section_of_the_guide_and_is_told_with_it(name: str):
+def test_every_rule_names_the_section_of_the_guide_and_is_shown_with_it(name: str):
     space = SPACES[name]
     entries = space.spec.rules
     assert [entry.require for entry in entries if not entry.source] == [], "these rules name no section"
@@ -231,7 +231,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("place", CHANGES)
-def test_a_fact_that_is_missing_or_differs_is_found_at_its_place(place: str):
+def test_a_fact_that_is_missing_or_differs_is_found_at_its_path(place: str):
     guide = copy.deepcopy(GUIDES["bdh"])
     *path, last, value = CHANGES[place]
     part = guide

@@ -122,7 +122,7 @@ def test_validate_names_each_preset_that_may_not_be_launched_and_why(tmp_path: P
     assert "not launched: 'middle': d_model: 48 is not 64, to which it is fixed" in out
 
 
-def test_validate_tells_the_reference_that_is_shrunk_where_no_preset_fits(tmp_path: Path):
+def test_validate_shows_the_reference_that_is_shrunk_if_no_preset_fits(tmp_path: Path):
     out = tinysearch("validate", space_file(tmp_path), "--limit", "num_params=15K")[1]
     assert "none of your 2 presets may be launched, so your reference is missing" in out
     assert "'large' shrunk to fit takes its place, with" in out and "instead of 64" in out
@@ -252,7 +252,7 @@ def test_a_study_from_before_there_were_shrunk_references_has_none():
     "reference", [{"preset": 5}, {"preset": "gone"}, {"preset": "x", "values": {"q": 1}}, {"x": 1}, [],
                   {"preset": "x", "values": {"d_model": "wide"}}]
 )  # fmt: skip
-def test_a_reference_that_is_none_is_refused(reference: object):
+def test_an_invalid_reference_is_refused(reference: object):
     storage = InMemoryStorage()
     Study.create(storage, "study", study_settings(()))
     stored = optuna.load_study(study_name="study", storage=storage)

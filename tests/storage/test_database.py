@@ -40,14 +40,14 @@ from search.storage.study_store import study_store
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.support.paths import ROOT
-from tests.support.simulated import SPACE, Workers, check_whole, described, go_on, settings
+from tests.support.simulated import SPACE, Workers, check_whole, described, resume_study, settings
 from trainer.data import open_corpus
 
 SMOKE = ROOT / "spaces" / "smoke.yaml"
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     """The URL of each kind of study store; None is the journal's."""
     return url_of(request, tmp_path)
 
@@ -78,7 +78,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def undisturbed() -> list[str]:
     storage = InMemoryStorage()
-    go_on(storage, SPACE, Workers())
+    resume_study(storage, SPACE, Workers())
     return described(storage)
 
 
@@ -88,14 +88,14 @@ def folder_at(url: str | None, runs: Path, name: str = "study") -> StudyFolder:
 
 def run(folder: StudyFolder, workers: Workers) -> None:
     with folder.lock(settings(SPACE).directions):
-        go_on(folder.open_storage(), SPACE, workers)
+        resume_study(folder.open_storage(), SPACE, workers)
 
 
-def test_a_study_is_the_same_wherever_it_is_kept(place: str | None, tmp_path: Path):
-    folder, workers = folder_at(place, tmp_path), Workers()
+def test_a_study_is_the_same_wherever_it_is_kept(store_url: str | None, tmp_path: Path):
+    folder, workers = folder_at(store_url, tmp_path), Workers()
     assert folder.find() is None
     run(folder, workers)
-    again = folder_at(place, tmp_path)
+    again = folder_at(store_url, tmp_path)
     assert described(again.open_storage()) == undisturbed()
     check_whole(again.open_storage(), workers)
     assert len(again.load().trials) == 7
@@ -103,10 +103,10 @@ def test_a_study_is_the_same_wherever_it_is_kept(place: str | None, tmp_path: Pa
     assert FAULTS not in again.load().user_attrs
 
 
-def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: Path):
-    assert study_store(place, tmp_path).names() == []
+def test_the_study_that_was_run_last_is_the_latest(store_url: str | None, tmp_path: Path):
+    assert study_store(store_url, tmp_path).names() == []
     for name in ("first", "second", "first"):
-        folder = folder_at(place, tmp_path, name)
+        folder = folder_at(store_url, tmp_path, name)
         with folder.lock(settings(SPACE).directions):
             if folder.find() is None:
                 study = optuna.create_study(storage=folder.open_storage(), study_name=name, load_if_exists=True)
@@ -114,7 +114,7 @@ def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: 
                     study.set_user_attr(key, value)
             else:
                 folder.load().set_user_attr("trials", 9)
-    assert study_store(place, tmp_path).names() == ["second", "first"]
+    assert study_store(store_url, tmp_path).names() == ["second", "first"]
 
 
 def test_looking_for_a_study_writes_nothing(tmp_path: Path, postgres: Server):
@@ -253,7 +253,7 @@ def test_of_many_drivers_at_once_one_gets_the_study(url: str, tmp_path: Path):
 
 
 @pytest.mark.usefixtures("hurried")
-def test_the_end_of_a_driver_waits_for_a_beat_under_way(
+def test_the_end_of_a_driver_waits_for_a_running_beat(
     postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Else the connection of that beat outlives the storage, and nobody closes it."""
@@ -290,10 +290,10 @@ def test_a_driver_that_was_frozen_and_taken_over_ends_and_writes_nothing_more(ur
 
         guard, storage.guard = storage.guard, taken_over
         with pytest.raises(StudyError, match="the study study was taken over by process 7 on elsewhere"):
-            go_on(storage, SPACE, workers)
+            resume_study(storage, SPACE, workers)
         before = described(storage)
         with pytest.raises(StudyError, match="taken over"):
-            go_on(storage, SPACE, workers)
+            resume_study(storage, SPACE, workers)
         assert described(storage) == before
     assert json.loads(lease_of(storage))["token"] == "t"  # the end of the frozen one leaves the other's lease alone
 
@@ -328,15 +328,15 @@ def test_a_server_that_crashes_and_comes_back_costs_waiting_and_no_trial(
             create(*args)
 
         storage._storage.set_trial_user_attr = crashing
-        go_on(storage, SPACE, workers)
+        resume_study(storage, SPACE, workers)
         restart.join()
     assert described(storage) == undisturbed()
     check_whole(storage, workers)
     (fault,) = folder.load().user_attrs[FAULTS]
     assert fault.startswith("the storage did not answer for ") and fault.endswith(" s")
-    told = capfd.readouterr().err
-    assert told.count("does not answer, waiting") == told.count("answers again after") == 1
-    assert "s3cret" not in told
+    message = capfd.readouterr().err
+    assert message.count("does not answer, waiting") == message.count("answers again after") == 1
+    assert "s3cret" not in message
 
 
 @pytest.mark.usefixtures("hurried")
@@ -356,7 +356,7 @@ def test_what_was_done_although_its_answer_was_lost_is_not_done_twice(
 
     backend.engine.dialect.do_commit = losing
     storage, workers = RetryingStorage(backend, "the storage", str), Workers()
-    go_on(storage, SPACE, workers)
+    resume_study(storage, SPACE, workers)
     assert next(commits) > 100
     assert described(storage) == undisturbed()
     check_whole(storage, workers)
@@ -373,7 +373,7 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
         postgres.crash()
         try:
             with pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s") as caught:
-                go_on(storage, SPACE, Workers())
+                resume_study(storage, SPACE, Workers())
             monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
             with pytest.raises(StudyError, match="did not answer"):
                 storage.get_all_studies()
@@ -389,11 +389,11 @@ def test_what_waiting_does_not_mend_is_refused_at_once(url: str, tmp_path: Path,
         storage = folder.open_storage()
         execute(url, "drop table trial_intermediate_values")
         with pytest.raises(StudyError, match="refuses: .*trial_intermediate_values"):
-            go_on(storage, SPACE, Workers())
+            resume_study(storage, SPACE, Workers())
     assert "waiting" not in capfd.readouterr().err
 
 
-# What is refused, and that no password is told.
+# What is refused, and that no password is shown.
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_a_driver_that_is_missing_is_named_with_its_extra(scheme: str, module: s
     )
 
 
-def test_a_wrong_password_is_refused_and_not_told(postgres: Server):
+def test_a_wrong_password_is_refused_and_not_shown(postgres: Server):
     url = postgres.new_database().replace("s3cret", "wr0ng")
     with pytest.raises(StudyError, match="password authentication failed") as caught:
         Database(url).open("study")
@@ -567,8 +567,8 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
     assert {trial.state.name for trial in stored.trials} <= {"COMPLETE", "PRUNED"}
     written = [path for path in (small_text / "runs").rglob("*") if path.is_file()]
     assert "space.yaml" in {path.name for path in written}
-    for told in (run.stdout, run.stderr, *(path.read_bytes().decode("latin-1") for path in written)):
-        assert "s3cret" not in told
+    for message in (run.stdout, run.stderr, *(path.read_bytes().decode("latin-1") for path in written)):
+        assert "s3cret" not in message
 
 
 def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):

@@ -211,7 +211,7 @@ def sizes(header: bytes) -> tuple[int, int]:
     return about["bytes"], about["lines"]
 
 
-def test_damage_behind_a_snapshot_is_told_by_its_line_of_the_journal(tmp_path):
+def test_damage_after_a_snapshot_is_reported_by_its_line_of_the_journal(tmp_path):
     file = tmp_path / "journal.log"
     large_journal(file)
     read(file)

@@ -144,7 +144,7 @@ def test_trials_that_ended_badly_count_as_tried():
     assert "all 4 configurations that may be launched have been tried" in exhausted_line(Overview.of(study))
 
 
-def test_while_trials_are_under_way_no_more_are_waited_for_than_there_can_be():
+def test_while_trials_are_running_no_more_are_waited_for_than_there_can_be():
     storage = InMemoryStorage()
     study = new_study(storage=storage)
     started = [study.propose() for _ in range(4)]

@@ -73,7 +73,7 @@ def test_reasons_are_words_that_can_be_counted():
         (", source: row n_layers, why: slow", "n_layers < 8 (Reference, row n_layers: slow)"),
     ],
 )
-def test_a_broken_rule_is_told_with_the_guides_section_and_reason(entry: str, told: str):
+def test_a_broken_rule_is_reported_with_the_guides_section_and_reason(entry: str, told: str):
     space = parse_space(SPACE.replace("guide:", f"  - {{require: n_layers < 8{entry}}}\nguide:"))
     broken = {**space.complete({}), "n_layers": 8}
     assert Feasibility.of(space, space.budget()).reasons_against(broken) == [told]

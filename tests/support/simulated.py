@@ -80,7 +80,7 @@ def settings(space: str) -> StudySettings:
     return StudySettings(space=parsed, budget=parsed.budget(), seed=SEED, corpus=corpus)
 
 
-def go_on(storage: BaseStorage, space: str, workers: Workers) -> None:
+def resume_study(storage: BaseStorage, space: str, workers: Workers) -> None:
     """What `tinysearch run` does to a study, whether it is there, not there, or half made."""
     names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
     stored = whole_study(storage, "study", "the storage") if "study" in names else None

@@ -106,7 +106,7 @@ print("true")
     assert outputs(processes(tmp_path, *(f"NAME = {name}\n{code}" for name in range(2)))) == [True, True]
 
 
-def test_whoever_measures_is_not_kept_waiting_by_others_who_begin_again_at_once(tmp_path: Path):
+def test_a_process_that_measures_does_not_wait_for_others_that_begin_again_at_once(tmp_path: Path):
     """Of the two who train, each goes on until the other has begun again, or cannot: the device is never free."""
     training = """
 turn = num_after = 0
@@ -172,7 +172,7 @@ def test_locks_lie_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: p
         (1, 1, 10.0, math.inf, 0),
     ],
 )
-def test_as_many_of_the_last_steps_are_trained_alone_as_tell_a_speed(left, all_steps, speed, most, expected):
+def test_as_many_of_the_last_steps_are_trained_alone_as_a_speed_needs(left, all_steps, speed, most, expected):
     asked = {"left": left, "all_steps": all_steps, "steps_per_second": speed, "max_seconds": most}
     assert steps_beside_others(**asked, is_warm=True) == expected
 
@@ -342,7 +342,7 @@ def test_a_trial_without_a_neighbour_takes_no_turns(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("small_text")
-def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatch: pytest.MonkeyPatch):
+def test_between_rungs_the_last_speed_alone_is_reported_once_there_is_one(monkeypatch: pytest.MonkeyPatch):
     Witness(monkeypatch)
     save_often(monkeypatch)
     run = TrialRun(request("shared", [12 * STEP, 60 * STEP], **SHARED, hang_seconds=1000.0))
@@ -356,7 +356,7 @@ def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatc
 
 
 @pytest.mark.usefixtures("small_text")
-def test_without_locks_a_speed_that_matters_is_an_obstacle_and_no_other(monkeypatch: pytest.MonkeyPatch):
+def test_without_locks_only_a_speed_that_matters_is_an_environment_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu_lock, "fcntl", None)
     (measured,), _ = trained(request("one", [8 * STEP], exclusive=False))
     assert not measured["exclusive"]

@@ -78,17 +78,17 @@ def answering_for(family: Family) -> Iterator[None]:
     except Exception as error:
         if family.source is None:
             raise
-        raise FamilyError(told(error, family.source.location)) from None
+        raise FamilyError(error_line(error, family.source.location)) from None
 
 
-def told(error: BaseException, location: str) -> str:
+def error_line(error: BaseException, location: str) -> str:
     """An exception from a family's code in one line, with its line in the family's file if it was raised there."""
     file = location if location.endswith(".py") else getattr(sys.modules.get(location), "__file__", location)
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}:{error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    place = f"{file}:{lines[-1]}" if lines else location
-    return f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    where = f"{file}:{lines[-1]}" if lines else location
+    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _file_of(module: str) -> Path:
@@ -112,7 +112,7 @@ def _module(location: str, text: str) -> types.ModuleType:
         exec(compile(text, location, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise FamilyError(told(error, location)) from None
+        raise FamilyError(error_line(error, location)) from None
     return module
 
 

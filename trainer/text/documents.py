@@ -54,12 +54,12 @@ def _records(path: Path, format: Format, text_key: str, skip_bad: bool, left_out
         if len(bad) > MAX_BAD and not skip_bad:
             break
     if bad and not skip_bad:
-        raise CorpusError(_told(path, bad, number, text_key))
+        raise CorpusError(_refusal(path, bad, number, text_key))
     for where, _ in bad:
         left_out.add("records without text (--skip-bad)", f"{path.name} {where}")
 
 
-def _told(path: Path, bad: list[tuple[str, str]], number: int, text_key: str) -> str:
+def _refusal(path: Path, bad: list[tuple[str, str]], number: int, text_key: str) -> str:
     """The message about the records of a file that cannot be used."""
     remedy = "name the field with text_key (--text-key), or leave such records out with skip_bad (--skip-bad)"
     if len(bad) == 1:

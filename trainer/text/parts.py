@@ -94,9 +94,9 @@ def _cut_of(source: IO[bytes], start: int, end: int, wished: int) -> int:
         places = places[(places >= low) & (places <= high)]
         if len(places):
             return int(places[np.argmin(np.abs(places - wished))])
-    for place in (*range(wished, origin, -1), *range(wished + 1, origin + len(text))):
-        if 0 < place < size and text[place - origin] & 0xC0 != 0x80:  # 10xxxxxx continues a UTF-8 character
-            return place
+    for position in (*range(wished, origin, -1), *range(wished + 1, origin + len(text))):
+        if 0 < position < size and text[position - origin] & 0xC0 != 0x80:  # 10xxxxxx continues a UTF-8 character
+            return position
     return wished
 
 

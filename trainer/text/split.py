@@ -96,7 +96,7 @@ def _by_content(documents: Documents) -> Split:
     return Split(part, cuts, False, 0)
 
 
-def told(split: Split, documents: Documents) -> str:
+def split_summary(split: Split, documents: Documents) -> str:
     """How the text was split, in a few words."""
     if split.is_by_name:
         copies = (
