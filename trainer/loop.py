@@ -400,7 +400,7 @@ class _LossWatch:
 
 def _count(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError(f"{number!r:.60} is no count")
+        raise ValueError(f"{number!r:.60} is not a count")
     return number
 
 
@@ -410,7 +410,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r} is none that torch knows; use auto, cpu or cuda") from None
+        raise ConfigError(f"device {name!r} is unknown to torch; use auto, cpu or cuda") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
     return device

@@ -226,7 +226,7 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
             lines.append(f"{overview.named(reference.record.preset)}: {difference_text(reference.difference)}{inside}")
         lines += [_separation_line(row, leader) for row in rows if row.verdict == TIE]
     if (cost := confirmation.cost_of_spread) is not None:
-        lines.append(f"one seed shows no noise, so no tie can be told; give --seeds {cost.seeds}: {cost}")
+        lines.append(f"one seed shows no noise, so no ties can be seen; give --seeds {cost.seeds}: {cost}")
         if leader is not None and len(rows) > 1 and rows[1].difference is not None:
             lines.append(_separation_line(rows[1], leader, ", going by how far runs lie from the search's"))
     lines.append(f"the searched {overview.metric} chose these trials and so flatters them: it is in no mean")

@@ -159,7 +159,7 @@ def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int, end: int) 
         return None if run.measurement.get("tokens", end) < end else run
     except (TypeError, AttributeError):
         raise StudyError(
-            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is no run: {kept!r:.60}"
+            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is not a run: {kept!r:.60}"
         ) from None
 
 

@@ -27,7 +27,7 @@ def check_trials(asked: str | None) -> int | None:
     if number is None:
         raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     if number < 1:
-        raise ValueError(f"--trials {asked} is no search; give at least 1")
+        raise ValueError(f"--trials {asked}: give at least 1")
     if number > MAX_TRIALS:
         raise ValueError(f"--trials {asked}: give at most {MAX_TRIALS:,}")
     return number

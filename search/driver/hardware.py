@@ -73,17 +73,17 @@ def check_shares(
     """Raises ValueError for a share that no hardware could give."""
     for option, share in (("--gpus-per-trial", gpus_per_trial), ("--cpus-per-trial", cpus_per_trial)):
         if share is not None and not math.isfinite(share):
-            raise ValueError(f"{option} {share:g} is no number of them; give one such as 1 or 0.5")
+            raise ValueError(f"{option} {share:g} is not a valid number; give one such as 1 or 0.5")
     if gpus_per_trial is not None and gpus_per_trial < 0:
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
     if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
     if cpus_per_trial is not None and not cpus_per_trial > 0:
-        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g} is no share of a core; give more than 0")
+        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g} is not a valid share of a core; give more than 0")
     if cpus_per_trial is not None and cpus_per_trial > 1 and not float(cpus_per_trial).is_integer():
         raise ValueError(f"--cpus-per-trial {cpus_per_trial:g}: above one, only whole cores can be given")
     if parallel is not None and parallel < 1:
-        raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
+        raise ValueError(f"--parallel {parallel}: give at least 1")
 
 
 def divide(

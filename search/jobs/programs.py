@@ -69,7 +69,7 @@ def _found(words: Sequence[str]) -> list[str]:
     program = shutil.which(words[0], path=beside if words[0] == "ray" else None)
     if program is None:
         raise ClusterError(
-            f"there is no {words[0]} on this machine; go where there is one, or print what it would get with "
+            f"there is no {words[0]} on this machine; run this where it is installed, or print the job with "
             "`tinysearch submit --dry-run`"
         )
     return [program, *words[1:]]

@@ -49,7 +49,7 @@ def wrong_names(settings: Any, patterns: Mapping[str, re.Pattern[str]], cluster:
     """A sentence for each of these settings that is given and does not match its pattern."""
     given = {name: getattr(settings, name) for name in patterns}
     return [
-        f"{flag_of(name)} {value!r} is no name that {cluster} takes"
+        f"{flag_of(name)} {value!r} is not a valid name for {cluster}"
         for name, value in given.items()
         if value is not None and not patterns[name].fullmatch(value)
     ]
@@ -81,7 +81,7 @@ class NodeSettings:
     def memory_faults(self, pattern: re.Pattern[str], example: str) -> list[str]:
         if self.memory_per_node is None or pattern.fullmatch(self.memory_per_node):
             return []
-        return [f"--memory-per-node {self.memory_per_node}: no size; give one such as {example}"]
+        return [f"--memory-per-node {self.memory_per_node}: not a size; give one such as {example}"]
 
 
 def time_seconds(text: str) -> int | None:

@@ -137,7 +137,7 @@ def read_text(path: str | Path) -> str:
         line = raw[: error.start].count(b"\n") + 1
         raise SpaceError(source, [Fault(f"byte {error.start} is not UTF-8", line)]) from None
     if len(raw) > MAX_BYTES:
-        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes, too large for a space")])
     return text
 
 
@@ -159,7 +159,7 @@ def parse_entries(text: str, source: str = "<space>") -> Faults:
     So the others can still be checked. Raises SpaceError if the text as a whole is not a mapping.
     """
     if len(text) > MAX_BYTES:
-        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes, too large for a space")])
     document = Document(source, text)
     faults = Faults(document)
     last_line = max(1, len(text.splitlines()))
@@ -261,7 +261,7 @@ class _Builder:
             return float(value)
         kinds = {"int": int, "float": float, "bool": bool, "null": type(None)}
         if value is not None and type(value) is not kinds[tag]:
-            self._faults.add(f"{given(value)} is no {tag}; leave the tag out, or mend the value", *path)
+            self._faults.add(f"{given(value)} is not {tag}; leave the tag out, or fix the value", *path)
         return value
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path_) -> Any:

@@ -195,7 +195,7 @@ def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
         raise ValueError(f"exponent {right} is beyond {MAX_EXPONENT}")
     result = _BINARY[op](left, right)
     if isinstance(result, complex):
-        raise ValueError(f"{left} ** {right} is no real number")
+        raise ValueError(f"{left} ** {right} is not a real number")
     if abs(result) > MAX_MAGNITUDE:
         raise ValueError(f"the result is beyond {MAX_MAGNITUDE:g}")
     return result

@@ -30,7 +30,7 @@ def interval(expression: Expression, range_of: Callable[[str], Interval]) -> Int
 def _interval(node: ast.expr, range_of: Callable[[str], Interval]) -> Interval:
     match node:
         case ast.Constant(value=str()):
-            raise ValueError(f"{node.value!r} is no number")
+            raise ValueError(f"{node.value!r} is not a number")
         case ast.Constant(value=bool() | int() | float() as number):
             return number, number
         case ast.Name():

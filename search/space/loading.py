@@ -160,7 +160,7 @@ def _check_aliases(spec: SpaceSpec, family: str, faults: Faults) -> None:
         for i, alias in enumerate(entry.aliases):
             path = ("parameters", name, "aliases", i)
             if not alias.isidentifier():
-                faults.add(f"{given(alias)} is no name; use letters, digits and _", *path)
+                faults.add(f"{given(alias)} is not a valid name; use letters, digits and _", *path)
             elif taken.setdefault(alias, name) != name:
                 of = f"an alias of {taken[alias]}" if taken[alias] else "a parameter itself"
                 faults.add(f"{alias} is {of}", *path)
@@ -215,7 +215,7 @@ class _Reader:
             self._wrong(f"lists {listed(dict.fromkeys(twice))} twice", "values")
         default = None if self.entry.default is None else self._checked(self.entry.default, "default")
         if default is not None and None not in choices and choices and default not in choices:
-            self._wrong(f"{given_value(default)} is none of the values {listed(choices)}", "default")
+            self._wrong(f"{given_value(default)} is not one of the values {listed(choices)}", "default")
         return {"choices": choices, "default": default}
 
     def _range(self) -> dict[str, Any]:
@@ -324,7 +324,7 @@ def _check_measurements(spec: SpaceSpec, faults: Faults) -> None:
         faults.add(f"{spec.metric.name} is better {better}; write goal: {best}", "metric")
     if "metrics" in spec.model_fields_set:
         if "metric" in spec.model_fields_set:
-            faults.add("stands beside metric; keep one", "metrics")
+            faults.add("is given together with metric; keep one", "metrics")
         if len(spec.metrics) < 2:
             faults.add("names fewer than two measurements; for one write metric", "metrics")
         for i, name in enumerate(spec.metrics):

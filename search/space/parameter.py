@@ -119,7 +119,7 @@ class Parameter:
                 return None
             if len(self.choices) == 1:
                 return f"{given_value(value)} is not {given_value(self.choices[0])}, to which it is fixed"
-            return f"{given_value(value)} is none of {listed(self.choices)}"
+            return f"{given_value(value)} is not one of {listed(self.choices)}"
         low, high = self.bounds(values)
         if low > high:
             return f"{given_value(value)}: the range {shown(low)} to {shown(high)} is empty"

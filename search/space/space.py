@@ -241,6 +241,6 @@ def _circle(parameters: dict[str, Parameter]) -> str:
 def not_in(space: Space, parameter: Parameter, value: Value) -> str | None:
     """Why the parameter can have this `value` in no configuration, or None."""
     if not parameter.is_range:
-        return None if value in parameter.choices else f"{given_value(value)} is none of {listed(parameter.choices)}"
+        return None if value in parameter.choices else f"{given_value(value)} is not one of {listed(parameter.choices)}"
     low, high = extremes(space, parameter)
     return replace(parameter, low=low, high=high).fault_of(value, {})

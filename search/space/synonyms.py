@@ -85,13 +85,13 @@ ELSEWHERE: dict[str, str] = {
     "data dataset data_path data_dir dataset_name train_data train_file dataset_path": _TEXT,
     "model model_name model_type architecture model_size": "the model's kind is the space's family; leave it out",
     "activation act hidden_act activation_function act_fn nonlinearity": (
-        "each family has its own activation, which is no parameter; leave it out"
+        "each family has its own activation, which is not a parameter; leave it out"
     ),
     "eval_interval eval_every eval_steps eval_iters log_interval save_steps": (
         "trials are measured at the budget's rungs: budget: {min_tokens: N, max_tokens: N, eta: 3}"
     ),
     "init_std initializer_range tie_weights tie_word_embeddings tied_embeddings bias": (
-        "it is the family's own, which is no parameter; leave it out"
+        "it is the family's own, which is not a parameter; leave it out"
     ),
 }  # fmt: skip
 """Names that are not parameters here, and what to do instead."""

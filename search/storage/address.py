@@ -57,10 +57,10 @@ class Address:
             if url.port is not None and not 0 <= url.port <= MAX_PORT:
                 raise ValueError("no port")
         except (sqlalchemy.exc.ArgumentError, ValueError, AttributeError):
-            raise StudyError(f"--storage {_shown_part(text)} is no database URL; write {FORMS}") from None
+            raise StudyError(f"--storage {_shown_part(text)} is not a database URL; write {FORMS}") from None
         if self.backend != "sqlite" and _is_ambiguous(text, url):
             raise StudyError(
-                f"--storage {_scheme(text)}***: an @ stands where none can; in a user's name or a password write %40 "
+                f"--storage {_scheme(text)}***: an @ is misplaced; in a user's name or a password write %40 "
                 "for @, %3A for :, %2F for / and %3F for ?"
             )
         self._secrets = _secrets(text, url)

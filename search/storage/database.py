@@ -84,7 +84,7 @@ class Database:
                 made, ours = optunas.get_current_version(), optunas.get_head_version()
             if made != ours:
                 raise StudyError(
-                    f"{self} was made by another Optuna (its tables are of {made}, not {ours}); use that one here, "
+                    f"{self} was made by another Optuna (its tables are of {made}, not {ours}); use that version here, "
                     "or make a copy and run `optuna storage upgrade --storage URL`"
                 )
             self._storage = storage

@@ -63,7 +63,8 @@ class StudyFolder:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise StudyError(
-                f"{self.name!r} is no name for a study; use letters, digits, '.', '_' and '-' (it names a folder)"
+                f"{self.name!r} is not a valid name for a study; use letters, digits, '.', '_' and '-' "
+                "(it names a folder)"
             )
 
     @property
@@ -248,7 +249,7 @@ def note_fault(study: optuna.Study, text: str) -> None:
 
 def taken(name: str, driver: str) -> StudyError:
     """The error for a study that another driver has."""
-    return StudyError(f"the study {name} is being run by {driver}; wait for it, or end it there")
+    return StudyError(f"the study {name} is being run by {driver}; wait for it, or stop it there")
 
 
 def _drop_torn_line(file: Path) -> None:

@@ -107,9 +107,9 @@ class Journal(JournalFileBackend):
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> JournalError:
-        advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
+        advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix the cause"
         why = f"{self._path} cannot be written: {error.strerror}"
-        self._error = JournalError(f"{why}; {advice}, then the same command resumes from what it holds")
+        self._error = JournalError(f"{why}; {advice}, then the same command resumes from what was written")
         return self._error
 
     def _read_on(self) -> None:

@@ -137,7 +137,7 @@ class StudySettings:
         try:
             TextUnits.of(attrs["corpus"])
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise _damaged(study, "corpus", f"has bytes per token that are none: {error}") from None
+            raise _damaged(study, "corpus", f"has invalid bytes per token: {error}") from None
         if not all(type(end) is int and end > 0 for end in attrs.get("earlier_ends", ())):
             raise _damaged(study, "earlier_ends", "is not a list of token counts")
         if attrs["seed"] < 0:
@@ -327,7 +327,7 @@ def _led(space: Space, reference: dict[str, Any]) -> Space:
     if name in space.presets and values is None:
         return space.led_by(space.presets[name])
     if not isinstance(name, str) or not isinstance(values, dict) or not values.keys() <= space.parameters.keys():
-        raise ValueError(f"{reference!r:.60} is no configuration")
+        raise ValueError(f"{reference!r:.60} is not a configuration")
     if wrong := [key for key, value in values.items() if checked_value(value, space.parameters[key].type) is None]:
         raise ValueError(f"it sets {wrong[0]} to {values[wrong[0]]!r}")
     space = space.led_by(Preset(name=name, values=values))

@@ -37,7 +37,7 @@ def check_url(url: str) -> None:
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[\w+.-]+(?:::[\w+.-]+)*", scheme):
         raise ObjectStoreError(
-            f"--storage-path {'***' if '@' in url else url}: no URL; write one such as s3://bucket/folder "
+            f"--storage-path {'***' if '@' in url else url}: not a URL; write one such as s3://bucket/folder "
             "(a folder that all machines share is given with --runs)"
         )
     # A key may contain slashes, a token follows a question mark, and a port or a secret follows a colon.

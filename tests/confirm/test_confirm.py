@@ -242,7 +242,7 @@ def test_one_seed_shows_no_ties():
     lines = closing_lines(found)
     assert "best: trial 1, loss 2.0000 after 36K tokens" in lines
     assert "your 'default': +1.0000" in lines
-    assert "one seed shows no noise, so no tie can be told; give --seeds 3: 4 more runs, 144K tokens" in lines
+    assert "one seed shows no noise, so no ties can be seen; give --seeds 3: 4 more runs, 144K tokens" in lines
     assert found.to_dict()["cost_of_spread"] == {"seeds": 3, "runs": 4, "tokens": 144_000, "seconds": None}
 
 

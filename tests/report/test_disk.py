@@ -149,7 +149,7 @@ def test_a_study_that_is_not_there_makes_no_folder():
     "name", ["..", ".", "", "../mine", "a/b", "/etc", "a\0b", ".hidden", "a\nb", "mine/", "~", "a" * 101]
 )
 def test_a_name_cannot_lead_out_of_the_folder_of_studies(name: str):
-    with pytest.raises(StudyError, match="is no name for a study"):
+    with pytest.raises(StudyError, match="is not a valid name for a study"):
         StudyFolder(Path("runs"), name)
 
 

@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 from tests.support.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
 from tests.support.s3 import BUCKET, s3_server
 
-PATIENCE_SECONDS = 900.0  # a slow machine is no fault
+PATIENCE_SECONDS = 900.0  # a slow machine is not a fault
 SHARED = f"s3://{BUCKET}/shared"
 RUNGS = [8_000, 24_000, 72_000]
 

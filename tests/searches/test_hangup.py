@@ -26,7 +26,7 @@ from search.worker import hangup
 from search.worker.hangup import HANGUP, held_back, interrupting, outliving_the_terminal
 from tests.support.paths import ROOT
 
-PATIENCE_SECONDS = 600  # a slow machine is no fault
+PATIENCE_SECONDS = 600  # a slow machine is not a fault
 SPACE = """
 family: hybrid
 budget: {trials: 3, min_tokens: 4K, max_tokens: 4M, eta: 10, eval_tokens: 1K}

@@ -22,7 +22,7 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.slow  # each starts Ray, which takes seconds
 
 SMOKE = str(ROOT / "spaces" / "smoke.yaml")
-DEADLINE_SECONDS = 900  # of what should end by itself; a slow machine is no fault
+DEADLINE_SECONDS = 900  # of what should end by itself; a slow machine is not a fault
 
 SLOW_SPACE = """
 family: hybrid

@@ -399,10 +399,10 @@ def test_what_waiting_does_not_mend_is_refused_at_once(url: str, tmp_path: Path,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("studies.db", "--storage studies.db is no database URL; write sqlite:///FILE, "),
+        ("studies.db", "--storage studies.db is not a database URL; write sqlite:///FILE, "),
         ("oracle://me:hush@host/db", "--storage oracle://me:***@host/db: unknown scheme 'oracle'. Known: sqlite, "),
-        ("postgresql//me:hush@host/db", "no database URL"),
-        ("postgresql://me:hush@host:port/db", "--storage postgresql://me:***@host:port/db is no database URL"),
+        ("postgresql//me:hush@host/db", "not a database URL"),
+        ("postgresql://me:hush@host:port/db", "--storage postgresql://me:***@host:port/db is not a database URL"),
         ("sqlite://", "--storage sqlite:// would be lost with this process; name a file: sqlite:///"),
         ("sqlite:///:memory:", "would be lost with this process"),
         ("postgresql+asyncpg9://me:hush@host/db", "postgresql+asyncpg9://me:***@host/db needs the driver asyncpg9, "),

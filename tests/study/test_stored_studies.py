@@ -120,7 +120,7 @@ def test_an_invalid_confirmation_is_refused(runs: Path):
     rewritten(runs, '"confirmed 0 1":{"outcome"', '"confirmed 0 1":{"come"')
     code, out, err = tinysearch(runs, "confirm", "format-1")
     assert (code, out) == (2, "")
-    assert err.startswith("the study format-1 is damaged: its attribute 'confirmed 0 1' is no run: ")
+    assert err.startswith("the study format-1 is damaged: its attribute 'confirmed 0 1' is not a run: ")
 
 
 # Damage.

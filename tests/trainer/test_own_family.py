@@ -159,7 +159,11 @@ BROKEN = {
         ")",
         "{file}:69: TypeError: Family.__init__() missing 1 required keyword-only argument: 'build'",
     ),
-    "name": ('"min_gru"', '"min gru"', "{file}: the descriptor's name 'min gru' is no name; use letters, digits and _"),
+    "name": (
+        '"min_gru"',
+        '"min gru"',
+        "{file}: the descriptor's name 'min gru' is not a valid name; use letters, digits and _",
+    ),
     "not frozen": (
         "@dataclass(frozen=True, kw_only=True)",
         "@dataclass",

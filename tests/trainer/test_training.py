@@ -375,7 +375,7 @@ def test_clipping_bounds_the_gradient(monkeypatch):
 def test_faults_of_the_user_are_reported_before_training():
     with pytest.raises(CorpusError, match="seq_len 100 needs 101"):
         TrainingRun(config_of(seq_len=100), corpus_of(300))
-    with pytest.raises(ConfigError, match="device 'gpu' is none that torch knows; use auto, cpu or cuda"):
+    with pytest.raises(ConfigError, match="device 'gpu' is unknown to torch; use auto, cpu or cuda"):
         TrainingRun(config_of(device="gpu"), corpus_of())
     with pytest.raises(ConfigError, match="torch sees .* GPUs"):
         TrainingRun(config_of(device="cuda:99"), corpus_of())

@@ -155,7 +155,7 @@ def test_what_will_not_change_is_not_waited_for(error: Exception, clock: list[fl
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("runs/shared", "--storage-path runs/shared: no URL; write one such as s3://bucket/folder"),
+        ("runs/shared", "--storage-path runs/shared: not a URL; write one such as s3://bucket/folder"),
         ("sftp://me:pass@host/x", "--storage-path sftp://***@host/x: the study would keep the password or token"),
         ("s3://KEY:a/pass@bucket/x", "--storage-path s3://***@bucket/x: the study would keep the password or token"),
         ("abfs://box@host/x?sig=pass@", "--storage-path abfs://***: the study would keep the password or token"),

@@ -127,7 +127,7 @@ def _fault_of(family: Any) -> str:
     """What is wrong with a Family, whose fields may be anything, in a sentence; empty if it is valid."""
     config = family.config
     if not isinstance(family.name, str) or not family.name.isidentifier():
-        return f"the descriptor's name {family.name!r} is no name; use letters, digits and _"
+        return f"the descriptor's name {family.name!r} is not a valid name; use letters, digits and _"
     if not isinstance(config, type) or not issubclass(config, ModelConfig) or not _is_frozen(config):
         name, example = (config.__name__,) * 2 if isinstance(config, type) else (f"{config!r:.60}", "MyConfig")
         return (

@@ -101,7 +101,7 @@ def _nulls(data: bytes, position: int, first: int) -> str:
         "a NUL byte" if run == 1 else f"{run:,} NUL bytes or more" if first + run == len(data) else f"{run:,} NUL bytes"
     )
     return (
-        f"{what} at byte {position + first:,}: the file was padded, or is no text; take them out "
+        f"{what} at byte {position + first:,}: the file was padded, or is not text; take them out "
         "(tr -d '\\000' < FILE > NEW) or leave the file out"
     )
 
