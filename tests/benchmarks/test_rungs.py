@@ -1,4 +1,4 @@
-"""The rung experiment: its statistics by hand, the scale it keeps to, and that it goes on where it stopped."""
+"""The rung experiment: its statistics by hand, the scale that it uses, and that it resumes where it stopped."""
 
 from __future__ import annotations
 

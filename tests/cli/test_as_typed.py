@@ -122,8 +122,8 @@ def test_only_one_function_makes_a_console_and_nothing_turns_markup_on():
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 makers |= {file.stem} if name in ("Console", "PlainConsole") else set()
-                told = {keyword.arg for keyword in node.keywords} & {"markup", "emoji", "highlight"}
-                assert not told or file.stem == "console", f"{file.name}:{node.lineno} says {told}"
+                given = {keyword.arg for keyword in node.keywords} & {"markup", "emoji", "highlight"}
+                assert not given or file.stem == "console", f"{file.name}:{node.lineno} says {given}"
                 assert name not in ("from_markup", "render_markup", "secho", "rprint"), f"{file.name}:{node.lineno}"
                 if name == "Status":  # rich takes its text for markup, whatever the console does
                     assert not isinstance(node.args[0], ast.Constant | ast.JoinedStr | ast.Name)

@@ -1,4 +1,4 @@
-"""The image and the service of deploy/: what can be held against them without an engine that runs containers."""
+"""The image and the service of deploy/: everything that can be checked without a container engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is submitted to a cluster: whole texts, the schemas of their kinds, what is refused, what programs are asked."""
+"""What is submitted to a cluster: whole texts, the schemas of their kinds, refusals, and calls of programs."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def new_study(*, metrics: tuple[str, ...] = ()) -> StudyFolder:
-    """Trials 0, 1 and 2 have finished (1 is the best, 0 the smallest), 3 diverged, 4 is under way; each left a file."""
+    """Trials 0, 1 and 2 have finished (1 is the best, 0 the smallest), 3 diverged, 4 is running; each left a file."""
     parsed = parse_space(SPACE)
     settings = StudySettings(
         space=narrow(parsed, metrics=metrics),

@@ -1,4 +1,4 @@
-"""The table of trials shows what differs between them, and tells what it does not show."""
+"""The table of trials shows what differs between them, and names what it does not show."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def overview_of(num_trials: int = 4, *, metrics: tuple[str, ...] = ("loss",)) ->
     )
 
 
-def told(table: TrialsTable) -> str:
+def notes_text(table: TrialsTable) -> str:
     return "\n".join([*table.lines("t"), *table.notes])
 
 
@@ -107,7 +107,7 @@ def test_columns_asked_for_are_printed_whole_however_narrow_the_terminal(
 
 def test_a_study_without_trials_has_a_table():
     overview = overview_of(0)
-    assert told(TrialsTable(overview, [], width=80)).startswith("t\ntrial  state")
+    assert notes_text(TrialsTable(overview, [], width=80)).startswith("t\ntrial  state")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The winner for reuse: a configuration to train with in earnest, its tokenizer, and what is said of it on the way."""
+"""The winner for reuse: a configuration for a longer training, its tokenizer, and what reports say about it."""
 
 from __future__ import annotations
 
@@ -110,8 +110,8 @@ def test_bytes_and_token_files_have_no_tokenizer():
 
 def test_nothing_is_said_of_the_reference_before_another_has_finished():
     study = make_study()
-    told = comparison_line(Overview.of(study))
-    assert "best: trial 0 (your 'base')" in told and told.endswith("no other trial has finished yet")
+    line = comparison_line(Overview.of(study))
+    assert "best: trial 0 (your 'base')" in line and line.endswith("no other trial has finished yet")
     finish(study, study.propose().number, 4.0)
     assert comparison_line(Overview.of(study)).endswith("nothing found beats your reference")
 

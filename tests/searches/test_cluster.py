@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes: a job's search runs over all of them, and outlives those that are lost."""
+"""A real Ray cluster of several nodes: a job's search uses all of them, and survives lost ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def cluster(folder: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 class Job:
-    """A search that was submitted as a Ray job, under way in another thread.
+    """A search that was submitted as a Ray job and runs in another thread.
 
     The nodes share its folder, or nothing: then its record is in a database, its checkpoints and text in an S3, and
     what it has beside them on the head alone.
@@ -96,7 +96,7 @@ class Job:
         give_up = time.monotonic() + PATIENCE_SECONDS
         while not is_so():
             assert self._thread.is_alive(), self.result.stdout + self.result.stderr
-            assert time.monotonic() < give_up, f"waited in vain for {what}"
+            assert time.monotonic() < give_up, f"timed out waiting for {what}"
             time.sleep(0.5)
 
     @property
@@ -112,7 +112,7 @@ class Job:
 
 
 def ask(folder: Path, command: str, study: str, *, storage: str | None = None) -> Any:
-    """What a command of the tool tells of a study that other processes run; None where there is none yet."""
+    """What a command of the tool prints about a study that other processes run; None if there is none yet."""
     where = ["--runs", str(folder / "runs"), *(["--storage", storage] if storage else [])]
     result = CliRunner().invoke(app, [command, study, "--json", *where])
     return json.loads(result.stdout) if result.exit_code == 0 else None

@@ -1,4 +1,4 @@
-"""A terminal that is closed, as by a broken ssh: the search saves its trials and leaves a study that goes on."""
+"""A terminal that is closed, as by a broken ssh: the search saves its trials and leaves a study that resumes."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def wait_for(condition: Callable[[], bool], what: str, process: subprocess.Popen
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert process.poll() is None, f"the search ended before {what}: {process.stdout.read()}"
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
         time.sleep(0.3)
 
 
@@ -303,7 +303,7 @@ def test_a_worker_with_another_trainer_is_refused_with_both_paths(folder: Path):
 
 
 def test_out_of_memory_and_bugs_are_outcomes_of_their_trials(folder: Path):
-    """A worker whose trials end in every way there is; the study goes on and each has its outcome."""
+    """A worker whose trials end in every possible way; the study continues and each trial has its outcome."""
     code = (
         "from pathlib import Path\nimport json\nfrom rich.console import Console\n"
         "import search.driver.launch as launch, search.driver.tune as tune\n"

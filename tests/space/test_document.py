@@ -1,4 +1,4 @@
-"""YAML text as values with lines: numbers, places, and refusal of everything that is no plain space file."""
+"""YAML text as values with lines: numbers, positions, and refusal of everything that is not a plain space file."""
 
 from __future__ import annotations
 

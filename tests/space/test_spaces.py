@@ -1,4 +1,4 @@
-"""Space files: every one that is shipped keeps its promises, every faulty one says what is wrong and where."""
+"""Space files: the shipped ones are valid, and every faulty one says what is wrong and where."""
 
 from __future__ import annotations
 

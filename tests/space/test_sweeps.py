@@ -1,4 +1,4 @@
-"""What people write who have written sweeps for other tools: each entry gets one line that says what to write here."""
+"""Sweeps written for other tools: each entry gets one line that says what to write here."""
 
 from __future__ import annotations
 

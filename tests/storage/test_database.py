@@ -310,7 +310,7 @@ def lease_of(storage: RetryingStorage) -> str:
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("after", [3, 25])  # of its writes: among the first, and while trials are under way
+@pytest.mark.parametrize("after", [3, 25])  # of its writes: among the first, and while trials are running
 def test_a_server_that_crashes_and_comes_back_costs_waiting_and_no_trial(
     after: int, postgres: Server, tmp_path: Path, capfd: pytest.CaptureFixture
 ):
@@ -572,7 +572,7 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path):
 
 
 def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):
-    """Optuna's tables are made by each that finds none; whoever comes second at one of them looks again."""
+    """Every process that finds none of Optuna's tables creates them; if another one was first, it looks again."""
     opened: list[Any] = []
     gate = threading.Barrier(8)
 

@@ -288,5 +288,5 @@ def test_a_journal_with_an_operation_that_is_not_known_here_is_read_as_optuna_re
     monkeypatch.setattr(Replay, "__init__", forgetful)
     study = new_reader(file)
     assert whole(study) == whole(as_optuna_reads_it(file))
-    study.set_user_attr("note", 2)  # and goes on
+    study.set_user_attr("note", 2)  # and continues
     assert as_optuna_reads_it(file).user_attrs == new_reader(file).user_attrs == {"note": 2}

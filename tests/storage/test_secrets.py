@@ -1,4 +1,4 @@
-"""No part of a password is ever told, however odd the URL that it is given in."""
+"""No part of a password is ever shown, however odd the URL that contains it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded(password: str, how) -> str:
 
 
 def pieces(password: str) -> set[str]:
-    """What must not be told: each part of PIECE letters, as it is and as a URL writes it."""
+    """What must not be shown: each part of PIECE letters, as it is and as a URL writes it."""
     found = {password[i : i + PIECE] for i in range(len(password) - PIECE + 1)}
     return {piece for piece in found if any(letter in "QXZJ9745" for letter in piece)}
 
@@ -57,15 +57,15 @@ def pieces(password: str) -> set[str]:
 @given(password=PASSWORDS, how=ENCODINGS)
 def test_no_piece_of_a_password_is_shown(form: str, password: str, how):
     url = form.format(encoded(password, how))
-    told = []
+    shown = []
     try:
         address = Address(url)
-        told += [address.shown, str(Database(url))]
+        shown += [address.shown, str(Database(url))]
         for said in (password, encoded(password, quote), repr(password), url, f"{password[1:]}x"):
-            told.append(address.masked(f"cannot connect: {said} is wrong"))
+            shown.append(address.masked(f"cannot connect: {said} is wrong"))
     except StudyError as error:
-        told.append(str(error))
-    for text in told:
+        shown.append(str(error))
+    for text in shown:
         for piece in pieces(password):
             assert piece not in text, (url, text)
 

@@ -1,4 +1,4 @@
-"""A study that is to go further: to more tokens, to more trials, or until a time."""
+"""Extending a study: to more tokens, to more trials, or until a time."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_best_of_the_old_budget_stands_until_one_has_finished_the_new_one():
     assert during.best is not None and best is not None and during.best.number == best.number
     assert len(during.records) == 10 and not during.is_complete
     while study.records[proposal.number].outcome != FINISHED:
-        assert proposal.number == 10, "the guide's own goes on first and is never paused"
+        assert proposal.number == 10, "the reference resumes first and is never paused"
         train(study, proposal)
     assert Overview.of(study).best.number == proposal.number
 

@@ -1,4 +1,4 @@
-"""What breaks on a trial's way: who loses a worker goes on, what keeps breaking ends, and all of it is told."""
+"""Faults during a trial: a trial whose worker is lost resumes, one that keeps breaking ends, and all is reported."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_an_environment_error_stops_the_search_and_its_trials_wait(driver: Drive
     assert not driver.bridge.on_report("a", TrialReport(tokens=0, environment_error="text: no such file or folder"))
     assert isinstance(driver.bridge.fatal, StudyError)
     assert str(driver.bridge.fatal) == "text: no such file or folder; then the same command resumes"
-    assert not driver.bridge.on_report("b", report(1000))  # told, and stopped
+    assert not driver.bridge.on_report("b", report(1000))  # reported, and stopped
     driver.bridge.on_end("b", worker_lost=False)
     driver.bridge.release_all()
     assert driver.stored(0).outcome == WAITING and not driver.stored(1).has_ended

@@ -1,4 +1,4 @@
-"""A driver that is killed between any two writes: the study goes on and ends as if nothing had happened."""
+"""A driver that is killed between any two writes: the study resumes and ends as if nothing had happened."""
 
 from __future__ import annotations
 

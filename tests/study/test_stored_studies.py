@@ -1,4 +1,4 @@
-"""Studies on disk: those that earlier versions wrote stay readable, and a damaged one is refused with what is wrong."""
+"""Studies on disk: those of earlier versions stay readable, and a damaged one is refused with what is wrong."""
 
 from __future__ import annotations
 

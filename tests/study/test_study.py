@@ -602,8 +602,8 @@ def test_an_extended_study_of_several_metrics_opened_again_trains_the_same():
             for rung in study.rungs:
                 if rung > record.rung:
                     rungs.append(rung)
-                    told = {"tokens_per_second": speed_of(record.values)}
-                    if not study.report(record.number, measurement(rung, loss_of(record.values, rung), **told)):
+                    speeds = {"tokens_per_second": speed_of(record.values)}
+                    if not study.report(record.number, measurement(rung, loss_of(record.values, rung), **speeds)):
                         break
             done.append((record.values, rungs))
             if len(done) % reopen_after == 0:

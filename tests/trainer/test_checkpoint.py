@@ -1,4 +1,4 @@
-"""A checkpoint is whole, ours and of this run, or it is refused with one sentence."""
+"""A checkpoint is whole, written by this trainer and for this run, or it is refused with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A family of the user's own: a file or module that a space names, from its mistakes to a search on other machines."""
+"""A user's own family: a file or module that a space names, from its mistakes to a search on other machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a folder and of a file, what is left out and told, and what is refused with what to do."""
+"""What is read from a folder and from a file, what is left out and reported, and what is refused with a remedy."""
 
 from __future__ import annotations
 

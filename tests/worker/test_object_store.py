@@ -1,4 +1,4 @@
-"""Checkpoints and text at a URL: a place of which nothing may be lost, and which may be silent for a while."""
+"""Checkpoints and text at a URL, which may not answer for a while: nothing may be lost."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _server() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(params=["s3", "file"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, small_text: Path) -> str:
-    """A place of each kind that nothing else uses."""
+    """A location of each kind that nothing else uses."""
     if request.param == "file":
         return f"file://{small_text}/shared/store"
     for name, value in request.getfixturevalue("_server").items():
@@ -53,7 +53,7 @@ def store(url: str) -> ObjectStore:
 
 
 class Flaky:
-    """A file system that fails as told before it does what it is asked."""
+    """A file system that fails as given before it does what it is asked."""
 
     def __init__(self, failures: list[Exception]):
         self.failures = failures
@@ -307,7 +307,7 @@ def test_a_trial_resumes_elsewhere_from_its_checkpoint_to_the_same_losses(url: s
     first.close()
     assert list(store.sizes("study/checkpoints")) == [NAME]
     second = trial(url, corpus.digest)
-    again = losses(second, 3)  # the rungs that it had are told again, for their reports may have been lost
+    again = losses(second, 3)  # its rungs are reported again, for those reports may have been lost
     assert before == undisturbed[:2] and again == undisturbed
     assert not Path("study").exists()
     later = trial(url, corpus.digest, checkpoint="trial-9.pt", continues=NAME)
@@ -411,7 +411,7 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     assert list(kept) == [f"trial-{trial['trial']}.pt" for trial in sorted(finished, key=lambda t: t["trial"])]
     status = ask(app, ["status", "away"]).output
     assert f"checkpoints in {url}/away/checkpoints: {len(kept)} file" in status
-    # It goes on, to more tokens, from there; without the URL it would be another study.
+    # It continues from there, to more tokens; without the URL it would be another study.
     assert "storage path: " in ask(app, run[:6]).output
     further = ask(app, ["resume", "away", "--max-tokens", "72K"])
     assert further.exit_code == 0, further.output
@@ -420,7 +420,7 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     cleaned = json.loads(ask(app, ["clean", "away", "--all", "--json"]).output)
     assert cleaned["files"] and all(f["file"].startswith(f"{url}/away/checkpoints/trial-") for f in cleaned["files"])
     assert list(store.sizes("away/checkpoints")) == [f"trial-{best['trial']}.pt"]
-    # Whoever does not reach the place sees the study, and deletes nothing of it.
+    # A reader without access to the location sees the study, and deletes nothing of it.
     with monkeypatch.context() as away:
         away.setattr(fsspec, "url_to_fs", _not_installed)
         seen = ask(app, ["status", "away"])

@@ -1,4 +1,4 @@
-"""A trial in its worker when its surroundings fail it: damaged checkpoints, full disks, vanished texts, broken GPUs."""
+"""A trial in its worker when its environment fails: damaged checkpoints, full disks, vanished texts, broken GPUs."""
 
 from __future__ import annotations
 
