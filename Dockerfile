@@ -1,10 +1,10 @@
-# tinysearch on the processor, or on NVIDIA GPUs with --build-arg TORCH=cuda; docs/cluster.md says how it is used.
+# tinysearch on CPUs, or on NVIDIA GPUs with --build-arg TORCH=cuda; docs/cluster.md says how to use it.
 FROM python:3.11-slim-bookworm
 
-# KubeRay, and compose.yaml, ask a container for its health by wget.
+# KubeRay and compose.yaml check a container's health with wget.
 RUN apt-get update && apt-get install --yes --no-install-recommends wget && rm --recursive /var/lib/apt/lists/*
 
-# The user's number: give that of the owner of a folder that the container is to write in.
+# The user id: set it to the owner of a folder that the container writes to.
 ARG UID=10001
 RUN useradd --uid "$UID" --create-home --shell /usr/sbin/nologin tinysearch \
     && mkdir --parents /app/runs /cache \
@@ -16,8 +16,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     TINYSEARCH_CACHE=/cache
 
-# The largest layer by far is made again for another torch only, not for each change of another dependency.
-# The plain package brings CUDA's libraries; of the driver's side nothing is in the image.
+# By far the largest layer. It is rebuilt only for another torch, not for each change of another dependency.
+# The plain package includes CUDA's libraries; the image has nothing of the driver.
 ARG TORCH=cpu
 ARG TORCH_VERSION=2.13.0
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         *) echo "TORCH is cpu or cuda, not '$TORCH'" >&2; exit 2 ;; \
     esac
 
-# Installed in place, from the packages' empty folders: the code, which changes most, comes after all dependencies.
+# Installed in place, from empty package folders: the code, which changes most, comes after all dependencies.
 WORKDIR /app
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -37,7 +37,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 COPY . .
 
-# A number, for Kubernetes can tell of no name whether it is root.
+# A number, because Kubernetes cannot tell whether a name is root.
 USER $UID
 ENTRYPOINT ["tinysearch"]
 CMD ["--help"]

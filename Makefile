@@ -1,4 +1,4 @@
-# `make run` and `make test` are all a newcomer needs; both set up .venv first.
+# A newcomer needs only `make run` and `make test`; both set up .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,22 +8,22 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
-test: $(VENV)/.installed ## every test; those that start Ray mostly wait, so three processes fill two cores
+test: $(VENV)/.installed ## all tests; those that start Ray mostly wait, so three processes use two cores
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
 	$(BIN)/python -m pytest -m long
 
-test-thorough: $(VENV)/.installed ## more cases of what the tests show with fewer: every place to be killed at, and so on
+test-thorough: $(VENV)/.installed ## more cases of the same tests, such as a kill at every point
 	$(BIN)/python -m pytest -n 2 -m thorough
 
-lint: $(VENV)/.installed ## layout, lint, types (a minute at first, seconds from its cache), the generated schema
+lint: $(VENV)/.installed ## layout, lint, types (a minute at first, then seconds), the generated schema
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/tinysearch schema | diff - spaces/schema.json
 
-check: lint test ## all that a change must pass
+check: lint test ## everything that a change must pass
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "tinysearch needs Python 3.11 to 3.13, not %d.%d; make PYTHON=python3.11" % sys.version_info[:2])'

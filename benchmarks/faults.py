@@ -1,13 +1,13 @@
-"""A search that is struck again and again: what is lost, what is double, what is left running?
+"""A search with fault after fault: what is lost, what is recorded twice, what is left running?
 
     python -m benchmarks.faults [--rounds 50] [--seed 0] [--postgres] [--json]
 
 A real search of tiny models runs through `tinysearch`, with real workers and checkpoints. In each round, at a random
-moment, something of it is killed with signal 9 (the driver, a worker, Ray's raylet), or its disk is full; then the
-study is continued, and extended where it would end before its rounds. In the end it is run undisturbed, and the record
-is held against what must be so. Where the disk cannot be made full (that takes a small tmpfs, and root), that fault is
-left out, as `strikes` shows. `--postgres` keeps the record in a PostgreSQL server of its own, which is struck too: it
-crashes, and comes back seconds later.
+moment, one of its processes is killed with signal 9 (the driver, a worker, Ray's raylet), or its disk is full. Then the
+study is resumed, and extended if it would end before the last round. At the end it runs undisturbed, and its record is
+checked. If the disk cannot be filled (that takes a small tmpfs, and root), that fault is left out, as `strikes` shows.
+With `--postgres` the record is in a PostgreSQL server started for it, which fails too: it crashes, and comes back
+seconds later.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ENDED = ("finished", "stopped", "infeasible", "out of memory", "diverged", "fail
 
 @dataclass
 class Strike:
-    """One round: what was struck, and how old the checkpoints of the trials under way were at that moment."""
+    """One round: what was hit, and how old the checkpoints of the running trials were at that moment."""
 
     kind: str
     ages_seconds: list[float] = field(default_factory=list)
@@ -225,7 +225,7 @@ class Campaign:
         assert self._driver is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._driver.wait(max_seconds)
-        assert self._driver.poll() is not None, f"waited in vain for {what}"
+        assert self._driver.poll() is not None, f"timed out waiting for {what}"
 
     def _ask(self, *arguments: str) -> str:
         run = subprocess.run(
@@ -250,7 +250,7 @@ class Campaign:
         return list((self.runs / "struck" / "checkpoints").glob("trial-*.pt"))
 
     def _checkpoint_ages(self) -> list[float]:
-        """How long ago each trial under way was saved: what would be lost of it now, at most."""
+        """How long ago each running trial was saved: the most that it could lose now."""
         now, running = time.time(), [t["trial"] for t in self.trials() if t["outcome"] == "running"]
         paths = [self.runs / "struck" / "checkpoints" / f"trial-{number}.pt" for number in running]
         with contextlib.suppress(FileNotFoundError):

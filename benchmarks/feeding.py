@@ -112,9 +112,9 @@ class Simulation:
         if rung is None:
             self._answer(lambda: self._study.report(number, {"tokens": record.rung + 1, "tokens_per_second": 1.0}))
             return
-        told = measurement(record.values, rung)
-        goes_on, until = self._answer(lambda: self._study.report(number, told), self._reports)
-        if goes_on:
+        measured = measurement(record.values, rung)
+        continues, until = self._answer(lambda: self._study.report(number, measured), self._reports)
+        if continues:
             self._train(number, until)
         else:
             self._start(until)

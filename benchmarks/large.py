@@ -5,8 +5,8 @@
 The study is written by the controller itself, from made-up measurements, with a strategy that decides at random: the
 real one would look at every curve for each of some twenty thousand decisions. Everything is then measured in fresh
 processes, imports included, with the real strategy: `status`, `best` and `trials` as the command line runs them, and a
-driver that opens the study, proposes, and goes on. Last, a driver of a new study with many trials under way at once is
-told their reports as fast as it takes them, and its journal is searched for reports that are missing or there twice.
+driver that opens the study, proposes, and continues. Last, a driver of a new study with many running trials gets their
+reports as fast as it accepts them, and its journal is searched for reports that are missing or recorded twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPACE = ROOT / "spaces" / "hybrid.yaml"
 NAME = "large"
 GOES_ON = 0.4  # chance of a paused trial, of the latest, to go on
 STEPS_AT_ONCE = 50  # of the driver that writes the study, in one write
-NUM_MORE = 20  # steps of a trial and the next proposal, that the driver goes on with
+NUM_MORE = 20  # steps of a trial and the next proposal, with which the driver continues
 ENVIRONMENT = {"host": "node-17", "device": "NVIDIA H100 80GB HBM3", "num_threads": 4, "python": "3.12.4"}
 
 
@@ -153,7 +153,7 @@ def crowd(runs: Path, num_workers: int, num_reports: int) -> dict[str, float]:
     """Reports of many running trials, a third of them at a rung, as fast as the controller takes them."""
     study = make_study(runs, num_trials=num_reports)
     busy: dict[int, dict[str, Any]] = {}
-    told: Counter[tuple[int, int]] = Counter()
+    reported: Counter[tuple[int, int]] = Counter()
     started, num_told = time.perf_counter(), 0
     while num_told < num_reports:
         while len(busy) < num_workers and (proposal := study.propose()) is not None:
@@ -162,7 +162,7 @@ def crowd(runs: Path, num_workers: int, num_reports: int) -> dict[str, float]:
             rung = next(rung for rung in study.rungs if rung > study.records[number].rung)
             for tokens in (rung // 3, rung // 2):
                 study.report(number, {"tokens": tokens, "tokens_per_second": 1.0})
-            told[number, rung] += 1
+            reported[number, rung] += 1
             num_told += 3
             if not study.report(number, measurement(values, rung)):
                 del busy[number]
@@ -171,10 +171,10 @@ def crowd(runs: Path, num_workers: int, num_reports: int) -> dict[str, float]:
     return {
         "workers": num_workers,
         "reports": num_told,
-        "rungs": told.total(),
+        "rungs": reported.total(),
         "reports_per_second": num_told / seconds,
-        "lost": (told - kept).total(),
-        "twice": (kept - told).total(),
+        "lost": (reported - kept).total(),
+        "twice": (kept - reported).total(),
     }
 
 

@@ -172,7 +172,7 @@ def measured_under(limit: int, num: int, seed: int, *, device: str, trials: int 
 def searched_under(limit: int, guide: str, *, seed: int, run: dict[str, Any], trials: int | None = None) -> Study:
     """A search of a guide's space under a limit, in which losses fall with memory; nothing is trained.
 
-    `run` holds fields of TrainConfig that the search sets. The peaks that it is told are the estimates: as on a CPU,
+    `run` holds fields of TrainConfig that the search sets. The peaks that it gets are the estimates: as on a CPU,
     nothing corrects them.
     """
     space = load_space(SPACES / f"{guide}.yaml")
@@ -183,11 +183,11 @@ def searched_under(limit: int, guide: str, *, seed: int, run: dict[str, Any], tr
     study = Study.create(optuna.storages.InMemoryStorage(), guide, settings, trials=trials)
     while (proposal := study.propose()) is not None:
         found = estimate(_config(study, proposal.values))
-        told = {"peak_vram_bytes": found.peak_vram_bytes, "num_params": found.num_params, "estimated": True}
+        values = {"peak_vram_bytes": found.peak_vram_bytes, "num_params": found.num_params, "estimated": True}
         for rung in study.rungs:
             if rung > study.records[proposal.number].rung:
                 loss = 10 - math.log(found.peak_vram_bytes) / 4 + study.rungs[0] / rung
-                if not study.report(proposal.number, {"tokens": rung, "loss": loss, "bits_per_byte": loss, **told}):
+                if not study.report(proposal.number, {"tokens": rung, "loss": loss, "bits_per_byte": loss, **values}):
                     break
     return study
 

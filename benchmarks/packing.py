@@ -26,8 +26,8 @@ WARM_SECONDS = 3.0
 MANY_TOKENS = 10**12
 
 
-def train(config: dict[str, Any], share: float, seconds: float, gate: Any, told: Any) -> None:
-    """Train in this process; tells the tokens a second between two moments that all processes have in common."""
+def train(config: dict[str, Any], share: float, seconds: float, gate: Any, speeds: Any) -> None:
+    """Train in this process; reports the tokens per second between two moments that all processes share."""
     import torch
 
     from trainer.config import TrainConfig
@@ -40,14 +40,14 @@ def train(config: dict[str, Any], share: float, seconds: float, gate: Any, told:
     gate.wait()
     before, began = run.tokens, time.perf_counter()
     run.advance(MANY_TOKENS, max_seconds=seconds)
-    told.put((run.tokens - before) / (time.perf_counter() - began))
+    speeds.put((run.tokens - before) / (time.perf_counter() - began))
 
 
 def tokens_per_second(config: dict[str, Any], num_processes: int, num_threads: int, seconds: float) -> float:
     """Of all processes together."""
     context = multiprocessing.get_context("spawn")
-    gate, told = context.Barrier(num_processes), context.Queue()
-    arguments = ({**config, "num_threads": num_threads}, 1 / num_processes, seconds, gate, told)
+    gate, speeds = context.Barrier(num_processes), context.Queue()
+    arguments = ({**config, "num_threads": num_threads}, 1 / num_processes, seconds, gate, speeds)
     processes = [context.Process(target=train, args=arguments) for _ in range(num_processes)]
     for process in processes:
         process.start()
@@ -55,7 +55,7 @@ def tokens_per_second(config: dict[str, Any], num_processes: int, num_threads: i
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError("a process has failed; what it said stands above")
-    return sum(told.get() for _ in processes)
+    return sum(speeds.get() for _ in processes)
 
 
 def measure(presets: list[str], packed: int, rounds: int, seconds: float) -> list[dict[str, Any]]:

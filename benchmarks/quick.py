@@ -3,8 +3,8 @@
     python -m benchmarks.quick [--runs runs] [SPACE ...]
 
 Runs `tinysearch run SPACE --budget quick` for one space after the other, all four guides by default, and prints a table
-in Markdown. A search that was interrupted goes on, one that is complete is only read again; its time is then that of
-the reading. Without a GPU, peak memory is the trainer's estimate for CUDA and marked with ~.
+in Markdown. An interrupted search resumes; a complete one is only read again, and its time is then that of the reading.
+Without a GPU, peak memory is the trainer's estimate for CUDA and marked with ~.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ def tables(measured: dict[str, Any]) -> list[Any]:
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rungs", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines, one a training; goes on from there")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines, one for each training; resumes from there")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--configurations", type=int, default=24, help="of each family")
     parser.add_argument("--families", default="all", help=f"all, or some of {','.join(SCALES)}")

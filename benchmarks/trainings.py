@@ -1,4 +1,4 @@
-"""Many trainings, one after another, each kept as a line of JSON: what was interrupted goes on after the last line."""
+"""Many trainings, one after another, each stored as a line of JSON. An interrupted run resumes after the last line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.loop import Diverged, TrainingRun
 
 @dataclass(frozen=True)
 class Job:
-    """A training to do. Its name tells it from the others and is the same at every start."""
+    """A training to do. Its name is unique and the same at every start."""
 
     name: str
     values: Mapping[str, Any]  # the configuration as drawn

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The Dockerfile built by buildah and run by podman, for a machine that reaches no registry of images.
+# Builds the Dockerfile with buildah and runs it with podman, on a machine that reaches no image registry.
 #
 #   deploy/rehearse.sh FOLDER [OPTION OF buildah build]...
 #
-# As root, on Debian with buildah, podman, catatonit, runc and debootstrap; FOLDER takes everything, about 10 GB, and stays.
-# Debian 12 with the Python that it ships stands in for the base image, which is Debian 12 with one built for it.
-# Options are for what this machine needs, such as --volume /etc/pip.conf:/etc/pip.conf:ro or --build-arg TORCH=cuda.
+# As root, on Debian with buildah, podman, catatonit, runc and debootstrap. FOLDER keeps all files, about 10 GB.
+# Debian 12 with its own Python replaces the base image, which is Debian 12 with another Python.
+# Options are for this machine's needs, such as --volume /etc/pip.conf:/etc/pip.conf:ro or --build-arg TORCH=cuda.
 set -euo pipefail
 folder=$(realpath --canonicalize-missing "${1:?give a folder}")
 shift
@@ -14,7 +14,7 @@ base=docker.io/library/$(sed -n 's/^FROM //p' "$checkout/Dockerfile")
 store=(--root "$folder/storage" --runroot "$folder/run" --storage-driver overlay)
 podman=(podman "${store[@]}" --runtime runc --cgroup-manager cgroupfs)
 mkdir --parents "$folder/tmp"
-export TMPDIR=$folder/tmp # what is built would not fit into a small /tmp
+export TMPDIR=$folder/tmp # the build does not fit into a small /tmp
 
 if ! "${podman[@]}" image exists "$base"; then
     echo "== debootstrap, in place of $base"
@@ -30,7 +30,7 @@ time buildah "${store[@]}" build --pull-never --layers --isolation chroot --tag 
 "${podman[@]}" images
 
 echo "== a search, with no network and as little right as in compose.yaml"
-limits=(--ulimit "nofile=$(ulimit -n):$(ulimit -n)" --ulimit nproc=20000:20000) # podman's own may not be allowed
+limits=(--ulimit "nofile=$(ulimit -n):$(ulimit -n)" --ulimit nproc=20000:20000) # podman's defaults may not be allowed
 rights=(--read-only --read-only-tmpfs=false --tmpfs /tmp --cap-drop all --security-opt no-new-privileges)
 time "${podman[@]}" run --rm "${limits[@]}" "${rights[@]}" --network none --init --shm-size 256m \
     --volume rehearsed-runs:/app/runs --volume rehearsed-cache:/cache \

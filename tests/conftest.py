@@ -84,13 +84,13 @@ def small_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_storage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test uses the database of whoever runs it."""
+    """No test uses the database of the person who runs it."""
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is printed is as wide as in a pipe. pytest reads `readline`, which tells its workers 80 columns."""
+    """What is printed is as wide as in a pipe. pytest reads `readline`, which reports 80 columns to its workers."""
     for name in ("COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
 

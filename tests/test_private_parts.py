@@ -1,6 +1,6 @@
-"""The private parts of Optuna and Ray that the search relies on: each is there, and is as it is used.
+"""The private parts of Optuna and Ray that the search relies on: each exists and works as it is used.
 
-An upgrade that changes one fails here, and not in somebody's study.
+An upgrade that changes one fails here, and not in a user's study.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The trainer: one loop for every family, usable alone. Imports neither search, Ray, Optuna nor YAML."""
+"""Trains a model: one loop for every family, usable alone. Imports neither search, Ray, Optuna nor YAML."""

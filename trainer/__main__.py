@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0, 1 for a run that diverged, 2 for one that could not begin, 130 for Ctrl-C."""
+    """Returns the exit code: 0, 1 for a run that diverged, 2 for one that could not begin, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Train one configuration.")
     parser.add_argument("config", help="a JSON file: family, rungs, and any parameter of the model or the run")
-    parser.add_argument("--checkpoint", metavar="PATH", help="save here after every rung, and go on from here")
+    parser.add_argument("--checkpoint", metavar="PATH", help="save here after every rung, and resume from here")
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each rung")
     options = parser.parse_args(arguments)
     try:
         config = TrainConfig.from_file(options.config)
         return run_alone(config, checkpoint=options.checkpoint, as_json=options.json)
     except ValueError as error:
-        # ConfigError, CorpusError and CheckpointError are the user's to mend; any other keeps its traceback.
+        # ConfigError, CorpusError and CheckpointError are for the user to fix; any other error keeps its traceback.
         if not _is_users(error):
             raise
         print(*map(printable, f"error: {error}".split("\n")), sep="\n", file=sys.stderr)
@@ -37,14 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_alone(config: TrainConfig, *, checkpoint: str | os.PathLike[str] | None = None, as_json: bool = False) -> int:
-    """Train, printing a line for each rung; returns the exit code: 0, or 1 where the run diverged.
+    """Train, printing a line for each rung; returns the exit code: 0, or 1 if the run diverged.
 
     Raises ConfigError, CorpusError or CheckpointError.
     """
-    # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
+    # Set before torch loads OpenMP: threads that spin while waiting for each other are slow beside another process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from trainer.data import corpus_for
-    from trainer.loop import Diverged, train  # torch takes a second: a faulty configuration is told at once
+    from trainer.loop import Diverged, train  # torch takes a second: report a faulty configuration at once
     from trainer.reading import reading_lines
 
     corpus = corpus_for(config, on_progress=None if as_json else lambda line: print(line, flush=True))

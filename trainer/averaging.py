@@ -1,9 +1,9 @@
-"""A running average of a model's weights, which is evaluated in their place.
+"""A running average of a model's weights, evaluated instead of them.
 
-The weights of time t count in proportion to t ** gamma, t in tokens ("power function EMA"; Karras et al. 2024,
-Analyzing and Improving the Training Dynamics of Diffusion Models, section 3.1). So the average reaches back over the
-same share of the training at every rung, neither the batch size nor a step cut short by a rung changes it, and the
-weights that the model started from do not count. A decay for each step, as of the plain EMA, would have none of that.
+The weights at time t count in proportion to t ** gamma, with t in tokens ("power function EMA"; Karras et al. 2024,
+Analyzing and Improving the Training Dynamics of Diffusion Models, section 3.1). So the average covers the same share of
+the training at every rung, does not depend on the batch size or on steps cut short by a rung, and ignores the initial
+weights. A plain EMA with one decay per step has none of these properties.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Of a model's parameters: one more copy of them on their device. Buffers are not averaged."""
+    """The average of a model's parameters: one more copy of them on their device. Buffers are not averaged."""
 
     def __init__(self, model: nn.Module, share: float) -> None:
         """`share`: how old the averaged weights are in the mean, relative to the tokens trained, in (0, 0.5]."""
@@ -27,13 +27,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, tokens_before: int, tokens: int) -> None:
-        """Take in the weights of a step that led from tokens_before to tokens."""
+        """Add the weights after a step from tokens_before to tokens."""
         decay = (tokens_before / tokens) ** self._exponent
         torch._foreach_lerp_(self._averages, self._parameters, 1 - decay)
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averages for weights inside; not a byte is copied."""
+        """Inside the block the model has the averages as its weights; nothing is copied."""
         self._swap()
         try:
             yield

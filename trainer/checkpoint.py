@@ -1,4 +1,4 @@
-"""A training run on disk: written whole or not at all, and refused when it is damaged or belongs to another run."""
+"""A training run on disk: written whole or not at all; refused if it is damaged or belongs to another run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainer.families.registry import family_of
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
-# The file is this line, the payload's SHA-256 in hex on a second, then the payload, as torch.save writes it.
+# The file is this line, the payload's SHA-256 in hex on a second line, then the payload, as torch.save writes it.
 MAGIC = b"tinysearch checkpoint 1\n"
 HEADER_BYTES = len(MAGIC) + 65
 
-# What may differ when a run goes on: its horizon, where and on how many threads it runs, and where its text lies
+# What may differ when a run resumes: its horizon, its device and number of threads, and the location of its text
 # (the corpus digest is compared instead).
 FREE_TO_DIFFER = ("rungs", "num_threads", "device", "cache_dir", "data", "token_dtype", "text_key", "skip_bad")
 ABSENT_IF_NONE = ("eval_bytes",)  # fields that runs of earlier versions did not have
@@ -32,13 +32,13 @@ class CheckpointError(ValueError):
 
 
 class SaveError(CheckpointError):
-    """A checkpoint that could not be written: nothing is wrong with the run, but with the place."""
+    """A checkpoint that could not be written: the run is fine, the location is not."""
 
 
 def save_checkpoint(path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
     """Write `contents` (tensors and plain values) so that a crash leaves the old file or the new one.
 
-    Raises SaveError, and leaves the old file, where it cannot be written.
+    If it cannot be written, raises SaveError and leaves the old file.
     """
     path = Path(path)
     buffer = io.BytesIO()
@@ -74,7 +74,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the checkpoint is damaged or cut short; delete it to start again")
     try:
         contents = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a zip and a pickle of other bytes make torch raise: the hash is no signature
+    except Exception as error:  # other bytes make torch raise almost anything; the hash is not a signature
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not what this trainer writes: {reason}; delete it to start again") from None
     if not isinstance(contents, dict):
@@ -83,12 +83,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def identity(config: TrainConfig, corpus_digest: str) -> dict[str, Any]:
-    """What two runs must share for one to go on from the other's checkpoint, as plain values by name."""
+    """What two runs must share for one to resume from the other's checkpoint, as plain values by name."""
     run = config.to_dict()
     model = run.pop("model")
     left_out = {*FREE_TO_DIFFER, *(name for name in ABSENT_IF_NONE if run[name] is None)}
     kept = {name: value for name, value in run.items() if name not in left_out}
-    if (source := (family := family_of(config.family)).source) is not None:  # wherever its file lies
+    if (source := (family := family_of(config.family)).source) is not None:  # wherever its file is
         kept |= {"family": family.name, "family_digest": source.digest}
     return {**kept, **model, "corpus": corpus_digest}
 

@@ -1,6 +1,6 @@
-"""The sentences that refuse a configuration, and the error that carries them.
+"""The messages that refuse a configuration, and the error that carries them.
 
-The checks return a list of them: one for each fault, so none where the configuration is sound.
+The checks return a list with a sentence for each fault; it is empty if the configuration is valid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ConfigError(ValueError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a name: what was given, what is known, and the nearest known one."""
+    """The message for an unknown name: what was given, what is known, and the nearest known name."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -32,13 +32,13 @@ _ESCAPED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: a control character, or a byte of a name that is not UTF-8, as its escape: `\\x1b`."""
+    """Text for a terminal: control characters, and bytes of a name that are not UTF-8, as escapes: `\\x1b`."""
     return _ESCAPED.sub(_escape, text)
 
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # how Python has a byte that it could not decode
+    if 0xDC80 <= code <= 0xDCFF:  # how Python stores a byte that it could not decode
         return f"\\x{code - 0xDC00:02x}"
     return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(match[0], f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
@@ -61,5 +61,5 @@ def shares(config: Any, *names: str) -> list[str]:
 
 
 def require(holds: bool, otherwise: str) -> list[str]:
-    """The claim holds; `otherwise` is the sentence where it does not."""
+    """The condition holds; `otherwise` is the sentence if it does not."""
     return [] if holds else [otherwise]

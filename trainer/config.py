@@ -1,4 +1,4 @@
-"""What a training run is: one frozen dataclass for the run, which holds that of its model (trainer/families).
+"""The configuration of a training run: one frozen dataclass for the run, which contains its model's (trainer/families).
 
 No torch here, so that a search can check a configuration in microseconds.
 """
@@ -31,17 +31,17 @@ class TrainConfig:
     A `vocab_size` of 256 reads bytes; a larger one trains a byte-level BPE of that size on the training text.
     """
 
-    family: str  # a name of the trainer's own, or a file or module: see trainer/families/registry.py
-    model: Any  # the family's own config
+    family: str  # one of the trainer's, or a file or module: see trainer/families/registry.py
+    model: Any  # the family's config
     rungs: tuple[int, ...]
 
     data: tuple[str, ...] = ()
     token_dtype: str = "uint16"  # of .bin files, whose tokens have no header
     cache_dir: str | None = None  # None: the user's cache folder
-    text_key: str = "text"  # the field of a record, or the column, that has its text
-    skip_bad: bool = False  # leave out records without text, and files that cannot be read, in place of refusing them
+    text_key: str = "text"  # the field or column of a record that has its text
+    skip_bad: bool = False  # leave out records without text, and unreadable files, instead of refusing them
     eval_tokens: int = 131_072  # predicted held-out tokens at each rung, at most
-    eval_bytes: int | None = None  # in place of eval_tokens: about so much held-out text, the same for every vocabulary
+    eval_bytes: int | None = None  # instead of eval_tokens: about this much held-out text, for every vocabulary
 
     seq_len: int = 128
     batch_size: int = 32
@@ -51,15 +51,15 @@ class TrainConfig:
     schedule: str = "cosine"
     warmup_ratio: float = 0.02  # of the budget in tokens
     min_lr_ratio: float = 0.1  # of learning_rate, at the end of the decay
-    ema_share: float = 0.0  # mean age of the averaged weights that rungs evaluate, of the tokens so far; 0: no average
+    ema_share: float = 0.0  # mean age of averaged weights, which rungs evaluate, as a share of the tokens; 0: off
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip_norm: float = 1.0  # 0: off
 
     precision: str = "fp32"
-    fused_loss: bool = True  # with the head: the logits are never all there (see trainer/loss.py)
-    device: str = "auto"  # "auto": cuda where there is one, else cpu
+    fused_loss: bool = True  # fused with the head: the logits never exist all at once (see trainer/loss.py)
+    device: str = "auto"  # "auto": cuda if there is one, else cpu
     compile: bool = False
     num_threads: int | None = None  # None: torch's own choice
     seed: int = 0
@@ -117,7 +117,7 @@ class TrainConfig:
 
     @classmethod
     def from_flat(cls, family: str, values: Mapping[str, Any]) -> TrainConfig:
-        """A run from one flat mapping, each name going to the model or to the run, whichever has it.
+        """A run from one flat mapping; each name is a field of the model or of the run.
 
         Raises ConfigError for an unknown family, an unknown name or a value of the wrong type.
         """
@@ -171,7 +171,7 @@ class TrainConfig:
 def parameter_types(family: str) -> dict[str, type]:
     """Every name that a configuration of this family may set, with its type: the model's fields and the run's.
 
-    Raises FamilyError for a family that is none, or has a field of the run's name.
+    Raises FamilyError for an unknown family, or one with a field that the run has too.
     """
     types: dict[str, type] = {}
     model: Any = family_of(family).config  # a dataclass, which its type does not say
@@ -181,6 +181,6 @@ def parameter_types(family: str) -> dict[str, type]:
     configs: tuple[type, ...] = (model, TrainConfig)
     for config in configs:
         hints = field_types(config)
-        names = {f.name for f in dataclasses.fields(config)} - {"family", "model", "rungs"}  # no class constants
+        names = {f.name for f in dataclasses.fields(config)} - {"family", "model", "rungs"}  # excludes class constants
         types |= {name: hint for name, hint in hints.items() if name in names}
     return types

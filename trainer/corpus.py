@@ -1,4 +1,4 @@
-"""A corpus: training and held-out tokens, memory-mapped from one cached copy that every trial on a machine shares."""
+"""A corpus: training and held-out tokens, memory-mapped from one cached copy that all trials on a machine share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.text.errors import CorpusError
 
-NUM_STRETCHES = 8  # of held-out text: enough to see most kinds of it, few enough to be long
+NUM_STRETCHES = 8  # of held-out text: enough to cover most kinds of it, few enough to be long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,21 +18,21 @@ class Corpus:
     train: np.ndarray  # 1-D, memory-mapped, read-only
     validation: np.ndarray
     vocab_size: int
-    token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None where tokens came without a tokenizer
+    token_bytes: np.ndarray | None  # UTF-8 bytes of each token, (V,); None if tokens came without a tokenizer
     digest: str  # of the text, the split and the tokenizer
     about: str
-    test: np.ndarray | None = None  # held out from the search too; None where the text names no such part
+    test: np.ndarray | None = None  # held out from the search too; None if the text has no such part
     marks: np.ndarray | None = None  # (M,), int64: where stretches of `validation` may start and end
     read: Mapping[str, Any] = field(default_factory=dict)  # what was read, and how it was split; see data.py
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Of the training text; None where tokens came without a tokenizer."""
+        """Of the training text; None if tokens came without a tokenizer."""
         num_bytes = self.read.get("train_bytes")
         return num_bytes / len(self.train) if num_bytes and self.token_bytes is not None else None
 
     def require(self, seq_len: int) -> None:
-        """Raises CorpusError where either part has no window of seq_len tokens and their next ones."""
+        """Raises CorpusError if either part has no window of seq_len tokens with their next ones."""
         for part, tokens in (("training", self.train), ("held-out", self.validation)):
             if len(tokens) < seq_len + 1:
                 raise CorpusError(
@@ -43,7 +43,7 @@ class Corpus:
     def training_batch(self, key: tuple[int, ...], rows: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets (rows, seq_len), int64: random windows, a pure function of the key (seed, step, part).
 
-        The first rows do not depend on how many are asked for.
+        The first rows do not depend on the number of rows.
         """
         starts = np.random.default_rng(key).integers(0, len(self.train) - seq_len, size=rows)
         windows = self.train[starts[:, None] + np.arange(seq_len + 1)]
@@ -51,9 +51,9 @@ class Corpus:
         return windows[:, :-1].astype(np.int64), windows[:, 1:].astype(np.int64)
 
     def held_out_stretches(self, num_tokens: int) -> list[np.ndarray]:
-        """Evenly spaced, never overlapping stretches of held-out text, in which num_tokens are to be predicted.
+        """Evenly spaced, non-overlapping stretches of held-out text, in which num_tokens are predicted in total.
 
-        Each has one token more than it predicts. Where there is less text than that, all of it, in one stretch.
+        Each has one token more than it predicts. If there is less text than that: all of it, in one stretch.
         """
         available = len(self.validation) - 1
         num_tokens = min(num_tokens, available)
@@ -67,10 +67,10 @@ class Corpus:
         return stretches
 
     def held_out_text(self, num_bytes: int) -> list[np.ndarray]:
-        """As `held_out_stretches`, of about that many bytes of text: the same bytes in every vocabulary.
+        """As `held_out_stretches`, with about that many bytes of text: the same bytes in every vocabulary.
 
-        Where the text has too few marks to choose from, all that lies between the first and the last. Raises
-        CorpusError where it has none.
+        If the text has too few marks to choose from: everything between the first and the last. Raises CorpusError if
+        there are none.
         """
         assert self.token_bytes is not None and self.marks is not None
         marks = self.marks[self.marks > 0]
@@ -89,7 +89,7 @@ class Corpus:
         return stretches
 
     def _check(self, tokens: np.ndarray) -> None:
-        """Raises CorpusError for tokens that the corpus did not have when it was opened: a model has none for them."""
+        """Raises CorpusError for tokens outside the vocabulary, which can appear only through later damage."""
         if len(tokens) and tokens.max() >= self.vocab_size:
             raise CorpusError(
                 f"{self.about}: token {tokens.max()} is outside vocab_size {self.vocab_size}: the tokens or their "

@@ -1,8 +1,8 @@
-"""From text to a corpus: found, split, tokenised and kept in the cache.
+"""From text to a corpus: found, split, tokenised and cached.
 
-Text is kept as bytes first, whatever the vocabulary, and a BPE is learned and its tokens are made from that. The cache
-is keyed by content. A second, smaller index leads from what the file system says about the sources (size, times) to
-that key, so that opening a known corpus reads no text.
+Text is cached as bytes first, for any vocabulary; a BPE is learned, and its tokens are made, from these. The cache is
+keyed by content. A second, smaller index maps what the file system says about the sources (size, times) to that key, so
+that opening a known corpus reads no text.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from trainer.text.errors import CorpusError
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
 from trainer.text.parts import marks_in_tokens, marks_of, write_parts
 from trainer.text.sources import LeftOut, Sources, find_sources
-from trainer.text.split import split_documents, told
+from trainer.text.split import split_documents, split_summary
 from trainer.text.tokens import collect_tokens, join, stretches_of
 from trainer.tokenizer import BpeTokenizer, OnProgress, train_bpe
 
 FORMAT = "tinysearch-corpus-2"  # part of every key: change it with anything that changes tokens
-UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again within the clock's grain, unseen
+UNSETTLED_NS = 2 * 10**9  # a file changed this recently may change again without a new time stamp
 
 
 def open_corpus(
@@ -55,11 +55,11 @@ def open_corpus(
     skip_bad: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Corpus:
-    """The corpus of these files and folders, or of Python's standard library where there are none.
+    """The corpus of these files and folders, or of Python's standard library if there are none.
 
-    Records are read by their field `text_key`; those without are refused, or left out with `skip_bad`. What takes long
-    is told to `on_progress` in a line now and then. Raises CorpusError for whatever the user can mend: a path, a file's
-    content, the cache folder.
+    Records are read by their field `text_key`; those without it are refused, or left out with `skip_bad`. `on_progress`
+    gets a line now and then about steps that take long. Raises CorpusError for mistakes that the user can fix: a path,
+    a file's content, the cache folder.
     """
     assert token_dtype in TOKEN_DTYPES, token_dtype
     sources = find_sources(os.fspath(path) for path in paths)
@@ -103,7 +103,7 @@ def corpus_for(config: TrainConfig, *, on_progress: OnProgress | None = None) ->
 
 
 def _left_out(sources: Sources, corpus: Corpus) -> dict[str, Any]:
-    """What is not among the text: of the folders as they are now, and of the files as they were read."""
+    """What was left out of the text: from the folders as they are now, and from the files when they were read."""
     both = LeftOut()
     both.update(sources.left_out)
     if "records_left_out" in corpus.read:
@@ -114,7 +114,7 @@ def _left_out(sources: Sources, corpus: Corpus) -> dict[str, Any]:
 def _prepare_text(
     sources: Sources, text_key: str, skip_bad: bool, cache: Path, scratch: Path, on_progress: OnProgress | None
 ) -> dict[str, Any]:
-    """Read and split the text, keep its parts as bytes, and return what `map_corpus` needs."""
+    """Read and split the text, store its parts as bytes, and return what `map_corpus` needs."""
     everything = scratch / "all.bytes"
     documents = collect(sources, everything, text_key=text_key, skip_bad=skip_bad, on_progress=on_progress)
     split = split_documents(documents)
@@ -126,7 +126,7 @@ def _prepare_text(
         del files[TEST]
     read = {
         "documents": len(documents.sizes),
-        "split": told(split, documents),
+        "split": split_summary(split, documents),
         "records_left_out": documents.left_out.to_dict(),
         **{f"{part}_bytes": sizes[part] for part in PARTS},
     }
@@ -144,7 +144,7 @@ def _prepare_text(
 
 
 def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgress | None) -> Corpus:
-    """The corpus of bytes in the tokens of a BPE of that size, which its training part teaches."""
+    """The corpus of bytes in the tokens of a BPE of that size, learned from its training part."""
     digest = _digest([FORMAT, vocab_size, text.digest])
     if (known := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache)) is not None:
         return known
@@ -184,7 +184,7 @@ def _in_tokens(text: Corpus, vocab_size: int, cache: Path, on_progress: OnProgre
 def _prepare_tokens(
     sources: Sources, vocab_size: int, dtype: np.dtype[Any], cache: Path, scratch: Path
 ) -> dict[str, Any]:
-    """Tokens need no copy: the parts are the user's own files, except where several have to become one."""
+    """Tokens need no copy: the parts are the user's own files, unless several have to become one."""
     documents = collect_tokens(sources, vocab_size, dtype)
     split = split_documents(documents)
     stretches = {
@@ -206,7 +206,7 @@ def _prepare_tokens(
         if part not in parts:
             raise CorpusError(f"{sources.about}: too few tokens to train on some and hold out others")
     counts = {part: parts[part]["last"] - parts[part]["first"] for part in parts}
-    read = {"documents": len(documents.sizes), "split": told(split, documents)}
+    read = {"documents": len(documents.sizes), "split": split_summary(split, documents)}
     read |= {f"{part}_bytes": counts.get(part, 0) * dtype.itemsize for part in PARTS}
     about = _counts(counts[TRAIN], counts[VALIDATION])
     return {"vocab_size": vocab_size, "digest": digest, "about": about, "read": read, "parts": parts}

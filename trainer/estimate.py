@@ -1,8 +1,9 @@
-"""Parameters, training FLOPs and peak GPU memory of a configuration in microseconds, before it trains, without torch.
+"""Estimates parameters, training FLOPs and peak GPU memory of a configuration in microseconds, without torch.
 
 Each family's formulas are in its folder (`cost.py`). Those of memory count what autograd keeps, tensor by tensor, and
-the temporaries of the step's widest moments; the tests hold them against every storage of a real step. They describe
-eager execution. A family without formulas is built without memory, on torch's meta device, to count its parameters.
+the temporaries of the step's widest moments; the tests compare them with every storage of a real step. They describe
+eager execution. If a family has no formulas, its model is built on torch's meta device, without memory, to count
+parameters.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from trainer.families.own import FamilyError, answering_for
 from trainer.families.registry import family_of
 from trainer.families.shared.memory import FP32
 
-# What a CUDA run reserves beyond its live bytes. The driver's own context (about 0.5 GB) is not PyTorch's to report.
+# What a CUDA run reserves beyond its live bytes. PyTorch does not report the driver's own context (about 0.5 GB).
 CUBLAS_WORKSPACE_BYTES = 32 * 2**20  # on Hopper; 8 MiB on older GPUs
-ALLOCATOR_SLACK = 0.10  # of the live bytes: blocks are kept in sizes that later tensors do not fill (5 to 15 % seen)
+ALLOCATOR_SLACK = 0.10  # of the live bytes: freed blocks have sizes that later tensors do not fill (5 to 15 % seen)
 
 BACKWARD_RATIO = 2  # a matrix product's gradient is two such products
 
@@ -34,9 +35,9 @@ class Estimate:
 
 
 def estimate(config: TrainConfig) -> Estimate:
-    """What this run will cost on a GPU; `num_params` is exact. Raises FamilyError for a model that cannot be built.
+    """What this run will cost on a GPU; `num_params` is exact. Raises FamilyError if the model cannot be built.
 
-    Without a family's formulas, FLOPs are those of a model that uses each parameter once for each token.
+    Without formulas, FLOPs are those of a model that uses each parameter once for each token.
     """
     family = family_of(config.family)
     with answering_for(family):
@@ -52,7 +53,7 @@ def estimate(config: TrainConfig) -> Estimate:
 
 
 def num_params(config: TrainConfig) -> int:
-    """Exact. Raises FamilyError for a model that has to be built to be counted, and cannot be."""
+    """Exact. Raises FamilyError if the model has to be built to be counted, and cannot be."""
     family = family_of(config.family)
     return built_params(family, config.model) if family.cost is None else family.cost.num_params(config.model)
 
@@ -68,8 +69,8 @@ def live_bytes(config: TrainConfig) -> int | None:
 
 @functools.lru_cache(maxsize=10_000)
 def built_params(family: Family, model: Any) -> int:
-    """The parameters of a model that is built to count them, without memory. Raises FamilyError where it cannot be."""
-    torch = importlib.import_module("torch")  # here only: whoever has formulas stays without it
+    """The parameters of a model, built without memory to count them. Raises FamilyError if it cannot be built."""
+    torch = importlib.import_module("torch")  # here only: families with formulas need no torch
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"), answering_for(family):
             built = family.build(model)

@@ -1,4 +1,4 @@
-"""Dataclasses from plain values: every value's type held against its field's annotation."""
+"""Dataclasses from plain values: every value is checked against the type of its field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.checks import ConfigError
 
 
 def from_values(cls: type, values: Mapping[str, Any]) -> Any:
-    """`cls(**values)`. Raises ConfigError, naming every value that is missing or not of its field's type."""
+    """`cls(**values)`. Raises ConfigError, naming every value that is missing or has the wrong type."""
     hints = field_types(cls)
     checked, faults = {}, []
     for name, value in values.items():
@@ -29,7 +29,7 @@ def from_values(cls: type, values: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def field_types(cls: type) -> dict[str, Any]:
-    """The types of a config's fields; cached, for `typing` compiles every annotation anew at each call."""
+    """The types of a config's fields; cached, because `typing` compiles annotations again at each call."""
     return typing.get_type_hints(cls)
 
 
@@ -41,7 +41,7 @@ def _required(cls: type) -> tuple[str, ...]:
 
 
 def _coerce(value: Any, hint: Any) -> Any:
-    """`value` as `hint`, where an int may stand for a float and a whole float for an int. Raises TypeError."""
+    """`value` as `hint`; an int may stand for a float, and a whole float for an int. Raises TypeError."""
     if type(value) is hint:
         return value
     origin = typing.get_origin(hint)

@@ -1,4 +1,4 @@
-"""The one training loop, for every family: to exact token counts, evaluated there, stopped and resumed to the bit."""
+"""The training loop of every family: it stops and evaluates at exact token counts, and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ CUDA_STEPS_PER_CHECK = 16  # reading a loss waits for the GPU
 
 
 class Diverged(Exception):
-    """Training failed for good: its loss is not finite, or its average has risen to twice the first step's loss.
+    """Training has failed: the loss is not finite, or its average has risen to twice the first step's loss.
 
-    The average is exponential, over about the last ten steps: a spike recovers, a loss that stays so far above
-    that of an untrained model does not.
+    The average is exponential, over about ten steps. A spike recovers; a loss that stays so far above that of an
+    untrained model does not.
     """
 
     def __init__(self, tokens: int, reason: str) -> None:
-        super().__init__(tokens, reason)  # both, so that it pickles
+        super().__init__(tokens, reason)  # both, so that it can be pickled
         self.tokens, self.reason = tokens, reason
 
     def __str__(self) -> str:
@@ -57,11 +57,11 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     corpus: Corpus | None = None,
 ) -> list[Measurement]:
-    """Train over config.rungs and return the measurement of each; stop early once `report` returns False.
+    """Train over config.rungs and return the measurement of each; stop early if `report` returns False.
 
-    With a checkpoint path the run is saved after every rung, before that rung is reported, and goes on from the
-    file where it exists. The last rung saved is then reported again, for its report may have been lost.
-    Raises Diverged, CorpusError, CheckpointError or ConfigError.
+    With a checkpoint path the run is saved after every rung, before that rung is reported, and resumes from the file if
+    it exists. The last rung saved is then reported again, because its report may have been lost. Raises Diverged,
+    CorpusError, CheckpointError or ConfigError.
     """
     run = TrainingRun(config, corpus)
     try:
@@ -72,7 +72,7 @@ def train(
         for rung in config.rungs:
             if rung > run.tokens:
                 measurement = run.advance(rung)
-                assert measurement is not None  # it was given the time it takes
+                assert measurement is not None  # there was no time limit
                 if checkpoint is not None:
                     run.save(checkpoint)
                 if report(measurement) is False:
@@ -83,7 +83,7 @@ def train(
 
 
 class TrainingRun:
-    """One model in training. Seeds torch when made, so that what its process did before leaves no trace."""
+    """One model in training. Seeds torch when created, so that earlier work of its process has no effect."""
 
     def __init__(self, config: TrainConfig, corpus: Corpus | None = None) -> None:
         self.config = config
@@ -98,7 +98,7 @@ class TrainingRun:
         assert corpus.vocab_size == config.model.vocab_size, (corpus.vocab_size, config.model.vocab_size)
         self.corpus = corpus
 
-        self._memory = MemoryPeak(self.device)  # before the model: its weights belong to the peak
+        self._memory = MemoryPeak(self.device)  # before the model, whose weights belong to the peak
         torch.manual_seed(config.seed)
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32
@@ -115,8 +115,8 @@ class TrainingRun:
     def advance(self, tokens: int, *, max_seconds: float = math.inf) -> Measurement | None:
         """Train until exactly `tokens` training tokens, then evaluate. Raises Diverged.
 
-        None where max_seconds of training ended first, so that a caller can save and report between rungs; called
-        again, the run goes on as if it had not paused.
+        Returns None if max_seconds of training ended first, so that a caller can save and report between rungs. Called
+        again, the run continues as if it had not paused.
         """
         self.train(tokens, max_seconds=max_seconds)
         return self.measure() if self.tokens == tokens else None
@@ -124,7 +124,7 @@ class TrainingRun:
     def train(self, tokens: int, *, max_seconds: float = math.inf) -> float:
         """As `advance`, without evaluating; returns the tokens per second of this stretch.
 
-        A stretch that ends between two rungs must end with a whole step, or the run is another one.
+        A stretch that ends between two rungs must end with a whole step; otherwise the run would differ.
         """
         assert tokens > self.tokens, (tokens, self.tokens)
         deadline = time.monotonic() + max_seconds
@@ -149,16 +149,16 @@ class TrainingRun:
 
     @property
     def is_warm(self) -> bool:
-        """Whether this process has trained the first steps, which the speed leaves out."""
+        """Whether this process has trained its first steps, which the speed excludes."""
         return self._stopwatch.is_warm
 
     @property
     def tokens_per_second(self) -> float:
-        """Training tokens over training time so far, warm-up left out; 0.0 before the first step."""
+        """Training tokens per second of training time so far, without the warm-up; 0.0 before the first step."""
         return self._stopwatch.tokens_per_second
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything that `restore` needs to go on to the bit."""
+        """Write everything that `restore` needs to resume bit for bit."""
         generators = [torch.get_rng_state()]
         if self.device.type == "cuda":
             generators.append(torch.cuda.get_rng_state(self.device))
@@ -178,7 +178,7 @@ class TrainingRun:
         save_checkpoint(path, contents)
 
     def restore(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint of the same run, whose rungs may have been extended. Raises CheckpointError."""
+        """Resume from a checkpoint of the same run, whose rungs may have been extended. Raises CheckpointError."""
         contents = load_checkpoint(path)
         try:
             self._take(path, contents)
@@ -191,7 +191,7 @@ class TrainingRun:
             ) from None
 
     def _take(self, path: str | os.PathLike[str], contents: dict[str, Any]) -> None:
-        """As `restore`; raises what torch and Python raise where contents are not what `save` writes."""
+        """As `restore`; raises torch's or Python's own error if the contents are not what `save` writes."""
         require_same(path, contents["identity"], identity(self.config, self.corpus.digest))
         self.tokens, self._step_index = _count(contents["tokens"]), _count(contents["step_index"])
         if self.tokens > self.config.budget_tokens:
@@ -213,14 +213,14 @@ class TrainingRun:
             torch.cuda.set_rng_state(contents["generators"][1], self.device)
 
     def _check_optimizer(self) -> None:
-        """Raises ValueError for a state whose tensors are not their parameters' shapes, which torch takes as it is."""
+        """Raises ValueError if the optimizer's state has other shapes than its parameters, which torch accepts."""
         for parameter, state in self.optimizer.state.items():
             shapes = {name: tuple(value.shape) for name, value in state.items()}
             if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
                 raise ValueError(f"the optimizer has {shapes} for a parameter of {tuple(parameter.shape)}")
 
     def close(self) -> None:
-        """Free the model's memory, on the GPU too; the run cannot go on after this."""
+        """Free the model's memory, on the GPU too; the run cannot continue after this."""
         del self.model, self.optimizer, self._average, self._loss_sum
         self._watch = _LossWatch(1)  # it may hold losses on the device
         gc.collect()
@@ -230,8 +230,8 @@ class TrainingRun:
     def train_step(self, num_tokens: int) -> Tensor:
         """One optimizer step on num_tokens tokens; returns their mean loss, on the device.
 
-        A step cut short by a rung moves the weights by its share: a full step on few tokens would add noise just
-        where trials are compared.
+        A step cut short by a rung moves the weights by its share: a full step on few tokens would add noise just when
+        trials are compared.
         """
         config = self.config
         share = num_tokens / config.tokens_per_step
@@ -245,7 +245,7 @@ class TrainingRun:
                 break
             inputs, targets = self._training_batch(micro, left)
             is_whole = targets.numel() <= left
-            # Compiled code is made for one shape: a cut batch runs without it.
+            # Code is compiled for one shape: a cut batch runs without it.
             loss_sum = self._loss_sum if is_whole and len(inputs) == config.batch_size else self._eager_loss_sum
             part = loss_sum(inputs, targets) / num_tokens
             self._scaler.scale(part).backward()
@@ -263,7 +263,7 @@ class TrainingRun:
         return loss
 
     def _training_batch(self, micro: int, left: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (rows, seq_len): at most batch_size rows, and no more than hold `left` tokens."""
+        """Inputs and targets (rows, seq_len): at most batch_size rows, and no more than contain `left` tokens."""
         config = self.config
         rows = min(config.batch_size, -(-left // config.seq_len))
         key = (config.seed, self._step_index, micro)
@@ -279,7 +279,7 @@ class TrainingRun:
         return tensor.to(self.device)
 
     def _eager_loss_sum(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """What a step minimises: the summed cross-entropy in nats of the targets that count, and the family's own."""
+        """What a step minimises: the summed cross-entropy in nats of targets that count, plus the family's own loss."""
         with self._autocast():
             cross_entropy, addition, _ = loss_sums(self.model, inputs, targets, is_fused=self.config.fused_loss)
             return cross_entropy + addition
@@ -309,8 +309,8 @@ class TrainingRun:
         )
 
     def _evaluate(self) -> tuple[float, float | None, dict[str, float]]:
-        """Loss in nats per token on held-out text, bits per byte where the tokens' bytes are known, and the shares
-        of the tokens that the family counts; of the averaged weights, if there are any.
+        """The loss in nats per token on held-out text, bits per byte if the tokens' bytes are known, and the shares of
+        the tokens that the family counts; with the averaged weights, if there are any.
         """
         if self._held_out is None:
             self._held_out = _HeldOut(self.corpus, self.config)
@@ -342,14 +342,14 @@ class _HeldOut:
             self.stretches = corpus.held_out_stretches(config.eval_tokens)
         else:
             self.stretches = corpus.held_out_text(config.eval_bytes)
-        self.seq_len, self.rows = config.seq_len, config.batch_size  # a training batch's memory, at most
+        self.seq_len, self.rows = config.seq_len, config.batch_size  # at most the memory of a training batch
         self.num_tokens = sum(len(stretch) - 1 for stretch in self.stretches)
         self.num_bytes = None
         if corpus.token_bytes is not None:
             self.num_bytes = int(sum(corpus.token_bytes[stretch[1:]].sum() for stretch in self.stretches))
 
     def batches(self) -> Any:
-        """Inputs and targets (rows, seq_len); a stretch's last window is padded, its padding ignored."""
+        """Inputs and targets (rows, seq_len); a stretch's last window is padded, and the padding ignored."""
         windows = [(stretch, start) for stretch in self.stretches for start in range(0, len(stretch) - 1, self.seq_len)]
         for first in range(0, len(windows), self.rows):
             batch = windows[first : first + self.rows]
@@ -379,7 +379,7 @@ class _LossWatch:
     def check(self) -> None:
         if not self._pending:
             return
-        losses = torch.stack([loss for loss, _ in self._pending]).tolist()  # one wait for the GPU, not one a step
+        losses = torch.stack([loss for loss, _ in self._pending]).tolist()  # one wait for the GPU, not one per step
         pending, self._pending = self._pending, []
         for loss, (_, tokens) in zip(losses, pending, strict=True):
             if not math.isfinite(loss):
@@ -400,7 +400,7 @@ class _LossWatch:
 
 def _count(number: Any) -> int:
     if type(number) is not int or number < 0:
-        raise ValueError(f"{number!r:.60} is no count")
+        raise ValueError(f"{number!r:.60} is not a count")
     return number
 
 
@@ -410,7 +410,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device {name!r} is none that torch knows; use auto, cpu or cuda") from None
+        raise ConfigError(f"device {name!r} is unknown to torch; use auto, cpu or cuda") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not here: torch sees {torch.cuda.device_count()} GPUs; use auto or cpu")
     return device

@@ -1,8 +1,8 @@
 """What training minimises: the cross-entropy of a model's logits, all at once or fused with the head.
 
-Fused, the logits of a part of the positions are made, turned into the gradients of the head's input and weights, and
-forgotten: no position's logits outlive its part, and backward only scales what forward has left. That takes the same
-matrix products as the plain loss. After Liger Kernel (Hsu et al. 2024, arXiv 2410.10989, section 3.2), in plain torch.
+Fused, the logits of one part of the positions are computed, turned into the gradients of the head's input and weights,
+and freed. So no part's logits are kept, and backward only scales what forward has computed. That takes the same matrix
+products as the plain loss. After Liger Kernel (Hsu et al. 2024, arXiv 2410.10989, section 3.2), in plain torch.
 
 N positions, D width, V vocabulary.
 """
@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100  # cross_entropy's own mark for a target that does not count
-CHUNK_LOGITS = 2**22  # numbers made at a time
+IGNORED = -100  # cross_entropy's own value for a target that does not count
+CHUNK_LOGITS = 2**22  # numbers computed at a time
 
 
 def loss_sums(
     model: nn.Module, inputs: Tensor, targets: Tensor, *, is_fused: bool
 ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-    """The cross-entropy in nats, what else the family learns by, and what it counts: sums over targets that count.
+    """The cross-entropy in nats, the family's own loss, and what it counts: sums over targets that count.
 
-    A model that does not tell its head (see Family) has no fused loss.
+    A model without a separate head (see Family) has no fused loss.
     """
-    family: Any = model  # with the methods that Family lists; of a plain module every attribute is a tensor
+    family: Any = model  # with the methods that Family lists; mypy takes every attribute of a module for a tensor
     if not hasattr(family, "head_parameters"):
         return cross_entropy(model(inputs), targets), 0.0, {}
     if hasattr(family, "hidden_aside"):
@@ -38,7 +38,7 @@ def loss_sums(
         weight, bias = family.head_parameters()
         return fused_cross_entropy(hidden, weight, bias, targets)[0], addition, counts
     logits = family.logits(hidden)
-    del hidden  # as wide as a small vocabulary's logits
+    del hidden  # as large as a small vocabulary's logits
     return cross_entropy(logits, targets), addition, counts
 
 
@@ -62,7 +62,7 @@ def fused_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, tar
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type of the matrix products' operands: autocast's, where it is on."""
+    """The type of the matrix products' operands: autocast's, if it is on."""
     is_on = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if is_on else dtype
 
@@ -90,7 +90,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
             part = slice(first, first + rows)
             h, target = hidden[part].to(dtype), targets[part, None]
             counted, target = target >= 0, target.clamp_min(0)
-            x = F.linear(h, low_weight, low_bias).to(full)  # (n, V): logits, and in turn all that is made of them
+            x = F.linear(h, low_weight, low_bias).to(full)  # (n, V): logits, overwritten by what is computed from them
             own, top = x.gather(1, target), x.amax(1, keepdim=True)
             x.sub_(top).exp_()
             sums = x.sum(1, keepdim=True)
@@ -108,7 +108,7 @@ class _FusedCrossEntropy(torch.autograd.Function):
                     d_weight.addmm_(x.mT, h)
                 else:
                     d_weight += x.mT @ h
-            del x  # before the next part's logits are made
+            del x  # before the next part's logits are computed
         if needs_gradients:
             ctx.save_for_backward(d_hidden, d_weight, d_bias)
             ctx.hidden_dtype = hidden.dtype
@@ -123,5 +123,5 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
 
 def chunk_rows(vocab_size: int) -> int:
-    """How many positions' logits are made at a time."""
+    """How many positions' logits are computed at a time."""
     return max(1, CHUNK_LOGITS // vocab_size)

@@ -1,4 +1,4 @@
-"""What a run reports at a rung, and the clock behind its speed; `memory.py` measures the rest."""
+"""What a run reports at a rung, and the clock for its speed; `memory.py` measures memory."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 import torch
 
-WARMUP_STEPS = 3  # of each process, left out of the speed: they allocate, choose kernels and compile
+WARMUP_STEPS = 3  # of each process, excluded from the speed: they allocate, choose kernels and compile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A run at a rung. loss: nats per held-out token; tokens_per_second: of training alone."""
+    """A run at a rung. loss: nats per held-out token; tokens_per_second: of training only."""
 
     tokens: int
     loss: float
-    bits_per_byte: float | None  # None where the tokens came without a tokenizer
+    bits_per_byte: float | None  # None if the tokens came without a tokenizer
     tokens_per_second: float
-    peak_vram_bytes: int | None  # None where there is no GPU, and the family has no formula to estimate it
+    peak_vram_bytes: int | None  # None if there is no GPU and the family has no formula to estimate it
     num_params: int
     train_seconds: float
-    peak_rss_bytes: int | None  # None where the system does not tell, and on CUDA
+    peak_rss_bytes: int | None  # None on CUDA, and if the system does not report it
     estimated: bool  # peak_vram_bytes was computed for a GPU that is not here
-    exclusive: bool  # nobody else used the device; the trainer cannot know, so whoever shares it says so
+    exclusive: bool  # no other trial used the device; the trainer cannot know, so its caller sets it
     shares: Mapping[str, float] = field(default_factory=dict)  # of held-out tokens: what the family counts, by name
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Measurement:
             raise ValueError(f"the family reports {taken[0]}, which every run does; give it another name")
 
     def to_dict(self) -> dict[str, Any]:
-        """All values by name, those of `shares` beside the others."""
+        """All values by name, with those of `shares` beside the others."""
         values = dataclasses.asdict(self)
         return values | values.pop("shares")
 
@@ -49,7 +49,7 @@ class Measurement:
 class Stopwatch:
     """Training time of one run, and its speed once warm.
 
-    The two differ: `seconds` has every training step, the speed only those after the first WARMUP_STEPS.
+    `seconds` includes every training step, the speed only those after the first WARMUP_STEPS.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Stopwatch:
         return self.speed_since({})
 
     def speed_since(self, before: Mapping[str, float]) -> float:
-        """Tokens per second since `state` was `before`; of warm steps where there were any, 0.0 without a step."""
+        """Tokens per second since `state` was `before`; of warm steps if there were any; 0.0 without a step."""
         now = self.state()
         tokens, seconds, warm_tokens, warm_seconds = (
             now[name] - before.get(name, 0) for name in ("all_tokens", "seconds", "warm_tokens", "warm_seconds")
@@ -111,5 +111,5 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # kernels are queued: without it the clock would stop before them
+            torch.cuda.synchronize(self.device)  # kernels are queued: otherwise the clock would stop before they ran
         return time.perf_counter()

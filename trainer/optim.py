@@ -1,4 +1,4 @@
-"""AdamW and its learning rate: the same for every family, so that a comparison of families compares models."""
+"""AdamW and its learning rate, the same for every family, so that comparing families compares models."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class AdamW(torch.optim.AdamW):
 def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """AdamW over every parameter; only matrices decay.
 
-    Biases, norms and other vectors are left out of the decay, and so are embeddings: a rare token's row would
-    shrink at every step while it learns at few. A module names in `undecayed` what of its own has the shape of a
-    matrix and is none.
+    Biases, norms and other vectors do not decay, and neither do embeddings: a rare token's row would shrink at every
+    step although it learns at few. A module lists in `undecayed` its parameters that have a matrix's shape but are not
+    one.
     """
     undecayed = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     undecayed |= {id(getattr(module, n)) for module in model.modules() for n in getattr(module, "undecayed", ())}
@@ -49,7 +49,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
 
 
 def lr_factor(config: TrainConfig, tokens: int) -> float:
-    """The share of `learning_rate` to use when `tokens` of the budget are trained: warm-up, then the schedule."""
+    """The share of `learning_rate` after `tokens` of the budget: warm-up, then the schedule."""
     progress = min(tokens / config.budget_tokens, 1.0)
     if progress < config.warmup_ratio:
         return progress / config.warmup_ratio

@@ -1,9 +1,9 @@
-"""A text of any length cut into short pieces, so that learning and encoding tokens need a bounded memory and time.
+"""Cuts a text of any length into short pieces, so that learning and encoding tokens need bounded memory and time.
 
-A piece ends where GPT-2's pattern ends a word whatever comes next: before white space, or after a letter or digit that
-none follows. So the tokens of the pieces, one after the other, are those of the whole text. The one exception is a run
-of more than MAX_WORD letters, digits, white space or other characters: it is cut after each MAX_WORD characters, since
-the time that a word takes can grow with the square of its length. What is a letter is as Python's Unicode tables say.
+A piece ends where GPT-2's pattern ends a word whatever follows: before white space, or after a letter or digit that is
+not followed by another one. So the tokens of the pieces together are those of the whole text. The one exception is a
+run of more than MAX_WORD letters, digits, white space or other characters: it is cut after each MAX_WORD characters,
+because the time for a word can grow with the square of its length. Python's Unicode tables decide what a letter is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PIECE = 4096  # characters at most
-MAX_WORD = 256  # characters; divides PIECE, so that a run of many pieces is cut evenly
+MAX_WORD = 256  # characters; divides PIECE, so that a long run is cut evenly
 CHUNK_BYTES = 2**16
 
 _WHITE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
@@ -26,7 +26,7 @@ WORD = re.compile("|".join(f" ?{kind}+" for kind in _KINDS))  # nearly what the 
 
 
 def read_characters(path: Path, first: int = 0, last: int | None = None, errors: str = "strict") -> Iterator[str]:
-    """The text of these bytes of a file, a chunk at a time. Raises UnicodeDecodeError unless told to ignore errors."""
+    """The text of these bytes of a file, a chunk at a time. Raises UnicodeDecodeError unless errors are ignored."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
     with open(path, "rb") as file:
         file.seek(first)
@@ -36,7 +36,7 @@ def read_characters(path: Path, first: int = 0, last: int | None = None, errors:
 
 
 def pieces(chunks: Iterable[str]) -> Iterator[str]:
-    """The text's pieces; they depend on the text alone, not on how it comes in chunks."""
+    """The text's pieces; they depend only on the text, not on its chunks."""
     rest = ""
     for chunk in chunks:
         rest, start = rest + chunk, 0
@@ -61,7 +61,7 @@ def _cut_long_words(piece: str) -> Iterator[str]:
 
 
 def _may_have_long_word(piece: str) -> bool:
-    """Whether one of the piece's aligned halves of a MAX_WORD is of one kind, as one in each long word is: fast."""
+    """Whether an aligned half of a MAX_WORD in the piece is of one kind, as in every long word; a fast check."""
     half = MAX_WORD // 2
     return any(
         (run := _WITHIN_ONE.match(piece, start)) is not None and run.end() >= start + half

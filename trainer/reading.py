@@ -1,4 +1,4 @@
-"""What was read of a text and what was left out of it, in sentences."""
+"""Sentences about what was read of a text and what was left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.text.sources import LeftOut
 
 
 def reading_lines(corpus: Corpus) -> list[str]:
-    """How much text was found, how it was split, and what was left out by kind."""
+    """How much text was found, how it was split, and what was left out, by kind."""
     read = corpus.read
     if "files" not in read:  # a corpus that was copied from another machine
         return [corpus.about]
@@ -32,7 +32,7 @@ def reading_lines(corpus: Corpus) -> list[str]:
 
 
 def tokens_line(corpus: Corpus) -> str:
-    """How many tokens there are, and how much text each of them holds if that is known."""
+    """How many tokens there are, and how much text each one holds, if that is known."""
     tokens = f"{len(corpus.train):,} tokens to train on, {len(corpus.validation):,} held out"
     if corpus.bytes_per_token is None:
         return tokens

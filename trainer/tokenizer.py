@@ -1,6 +1,6 @@
-"""Text to tokens: bytes at a vocabulary of 256, else a byte-level BPE with the GPT-2 pattern, which llama.cpp reads.
+"""Text to tokens: bytes for a vocabulary of 256, else a byte-level BPE with the GPT-2 pattern, which llama.cpp reads.
 
-Learning and encoding take bounded memory, whatever the text's length and the number of cores: see trainer/pieces.py.
+Learning and encoding take bounded memory, for any length of text and number of cores: see trainer/pieces.py.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from trainer.pieces import WORD, pieces, read_characters
 MAX_TRAINING_BYTES = 16 * 2**20
 NUM_TRAINING_STRETCHES = 64
 MIN_STRETCH_BYTES = 2**16
-LONG_BYTES = 2**21  # to learn from: seconds
+LONG_BYTES = 2**21  # of a text that is long to learn from: seconds
 # Training holds each different word once, at about 100 bytes of memory a byte.
 MAX_DIFFERENT_BYTES = 3 * 2**19
 BATCH = 2**18  # characters encoded at once, at 100 to 200 bytes of memory each
-PROGRESS_SECONDS = 5.0  # between two lines, and before the first
+PROGRESS_SECONDS = 5.0  # between two lines of progress, and before the first
 
 OnProgress = Callable[[str], None]
 
 
 class ByteTokenizer:
-    """A token is a byte."""
+    """Each token is a byte."""
 
     vocab_size = BYTE_VOCAB_SIZE
     token_bytes = np.ones(BYTE_VOCAB_SIZE, dtype=np.int32)
@@ -63,7 +63,7 @@ class BpeTokenizer:
         return np.concatenate([np.empty(0, self.dtype), *self._encoded([text.decode("utf-8")])])
 
     def encode_file(self, source: Path, target: Path, on_progress: OnProgress | None = None) -> np.dtype[Any]:
-        """Write the tokens of a file of UTF-8 text into another; returns their dtype."""
+        """Write the tokens of a file of UTF-8 text to another file; returns their dtype."""
         size, done, said = source.stat().st_size, 0, time.monotonic()
         with open(target, "wb") as file:
             for tokens in self._encoded(read_characters(source)):
@@ -75,13 +75,13 @@ class BpeTokenizer:
         return self.dtype
 
     def decode(self, tokens: Iterable[int]) -> bytes:
-        """The bytes that the tokens stand for, which need not end where a character does."""
+        """The bytes of these tokens; the last character may be incomplete."""
         to_byte = _byte_of_character()
         words = (self._tokenizer.id_to_token(int(token)) or "" for token in tokens)
         return bytes(to_byte[character] for word in words for character in word)
 
     def _encoded(self, chunks: Iterable[str]) -> Iterator[np.ndarray]:
-        """The text's tokens, a batch at a time: the batch bounds the memory, however many cores encode it."""
+        """The text's tokens, a batch at a time: the batch bounds the memory, for any number of cores."""
         batch: list[str] = []
         num_characters = 0
         for piece in pieces(chunks):
@@ -99,7 +99,7 @@ class BpeTokenizer:
 
 
 def train_bpe(source: Path, vocab_size: int, path: Path, on_progress: OnProgress | None = None) -> None:
-    """Write to `path` the tokenizer that a file of UTF-8 text teaches; the same text, the same tokenizer."""
+    """Learn a tokenizer from a file of UTF-8 text and write it to `path`; the same text gives the same tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -118,7 +118,7 @@ def train_bpe(source: Path, vocab_size: int, path: Path, on_progress: OnProgress
 
 
 def _training_texts(source: Path) -> Iterator[str]:
-    """Pieces of evenly spaced stretches of the text, in turn, until MAX_DIFFERENT_BYTES of different words are in."""
+    """Pieces of evenly spaced stretches of the text, in turn, until they hold MAX_DIFFERENT_BYTES of distinct words."""
     size = source.stat().st_size
     count = min(max(1, size // MIN_STRETCH_BYTES), NUM_TRAINING_STRETCHES)
     length = min(size, MAX_TRAINING_BYTES) // count
@@ -142,7 +142,7 @@ def _mib(num_bytes: int) -> str:
 
 
 def _byte_of_character() -> dict[str, int]:
-    """The byte behind each character of GPT-2's alphabet: printable Latin-1 stands for itself, the rest follow 255."""
+    """The byte for each character of GPT-2's alphabet: printable Latin-1 is itself, the rest follow 255."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

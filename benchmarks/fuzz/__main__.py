@@ -2,9 +2,9 @@
 
     python -m benchmarks.fuzz [--spaces 20000] [--files 2000] [--seed 0] [--json]
 
-Spaces are loaded, narrowed and assessed as `tinysearch validate` does; studies are shown and gone on with, checkpoints
-gone on from, corpora and their caches read. Exit code 1 where anything was neither loaded nor refused. Each
-file is a function of the seed and its number, which a finding names: `--only 17` runs that one alone.
+Spaces are loaded, narrowed and assessed as `tinysearch validate` does; studies are shown and resumed, runs resume from
+checkpoints, corpora and their caches are read. The exit code is 1 if anything was neither loaded nor refused. Each
+file is a function of the seed and its number, which a finding names: `--only 17` runs only that one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--spaces", type=int, default=20_000, help="how many space files")
     parser.add_argument("--files", type=int, default=2_000, help="how many studies, checkpoints and corpora")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="one case of each kind that is not told 0")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="only this case of each kind whose number is not 0")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

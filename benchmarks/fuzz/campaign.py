@@ -1,7 +1,7 @@
 """Many cases one after another in a process of their own: what each came to, how long it took, how much memory.
 
-The process has a limit on its address space, and one that says nothing for MAX_SECONDS is ended: a case that hangs, or
-takes its process with it, is a finding as any other, and the next process goes on after it.
+The process has a limit on its address space, and one that is silent for MAX_SECONDS is ended. A case that hangs, or
+ends its process, is a finding like any other, and the next process continues after it.
 """
 
 from __future__ import annotations

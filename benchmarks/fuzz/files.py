@@ -119,7 +119,7 @@ def _spoil(tree: Any, rng: random.Random) -> None:
 
 
 def _checkpoint(originals: Path, scratch: Path, rng: random.Random) -> Opening:
-    """A run that goes on from a checkpoint whose bytes or whose contents were changed; some with a matching hash."""
+    """A run that resumes from a checkpoint whose bytes or contents were changed; some with a matching hash."""
     content = (originals / "run.pt").read_bytes()
     match rng.randrange(3):
         case 0:
@@ -134,10 +134,10 @@ def _checkpoint(originals: Path, scratch: Path, rng: random.Random) -> Opening:
             torch.save(contents, buffer)
             content = _with_hash(buffer.getvalue())
     (scratch / "run.pt").write_bytes(content)
-    return partial(_go_on, _run(originals), scratch / "run.pt")
+    return partial(_resume, _run(originals), scratch / "run.pt")
 
 
-def _go_on(run: TrainingRun, checkpoint: Path) -> None:
+def _resume(run: TrainingRun, checkpoint: Path) -> None:
     try:
         run.restore(checkpoint)
         if run.tokens < run.config.budget_tokens:

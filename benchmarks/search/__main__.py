@@ -7,8 +7,8 @@ FOLDER holds tables of real training runs (table.py says which format). Workers 
 all of them have consumed, in units of a full training. At 5, 10, 20 and 50 units each policy hands over a configuration
 and is scored by its equivalent random search: 3 is as good as random search with three times the budget, below 1 is
 worse than random. The best trial that had finished is scored beside it, since most policies hand over unfinished ones.
-A trial trains the nearest configuration of the table that is left, and every policy is told which one it was, as it
-would know in a real search. Figures are geometric means over families of tables with bootstrap intervals over families,
+A trial trains the nearest configuration of the table that is left, and every policy learns which one it was, as in a
+real search. Figures are geometric means over families of tables with bootstrap intervals over families,
 tables and seeds. Time to think is reported and not charged.
 """
 

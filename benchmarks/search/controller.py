@@ -1,11 +1,11 @@
 """tinysearch's own controller over a table: `search.study.study.Study` as a search runs it; nothing is trained.
 
 A table's rung is a token to the controller, so its rungs are 1, eta, eta squared and so on to R. A configuration whose
-own full budget is shorter than R is told as finished, at R: the end of its training is what it is compared by. What it
+own full budget is shorter than R is reported as finished, at R: it is compared by the end of its training. What it
 showed before, at rungs that were not the same part of its training as of others', is then forgotten.
 
 The configuration that a trial was really given replaces the proposed one in the study's record and in its Optuna trial,
-as every policy is told: whichever of them the search controller learns from, it learns what was trained.
+as for every policy: whichever of them the search controller learns from, it learns what was trained.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ TINYSEARCH = "tinysearch"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A policy's class, how many times the budget it may spend, and what a guide tells it."""
+    """A policy's class, how many times the budget it may spend, and what a guide gives it."""
 
     place: str  # module:class
     handicap: float = 1.0

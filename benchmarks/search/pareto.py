@@ -4,14 +4,14 @@
                                               [--tables GLOB] [--processes N]
 
 The metrics are the loss and the logarithm of what a full training costs: its CPU seconds where the table has them, else
-its cost on the table's clock, of which a policy is told at a rung what the whole would be at the pace so far. A table
+its cost on the table's clock. At a rung a policy gets the total that follows from the pace so far. A table
 holds every configuration, so the front is known. A policy is scored by the hypervolume of what it has trained in full,
 as a share of the front's, at 5, 10, 20 and 50 units. The part of the front below the median loss spans the box, and the
 reference point lies a tenth of its sides beyond. Tables where that part has fewer than three configurations are left
 out: there is little to choose there.
 
 Everything else is as in `python -m benchmarks.search`: the clock, the workers, the configurations that are left, and
-that a policy is told which configuration it was given. Figures are means over seeds and geometric means over families
+that a policy learns which configuration it was given. Figures are means over seeds and geometric means over families
 of tables, with bootstrap intervals over families, tables and seeds.
 """
 

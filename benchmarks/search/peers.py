@@ -66,10 +66,10 @@ class RandomAsha(RandomSearch):
         if math.isnan(value):
             return False
         values = self._values[rung]
-        goes_on = not values or value <= quantile(values, 1 / self._eta)
+        continues = not values or value <= quantile(values, 1 / self._eta)
         insort(values, value)
         self._deepest = min(self._deepest, (-rung, value, key))
-        return goes_on
+        return continues
 
     def finished(self, key: int, rung: int, value: float) -> None:
         if not math.isnan(value):

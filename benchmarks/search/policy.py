@@ -1,4 +1,4 @@
-"""What a search strategy is to a simulation: it proposes, is told values, and says what it would hand over now."""
+"""The interface of a search strategy in a simulation: it proposes, gets values, and says what it would hand over."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: a new one at a point of the unit cube, or with no point one that goes on from where it is."""
+    """A trial to run: a new one at a point of the unit cube, or, without a point, one that resumes where it is."""
 
     key: int
     point: np.ndarray | None = None
@@ -47,7 +47,7 @@ class Policy(Protocol):
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Where a trial reports on its way, counted from 1; its end is told by `finished`, wherever it is."""
+        """The rungs at which a trial reports, counted from 1; its end is reported by `finished`, wherever it is."""
 
     def propose(self) -> Proposal | None:
         """What a free worker does next; None: nothing for now (it is asked again when something has happened)."""
@@ -56,7 +56,7 @@ class Policy(Protocol):
         """Follows on each new trial's proposal: the trial trains the configuration at `point`, a recorded one."""
 
     def report(self, key: int, rung: int, value: float) -> bool:
-        """A value at a rung, NaN where it diverged. Whether the trial goes on; if not, `propose` may resume it."""
+        """A value at a rung, NaN if it diverged. Whether the trial continues; if not, `propose` may resume it."""
 
     def finished(self, key: int, rung: int, value: float) -> None:
         """The trial has trained its own full budget, `rung` rungs, and has ended with this value (maybe NaN)."""

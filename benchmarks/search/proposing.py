@@ -1,7 +1,7 @@
 """How long the search controller thinks about a proposal when its study holds many trials.
 
 The study is filled through the controller's own interface: the trials it is to hold are presets of the space, which it
-hands out first and without thinking. Then every proposal is timed while others are under way, and one of these is
+hands out first and without thinking. Then every proposal is timed while others are running, and one of these is
 trained, so that the next proposal has something new to learn from.
 """
 

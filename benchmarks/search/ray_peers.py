@@ -1,10 +1,10 @@
 """Ray's OptunaSearch and ASHAScheduler: the real objects, called as Tune's controller calls them, without a cluster.
 
 What Tune does and this repeats: one trial is proposed ahead; every result goes to the scheduler, and to the searcher
-unless the scheduler stops the trial; a trial that ends, stopped or not, is told to both with its last result, so the
-searcher takes a stopped trial's last value for a final one.
+unless the scheduler stops the trial; a trial that ends, stopped or not, is reported to both with its last result, so
+the searcher takes a stopped trial's last value for a final one.
 
-A trial trains a recorded configuration and not the proposed one, which the searcher is told by its Optuna trial: there
+A trial trains a recorded configuration and not the proposed one. The searcher learns that from its Optuna trial, where
 it keeps what it has suggested. The trial ahead is proposed after that.
 """
 
@@ -28,7 +28,7 @@ DOCS_ETA = 4  # ASHAScheduler's default
 
 
 class RayOptunaAsha:
-    """`OptunaSearch()` with `ASHAScheduler(grace_period=1)`; a trial that diverged goes on, as it does there.
+    """`OptunaSearch()` with `ASHAScheduler(grace_period=1)`; a trial that diverged continues, as it does there.
 
     Trials report at every rung. Hands over `get_best_result`: the trial whose last reported value is best, whether
     it has finished or not.

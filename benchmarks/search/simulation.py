@@ -2,10 +2,10 @@
 
 A worker spends one unit of cost in one unit of simulated time, whatever it trains, so the workers progress together
 and the cost counted is the sum over all of them. Cost is counted while it is consumed: a hand-over stands at the cost
-that all workers together had consumed at that moment, trials under way included.
+that all workers together had consumed at that moment, running trials included.
 
-A proposal becomes the nearest configuration that the run has not trained yet, and the policy, whichever it is, is told
-that one's place before anything else happens: the values that follow are of what was trained, which in a high
+A proposal becomes the nearest configuration that the run has not trained yet, and every policy gets that one's point
+before anything else happens: the values that follow are of what was trained, which in a high
 dimension, or late in a run, lies far from what was proposed, and a real search never confuses the two.
 """
 
@@ -36,7 +36,7 @@ class Run:
     rows: dict[int, int] = field(default_factory=dict)  # key of a trial -> its row
     spent: dict[int, float] = field(default_factory=dict)  # row -> cost
     finished: list[tuple[float, int]] = field(default_factory=list)  # cost at which, and row, in order
-    unfinished: list[int] = field(default_factory=list)  # rows stopped or paused, and not under way at the end
+    unfinished: list[int] = field(default_factory=list)  # rows stopped or paused, and not running at the end
     total: float = 0.0
     num_proposals: int = 0
     thinking_seconds: float = 0.0  # real time that the policy took, reports included
@@ -68,9 +68,9 @@ def simulate(
     seed: int = 0,
     measured: Callable[[int, int], Any] | None = None,
 ) -> Run:
-    """Run until `budget` units are consumed, or until nothing is under way and the policy proposes nothing.
+    """Run until `budget` units are consumed, or until nothing is running and the policy proposes nothing.
 
-    `measured` gives what a policy is told of a row at a rung (from 1), where that is not the table's value.
+    `measured` gives the value that a policy gets for a row at a rung (from 1), if it is not the table's value.
     """
     return _Simulation(table, policy, num_workers, seed, measured).run(budget)
 
@@ -125,7 +125,7 @@ class _Simulation:
                 run.finished.append((consumed, trial.row))
                 self.num_idle += 1
             elif policy.report(trial.key, rung, value):
-                self._go_on(trial)
+                self._train_on(trial)
             else:
                 unfinished.add(trial.key)
                 self.num_idle += 1
@@ -154,9 +154,9 @@ class _Simulation:
             self.policy.given(trial.key, self.points[trial.row].copy())
             self.run_.thinking_seconds += perf_counter() - started
         self.num_idle -= 1
-        self._go_on(trial)
+        self._train_on(trial)
 
-    def _go_on(self, trial: _Trial) -> None:
+    def _train_on(self, trial: _Trial) -> None:
         row, done = trial.row, trial.num_done
         trial.target = target = min(self.stops[done], self.lengths[row])
         cost = float(self.costs[row, target - 1])
@@ -167,7 +167,7 @@ class _Simulation:
         heappush(self.events, (self.now + cost, self.num_events, trial))
 
     def _close(self, budget: float, handed_key: int | None, unfinished: set[int]) -> None:
-        """Count what the trials under way have consumed when the budget ends."""
+        """Count what the running trials have consumed when the budget ends."""
         run, left = self.run_, 0.0
         if self.events:
             left = (budget - run.total) / len(self.events)

@@ -53,7 +53,7 @@ class Player(Protocol):
 
     def propose(self) -> Proposal | None: ...
     def report(self, key: int, rung: int, loss: float, memory: float) -> bool:
-        """A trial has reached a rung; whether it goes on. Beyond a limit it does not, whatever the answer."""
+        """A trial has reached a rung; returns whether it continues. Beyond a limit it does not, whatever the answer."""
 
     def lost(self, key: int, rungs_done: float, outcome: str) -> None:
         """A trial has diverged or was out of memory after so many rungs of training."""
@@ -149,7 +149,7 @@ def simulate(land: Landscape, player: Player, *, num_workers: int, seed: int) ->
     events: list[tuple[float, int, int]] = []  # time, trial, rung that it reaches; 0: it is lost before
     noise = np.random.default_rng([seed, 3]).normal(0, NOISE, 100_000)
 
-    def go_on(key: int) -> None:
+    def train_on(key: int) -> None:
         rung = next(r for r in player.rungs if r > done[key])
         cost, target = (rung - done[key]) / NUM_RUNGS, rung
         end = float(curves[key].end[0])
@@ -166,7 +166,7 @@ def simulate(land: Landscape, player: Player, *, num_workers: int, seed: int) ->
                 run.is_wasted.append(False)
                 curves[key], done[key] = land.curves(proposal.point[None]), 0
             idle -= 1
-            go_on(key)
+            train_on(key)
         if not events:
             return run
         time, key, rung = heappop(events)
@@ -178,13 +178,13 @@ def simulate(land: Landscape, player: Player, *, num_workers: int, seed: int) ->
             idle += 1
             continue
         done[key] = rung
-        goes_on = player.report(key, rung, float(curve.loss(rung)[0]) + noise[key], float(curve.memory[0]))
+        continues = player.report(key, rung, float(curve.loss(rung)[0]) + noise[key], float(curve.memory[0]))
         if land.outcome == INFEASIBLE and curve.memory[0] > MEMORY_LIMIT:
-            assert not goes_on, "beyond the limit"
+            assert not continues, "beyond the limit"
             run.is_wasted[key] = True
         run.num_finished += rung == NUM_RUNGS
-        if goes_on and rung < NUM_RUNGS:
-            go_on(key)
+        if continues and rung < NUM_RUNGS:
+            train_on(key)
         else:
             idle += 1
         best = player.incumbent()

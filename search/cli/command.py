@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from search.cli.words import told
+from search.cli.words import escaped
 
 if TYPE_CHECKING:
     from search.cli.console import PlainConsole
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 def study_folder(runs: Path, storage: str | None, study: str | None) -> StudyFolder:
     """An existing study; the latest one if no name is given. Raises StudyError."""
-    from search.storage.archive import archive_at
     from search.storage.folder import StudyError, StudyFolder
+    from search.storage.study_store import study_store
 
-    archive = archive_at(storage, runs)
-    if not study and not (names := archive.names()):
-        raise StudyError(f"there are no studies in {archive}; `tinysearch run` makes one")
-    return StudyFolder(runs.absolute(), study or names[-1], archive)
+    store = study_store(storage, runs)
+    if not study and not (names := store.names()):
+        raise StudyError(f"there are no studies in {store}; `tinysearch run` makes one")
+    return StudyFolder(runs.absolute(), study or names[-1], store)
 
 
 def make_console(*, to_stderr: bool = False) -> PlainConsole:
@@ -80,5 +80,5 @@ def reporting_errors() -> Iterator[None]:
 
 def complain(message: str, code: int) -> NoReturn:
     """Print the message on stderr and end the command."""
-    print(told(message), file=sys.stderr)
+    print(escaped(message), file=sys.stderr)
     raise typer.Exit(code)

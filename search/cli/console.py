@@ -28,7 +28,7 @@ class PlainConsole(Console):
     def __init__(self, *, to_stderr: bool = False):
         super().__init__(markup=False, emoji=False, highlight=False, stderr=to_stderr)
         if not self.is_terminal:
-            self.soft_wrap = True  # a path that is cut in two is of no use to who copies it
+            self.soft_wrap = True  # a path cut in two cannot be copied
             if not os.environ.get("COLUMNS", "").isdecimal():
                 self.width = PIPE_WIDTH
 

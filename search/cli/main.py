@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     cls=Commands,
-    rich_markup_mode=None,  # square brackets in what was typed would be taken for markup
+    rich_markup_mode=None,  # square brackets in user input would be read as markup
 )
 
 
@@ -69,7 +69,7 @@ def resume(options: RunOptions, study: StudyName = None, columns: Columns = None
         from search.report.tables import check_columns, columns_asked
 
         folder = study_folder(options.runs, options.storage, study)
-        if asked := columns_asked(columns):  # before the search rather than after it
+        if asked := columns_asked(columns):  # before the search, not after it
             overview = Overview.stored(folder.load(), is_run=False)
             check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
         code = _search(dataclasses.replace(options, name=folder.name), columns)
@@ -86,7 +86,7 @@ def _search(options: RunOptions, columns: str | None) -> int:
     from search.storage.address import shown_url
 
     console, asked = make_console(), columns_asked(columns)
-    if asked and options.space is not None:  # before the search rather than after it
+    if asked and options.space is not None:  # before the search, not after it
         space = load_space(options.space)
         check_columns(asked, (*options.metrics, *(m.name for m in space.spec.objectives)), space.parameters)
     overview, was_interrupted = run_search(options, console)
@@ -168,13 +168,13 @@ def _advise(options: RunOptions, *, as_json: bool) -> None:
         ]
         suggested += [f"preset {entry.preset}"] if entry.preset else []
         console.print(f"- {entry.say}" + (f"  [{', '.join(suggested)}]" if suggested else ""))
-        console.print(f"    where {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
+        console.print(f"    if {entry.when}" + (f"; {entry.source}" if entry.source else ""), style="dim")
     if not found:
         console.print(
             f"{'the guide' if loaded.has_guide else 'the space'} has no advice for this text and this machine"
         )
     if unknown:
-        console.print(f"not evaluated, for want of {', '.join(unknown)}", style="dim")
+        console.print(f"not evaluated, because unknown: {', '.join(unknown)}", style="dim")
 
 
 def _plan(options: RunOptions, time: str, *, as_json: bool) -> None:
@@ -183,7 +183,7 @@ def _plan(options: RunOptions, time: str, *, as_json: bool) -> None:
 
     console = make_console(to_stderr=as_json)
     found = plan_search(options, seconds_of(time), console)
-    asked = dataclasses.replace(options, budget=None)  # the plan's own
+    asked = dataclasses.replace(options, budget=None)  # the plan chooses one
     words = ["tinysearch", "run", str(options.space)]
     words += [word for given in asked.words() for word in given if word is not None]
     if as_json:
@@ -235,6 +235,6 @@ def main() -> None:
     """The entry point of the `tinysearch` command."""
     collect_seldom()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter is told which
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character gets an escape
             stream.reconfigure(errors="backslashreplace")
     app()

@@ -17,7 +17,7 @@ from search.jobs.settings import Setting
 
 
 def _typed(name: str) -> Any:
-    """An option of a search, as Typer wants it."""
+    """An option of a search in the form that Typer takes."""
     option = option_of(name)
     return typer.Option(option.flag, metavar=option.metavar, envvar=option.envvar, help=option.help)
 
@@ -87,7 +87,7 @@ def takes_settings(settings: Mapping[str, Setting]) -> Callable[[Callable[..., N
 def _with_parameters(
     called: Callable[..., None], command: Callable[..., None], name: str, parameters: list[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Give `called` the signature of `command`, with these parameters in place of the one of that name."""
+    """Give `called` the signature of `command`, with these parameters in place of the one with that name."""
     hints = get_type_hints(command, include_extras=True)
     own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(command).parameters.values()]
     found: list[inspect.Parameter] = []
@@ -102,7 +102,7 @@ MORE = "more_data"
 
 
 def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
-    """Of a function that Typer reads, for these options of a search."""
+    """The parameters of a function that Typer reads, for these options of a search."""
     hints = get_type_hints(RunOptions)
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     found = [inspect.Parameter(MORE, kind, default=None, annotation=MoreData)] if "data" in names else []
@@ -117,9 +117,9 @@ def _parameters(names: tuple[str, ...]) -> list[inspect.Parameter]:
 
 
 def _asked(given: dict[str, Any]) -> RunOptions:
-    """What was asked for. Raises ValueError for a second space, and for a value that is not valid."""
+    """The options as given. Raises ValueError for a second space, and for a value that is not valid."""
     more = given.pop(MORE, None) or ()
-    spaces = [path for path in more if path.suffix in (".yaml", ".yml")]  # click does not say what stood before --data
+    spaces = [path for path in more if path.suffix in (".yaml", ".yml")]  # click does not say what came before --data
     if more and (spaces or not given["data"]):
         raise ValueError(
             f"unexpected {str([*spaces, *more][0])!r}; one space is searched at a time, text follows --data"

@@ -42,14 +42,14 @@ def preset_config(preset: str, options: RunOptions) -> TrainConfig:
 
 
 def _find(preset: str) -> tuple[Space, str]:
-    """The space and preset that `space/preset` names: of a file, or from ./spaces or the checkout's.
+    """The space and preset that `space/preset` names: a file, or a space in ./spaces or in the checkout.
 
     Raises ValueError.
     """
     space_name, slash, name = preset.rpartition("/")
     if not slash or not space_name or not name:
         raise ValueError(f"--preset {preset}: write space/preset, such as hybrid/tiny or my/space.yaml/base")
-    if (given := Path(space_name)).suffix in (".yaml", ".yml"):  # a file, where it is
+    if (given := Path(space_name)).suffix in (".yaml", ".yml"):  # a file, by its path
         path: Path | None = given
     else:
         path = next((p for folder in (SPACES, CHECKOUT) if (p := folder / f"{space_name}.yaml").is_file()), None)

@@ -206,7 +206,7 @@ def confirm(
         console = make_console(to_stderr=as_json)
         folder = study_folder(runs, storage, study)
         asked: Sequence[str] = columns_asked(columns) or ()
-        if asked:  # before the training rather than after it
+        if asked:  # before the training, not after it
             overview = Overview.stored(folder.load(), is_run=False)
             check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
             asked = overview.searched if ALL in asked else [name for name in asked if name in overview.parameters]
@@ -219,7 +219,7 @@ def confirm(
             if asked:
                 console.print_whole(table)
             else:
-                console.print(table, soft_wrap=False)  # its longest cells in several lines
+                console.print(table, soft_wrap=False)  # its longest cells are wrapped
             for line in closing_lines(confirmation):
                 console.print(line)
     if not confirmation.is_complete:

@@ -37,7 +37,8 @@ class Validation:
         space, budget, assessment = prepare_space(options)
         found = incomparable(space, budget, budget_name=options.budget or "", metrics=options.metrics)
         doubts = [f"run refuses this for text: {doubt}" for doubt in found]
-        warnings = [*doubts, *unestimated(space, budget), *filter(None, [assessment.reference, assessment.warning])]
+        notes = filter(None, [assessment.reference_note, assessment.warning])
+        warnings = [*doubts, *unestimated(space, budget), *notes]
         feasibility = Feasibility.of(space, budget)
         why = {name: left_out(feasibility, preset) for name, preset in space.presets.items()}
         return cls(

@@ -1,4 +1,4 @@
-"""Checks the words of a command line before any command reads them, and refuses those that no option can mean.
+"""Checks the words of a command line before any command reads them, and refuses words that no option can accept.
 
 Also prints typer's errors as plain text.
 """
@@ -44,8 +44,8 @@ class Commands(TyperGroup):
             )
         except TyperException as error:
             said = io.StringIO()
-            error.show(file=said)  # type: ignore[attr-defined]  # all that main raises have it
-            print(told(said.getvalue().rstrip("\n")), file=sys.stderr)
+            error.show(file=said)  # type: ignore[attr-defined]  # all errors that main raises have it
+            print(escaped(said.getvalue().rstrip("\n")), file=sys.stderr)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -69,10 +69,10 @@ def fault_of(words: Sequence[str]) -> str:
     return ""
 
 
-def told(message: str) -> str:
+def escaped(message: str) -> str:
     """A message for a terminal. Line breaks and control characters in user input are shown as escapes.
 
-    A URL with a password, given in place of something else, is not shown in full.
+    A URL with a password that was given as another argument is not shown in full.
     """
     for word in _typed:
         url = word.partition("=")[2] if word.startswith("--") else word

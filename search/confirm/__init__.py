@@ -1,1 +1,1 @@
-"""The best trials trained again with other seeds, and what their spread says. Knows no Ray."""
+"""Trains the best trials again with other seeds, and compares the results. Knows no Ray."""

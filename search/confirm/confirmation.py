@@ -1,10 +1,9 @@
-"""What training the leaders again with other seeds has shown: means, spreads, and which differences are noise.
+"""What training the leaders again with other seeds shows: means, spreads, and which differences are noise.
 
-Each configuration is compared with the one of the best mean by Welch's interval, not by pairs of equal seeds. A seed
-decides the order of the text for all of them, but what they share of it depends on their shapes, and pairing needs
-every seed of both and halves the degrees of freedom. Where a seed is good or bad for both, Welch's interval is too
-wide: it errs towards a tie (docs/results.md has both intervals for one study). Intervals are not widened for the
-number of rows.
+Each configuration is compared with the one with the best mean by Welch's interval, not by pairs of equal seeds. A seed
+fixes the order of the text for all of them, but how much of it they share depends on their shapes; pairing needs every
+seed of both, and halves the degrees of freedom. If a seed is good or bad for both, Welch's interval is too wide and
+errs towards a tie (docs/results.md has both intervals for one study). Intervals are not widened for the number of rows.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from search.worker.messages import FAILED, FINISHED
 from trainer.checks import printable
 
 BEST, TIE, BEHIND = "best", "tie", "behind"
-SEEDS_TO_START = 3  # with one there is no noise to see, with two hardly
+SEEDS_TO_START = 3  # one seed shows no noise, two hardly any
 CHANGEABLE = {"device": "device", "torch": "torch", "code_digest": "trainer source"}
-"""What may have changed between runs so that they should not be compared: key of an environment -> its name."""
+"""What may differ between runs so that they should not be compared: key of an environment -> its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trial's configuration, trained once more: `measurement` is that of the last rung, empty unless it finished."""
+    """A trial's configuration, trained once more; `measurement` is from the last rung, empty if unfinished."""
 
     trial: int
     seed: int
@@ -47,7 +46,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration: its runs so far, and how its mean differs from the leader's (None where that says nothing)."""
+    """One configuration: its runs so far, and the difference of its mean from the leader's (None if unknown)."""
 
     rank: int = 0
     record: TrialRecord
@@ -55,8 +54,8 @@ class Row:
     runs: Sequence[Run]
     values: Sequence[float]  # of the runs that finished
     difference: Difference | None = None
-    verdict: str = ""  # BEST, TIE, BEHIND, or empty where it cannot be told
-    separated_by: Cost | None = None  # of a TIE, or of what may be one, where MAX_SEEDS would do
+    verdict: str = ""  # BEST, TIE, BEHIND, or empty if it is unknown
+    separated_by: Cost | None = None  # of a TIE, or of a possible one, if MAX_SEEDS would be enough
 
     @property
     def mean(self) -> float | None:
@@ -64,13 +63,13 @@ class Row:
 
     @property
     def lost(self) -> Counter[str]:
-        """How many runs ended in each other way than finished. The mean of the others flatters the configuration."""
+        """How many runs ended in each other way than finished. The mean of the rest flatters the configuration."""
         return Counter(run.outcome for run in self.runs if run.outcome != FINISHED)
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The chosen trials of a study, the seeds asked for, and those runs that there are of them."""
+    """The chosen trials of a study, the seeds asked for, and the runs that exist of them."""
 
     overview: Overview
     chosen: Sequence[TrialRecord]
@@ -87,7 +86,7 @@ class Confirmation:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The best mean first; after those that trained with every seed come those that did not, which never lead."""
+        """The best mean first. Configurations that did not train with every seed come last and never lead."""
         metric = self.overview.metric
         found = []
         for record in self.chosen:
@@ -107,7 +106,7 @@ class Confirmation:
         return not row.values, bool(row.lost), -mean if self.overview.maximize else mean, row.record.number
 
     def _compared(self, row: Row, rank: int, leader: Row | None, guess: float) -> Row:
-        """The row with its place; `guess` stands for the deviation of what has one value so far."""
+        """The row with its rank; `guess` is the deviation used for rows with a single value."""
         difference, verdict, cost = None, "", None
         if row is leader:
             verdict = BEST
@@ -122,7 +121,7 @@ class Confirmation:
 
     @property
     def cost_of_spread(self) -> Cost | None:
-        """What it would take to see any noise at all; None where more than one seed was asked for."""
+        """What it would cost to see any noise at all; None if more than one seed was asked for."""
         return self._cost(SEEDS_TO_START, self.rows) if len(self.seeds) == 1 else None
 
     def _cost(self, seeds: int, rows: Sequence[Row]) -> Cost:
@@ -133,7 +132,7 @@ class Confirmation:
         return Cost(seeds, num_runs, num_runs * self.overview.rungs[-1], total)
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts; in the goal's own direction: for a loss, a difference above 0 is worse than the leader."""
+        """For scripts. Differences keep the metric's direction: for a loss, above 0 is worse than the leader."""
         return {
             "study": self.overview.name,
             "metric": self.overview.metric,
@@ -173,7 +172,7 @@ class Confirmation:
 
 
 def confirmation_table(confirmation: Confirmation, parameters: Sequence[str] = ()) -> Table:
-    """A row for each configuration, with these of its parameters. The searched value is in no mean."""
+    """A row for each configuration, with these of its parameters. The search's own value is in no mean."""
     overview = confirmation.overview
     title = f"{overview.name}: {overview.metric} after {tokens_text(overview.rungs[-1])} tokens"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -205,7 +204,7 @@ def confirmation_table(confirmation: Confirmation, parameters: Sequence[str] = (
 
 
 def closing_lines(confirmation: Confirmation) -> list[str]:
-    """The result in sentences, what it would take to know more, and what stands against trusting it."""
+    """The result in sentences, what it would cost to know more, and reasons not to trust it."""
     rows, overview, num_seeds = confirmation.rows, confirmation.overview, len(confirmation.seeds)
     leader = rows[0] if rows[0].verdict == BEST else None
     lines = [
@@ -227,7 +226,7 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
             lines.append(f"{overview.named(reference.record.preset)}: {difference_text(reference.difference)}{inside}")
         lines += [_separation_line(row, leader) for row in rows if row.verdict == TIE]
     if (cost := confirmation.cost_of_spread) is not None:
-        lines.append(f"one seed shows no noise, so no tie can be told; give --seeds {cost.seeds}: {cost}")
+        lines.append(f"one seed shows no noise, so no ties can be seen; give --seeds {cost.seeds}: {cost}")
         if leader is not None and len(rows) > 1 and rows[1].difference is not None:
             lines.append(_separation_line(rows[1], leader, ", going by how far runs lie from the search's"))
     lines.append(f"the searched {overview.metric} chose these trials and so flatters them: it is in no mean")
@@ -239,7 +238,7 @@ def closing_lines(confirmation: Confirmation) -> list[str]:
 
 
 def _separation_line(row: Row, leader: Row, how_known: str = "") -> str:
-    """How many seeds would separate a tie, and what they cost; or that none will."""
+    """How many seeds would separate a tie, and what they cost; or that no number will."""
     both = f"trials {leader.record.number} and {row.record.number}"
     if (cost := row.separated_by) is None:
         return f"{both}: more than {MAX_SEEDS:,} seeds to separate them: treat them as equal{how_known}"
@@ -247,19 +246,19 @@ def _separation_line(row: Row, leader: Row, how_known: str = "") -> str:
 
 
 def _spread(values: Sequence[float], guess: float) -> float:
-    """The values' standard deviation; a single value does not show one."""
+    """The values' standard deviation; `guess` for a single value."""
     found = deviation(values)
     return guess if found is None else found
 
 
 def _guessed_deviation(rows: Sequence[Row]) -> float:
-    """By the search's value and a run of each configuration: two seeds of it, the first of them flattered."""
+    """From the search's value and one run of each configuration: two seeds, the first of them flattered."""
     squares = [(row.values[0] - row.searched) ** 2 / 2 for row in rows if row.values]
     return math.sqrt(fmean(squares)) if squares else 0.0
 
 
 def _seconds_of(row: Row) -> float | None:
-    """How long a run of a configuration takes: the mean of its runs, or as in the search; None where nobody knows."""
+    """How long a run of a configuration takes: the mean of its runs, or its time in the search; None if unknown."""
     known = [s for run in row.runs if is_number(s := run.measurement.get("train_seconds"))]
     searched = row.record.measured("train_seconds")
     return fmean(known) if known else searched if is_number(searched) else None
@@ -296,7 +295,7 @@ def _tied(rows: Sequence[Row]) -> str:
 
 
 def _changed(confirmation: Confirmation) -> list[str]:
-    """What is not the same for all runs and the search, in words."""
+    """What differs between the runs and the search, in words."""
     environments: list[Mapping[str, Any]] = [record.environment for record in confirmation.chosen]
     environments += [run.environment for run in confirmation.runs if run.environment]
     return [

@@ -9,12 +9,12 @@ from search.report.texts import seconds_text, tokens_text
 
 @dataclass(frozen=True)
 class Cost:
-    """What it takes to have `seeds` seeds of some configurations: the runs that are missing, one after another."""
+    """The cost of having `seeds` seeds of some configurations: the missing runs, one after another."""
 
     seeds: int
     runs: int
     tokens: int
-    seconds: float | None  # None where no run says how long it took
+    seconds: float | None  # None if no run has a time
 
     def __str__(self) -> str:
         took = "" if self.seconds is None else f", about {seconds_text(self.seconds)}"

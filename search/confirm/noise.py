@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from statistics import fmean, stdev, variance
 
 CONFIDENCE = 0.95
-POWER = 0.8  # chance that the interval excludes zero with as many seeds as are said to separate two means
+POWER = 0.8  # the chance that the interval excludes zero with the number of seeds said to separate two means
 MAX_SEEDS = 1000  # more separate nothing that matters
-_TINY = 1e-300  # in place of a zero denominator
+_TINY = 1e-300  # replaces a zero denominator
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two means, and the interval that holds the true one; no interval where there is no spread."""
+    """A difference of two means, and the interval that holds the true one; no interval if there is no spread."""
 
     value: float
     low: float | None = None
@@ -28,28 +28,28 @@ class Difference:
 
     @property
     def is_tie(self) -> bool | None:
-        """Whether the interval holds zero; None without one."""
+        """Whether the interval contains zero; None without an interval."""
         return None if self.low is None or self.high is None else self.low <= 0 <= self.high
 
     @classmethod
     def between(cls, sample: Sequence[float], baseline: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
-        """Of the mean of `sample` to that of `baseline`; without an interval where either has a single value."""
+        """The mean of `sample` minus that of `baseline`; without an interval if either has a single value."""
         value = fmean(sample) - fmean(baseline)
         if min(len(sample), len(baseline)) < 2:
             return cls(value)
         errors = [variance(values) / len(values) for values in (sample, baseline)]
         if not (total := sum(errors)):
             return cls(value, value, value)
-        shares = [error / total for error in errors]  # each at most 1: squares of tiny errors would vanish
+        shares = [error / total for error in errors]  # each at most 1: squares of tiny errors would underflow
         degrees = 1 / sum(s**2 / (len(values) - 1) for s, values in zip(shares, (sample, baseline), strict=True))
         margin = t_quantile((1 + confidence) / 2, degrees) * math.sqrt(total)
         return cls(value, value - margin, value + margin)
 
 
 def seeds_to_separate(difference: float, one: float, other: float) -> int | None:
-    """How many seeds of each of two configurations their Welch interval takes to exclude zero, with chance POWER.
+    """How many seeds of each of two configurations make their Welch interval exclude zero, with chance POWER.
 
-    The true difference of the means and both standard deviations are taken to be as measured. None: above MAX_SEEDS.
+    Assumes that the true difference and both standard deviations are as measured. None: more than MAX_SEEDS.
     """
 
     def is_enough(num: int) -> bool:
@@ -66,19 +66,19 @@ def seeds_to_separate(difference: float, one: float, other: float) -> int | None
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The standard deviation of what the values are a sample of (n - 1); None for a single value."""
+    """The standard deviation of the population that the values are a sample of (n - 1); None for a single value."""
     return stdev(values) if len(values) > 1 else None
 
 
 def t_quantile(probability: float, degrees: float) -> float:
-    """Where Student's t with this many degrees of freedom reaches a probability from 0.5 to below 1."""
+    """The quantile of Student's t with this many degrees of freedom, for a probability from 0.5 to below 1."""
     assert 0.5 <= probability < 1 and degrees > 0, (probability, degrees)
     above = 1 - probability
     high = 1.0
     while _t_above(high, degrees) > above:
         high *= 2
     low = 0.0
-    while low < (middle := (low + high) / 2) < high:  # until no number lies between
+    while low < (middle := (low + high) / 2) < high:  # until no number lies between them
         if _t_above(middle, degrees) > above:
             low = middle
         else:
@@ -95,10 +95,10 @@ def incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b), for x from 0 to 1."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, its mirror image converges fast
+    if x > (a + 1) / (a + b + 2):  # here the fraction converges slowly, and its mirror image fast
         return 1 - incomplete_beta(1 - x, b, a)
     log_factor = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    # Lentz's algorithm, two terms a round
+    # Lentz's algorithm, two terms per iteration
     numerator, denominator = 1.0, 1 / (1 - (a + b) * x / (a + 1) or _TINY)
     fraction, m, change = denominator, 0, 0.0
     while abs(change - 1) > 1e-15 and m < 10_000:

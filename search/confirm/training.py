@@ -1,7 +1,7 @@
-"""Trains a study's leaders again with other seeds, one at a time, and keeps every run as soon as it has ended.
+"""Trains a study's leaders again with other seeds, one at a time, and stores every run as soon as it has ended.
 
-The runs are kept as attributes of the study, for a finished trial takes none any more. So they share the journal's
-safety and its one writer: while a study is confirmed no search can run on it.
+Runs are stored as attributes of the study, because a finished trial takes no new ones. So they are as safe as the
+study's record, and no search can run on a study while it is confirmed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from search.worker.messages import DIVERGED, FINISHED, TrialReport, TrialRequest
 from trainer.checks import counted, printable
 
 CONFIRMED = "confirmed"  # study attribute `confirmed <trial> <seed>`: a run, without its trial and seed
-LASTING = (FINISHED, DIVERGED)  # would end so again; memory may be free next time, and a bug mended
+LASTING = (FINISHED, DIVERGED)  # would end the same way again; others may not: memory may be free, a bug fixed
 
 
 def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Console) -> Confirmation:
-    """Train the `top` best finished trials and the guide's own, each with the `num_seeds` seeds after the search's.
+    """Train the `top` best finished trials and the reference, each with the `num_seeds` seeds after the search's.
 
-    The search's seed is left out: its result chose the leaders. Runs that the study has are not trained again, and one
-    that was interrupted goes on from its checkpoint. Ctrl-C returns what there is so far. Raises StudyError where there
-    is no such study, none of its trials has finished, or another driver has it, and where its text has changed.
+    The search's seed is left out: its result chose the leaders. Stored runs are not repeated, and an interrupted one
+    resumes from its checkpoint. Ctrl-C returns the runs so far. Raises StudyError if the study does not exist, if none
+    of its trials has finished, if another driver has it, or if its text has changed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.load()  # before the lock, which would make the folder
+    folder.load()  # before the lock, which would create the folder
     with folder.lock():
         stored = folder.load()
         overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
@@ -51,7 +51,7 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
         if not chosen:
             raise StudyError("no trial has finished its budget yet; see `tinysearch status`")
         seeds = range(settings.seed + 1, settings.seed + 1 + num_seeds)
-        # Seed by seed, so that an interrupted confirmation has something on every trial.
+        # Seed by seed, so that an interrupted confirmation has runs of every trial.
         pairs = [(record, seed) for seed in seeds for record in chosen]
         runs = {
             (record.number, seed): run
@@ -73,21 +73,21 @@ def confirm_study(folder: StudyFolder, *, top: int, num_seeds: int, console: Con
 
 
 def leaders(overview: Overview, top: int) -> list[TrialRecord]:
-    """The `top` best of the trials that finished, best first, and the guide's own if it finished too.
+    """The `top` best finished trials, best first, and the reference if it finished.
 
-    A configuration that was trained twice, by an older version, stands for one: as the guide's own, or the better one.
+    A configuration that an older version trained twice counts once: as the reference, or as the better copy.
     """
     furthest = {record.number for record in fully_trained(overview.records)}
     finished = [r for r in overview.ranked() if r.number in furthest and is_number(r.measured(overview.metric))]
     first: dict[Identity, TrialRecord] = {}
     for record in finished:
         if first.setdefault(identity(record.values), record) is not record and record is overview.reference:
-            first[identity(record.values)] = record  # in the place of its better copy
+            first[identity(record.values)] = record  # replaces its better copy
     return [record for rank, record in enumerate(first.values()) if rank < top or record is overview.reference]
 
 
 class _Confirming:
-    """Trains one run after another and keeps each in the study."""
+    """Trains one run after another and stores each in the study."""
 
     def __init__(
         self,
@@ -101,9 +101,9 @@ class _Confirming:
         self._overview, self._console = overview, console
 
     def train(self, record: TrialRecord, seed: int, progress: str) -> Run:
-        """One run to its end, with as many threads as the trial had. Raises KeyboardInterrupt on Ctrl-C."""
+        """Train one run to its end, with as many threads as the trial had. Raises KeyboardInterrupt on Ctrl-C."""
         config = self._settings.train_config(record.values, num_threads=record.environment.get("num_threads"))
-        # In the study's own folder, wherever the trials' are: it goes on on this machine.
+        # In the study's own folder, wherever the trials' checkpoints are: it resumes on this machine.
         checkpoint = self._folder.checkpoints / f"confirm-{record.number}-seed-{seed}.pt"
         request = TrialRequest(
             train=dataclasses.replace(config, seed=seed).to_dict(),
@@ -137,7 +137,7 @@ class _Confirming:
 
 
 def run_of(number: int, seed: int, report: TrialReport) -> Run:
-    """The run that a worker's last report tells of."""
+    """The run that a worker's last report describes."""
     if report.outcome is not None:
         return Run(trial=number, seed=seed, outcome=report.outcome, reason=report.reason)
     measurement = dict(report.measurement or {})
@@ -150,7 +150,7 @@ def _key(record: TrialRecord, seed: int) -> str:
 
 
 def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int, end: int) -> Run | None:
-    """A run that the study has; not one of fewer tokens, from before the study was extended."""
+    """A stored run; None if it has fewer tokens because the study was extended since."""
     kept = stored.user_attrs.get(_key(record, seed))
     if kept is None:
         return None
@@ -159,7 +159,7 @@ def _stored_run(stored: optuna.Study, record: TrialRecord, seed: int, end: int) 
         return None if run.measurement.get("tokens", end) < end else run
     except (TypeError, AttributeError):
         raise StudyError(
-            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is no run: {kept!r:.60}"
+            f"the study {stored.study_name} is damaged: its attribute {_key(record, seed)!r} is not a run: {kept!r:.60}"
         ) from None
 
 

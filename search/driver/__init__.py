@@ -1,1 +1,1 @@
-"""What runs a search: Ray, the machines, the time, and all checks before it starts. Knows no command line."""
+"""Runs a search: Ray, the machines, the time limit, and all checks before the start. Knows no command line."""

@@ -1,40 +1,40 @@
-"""Numbers and times of the command line: what each option takes, checked before anything is read, made or written.
+"""Numbers and times on the command line: what each option accepts, checked before anything is read or written.
 
-They are read as in a space file, so that `1e6`, `1M` and `1_000_000` are one number in both.
+They are parsed as in a space file, so `1e6`, `1M` and `1_000_000` are the same number in both.
 """
 
 from __future__ import annotations
 
 import math
 
-MIN_HANG_MINUTES = 0.5  # a first step reads the text, builds the model and may compile it
+MIN_HANG_MINUTES = 0.5  # the first step reads the text, builds the model and may compile it
 MAX_HANG_MINUTES = 60 * 24 * 30
-MAX_SEED = 2**63 - 1  # torch takes twice as much, and `confirm` counts on from a search's seed
+MAX_SEED = 2**63 - 1  # torch takes twice as much, and `confirm` counts up from a search's seed
 MAX_TRIALS = 10**9
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError for a seed that torch does not take."""
+    """Raises ValueError for a seed that torch does not accept."""
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"--seed {seed}: give a whole number from 0 to {MAX_SEED}")
 
 
 def check_trials(asked: str | None) -> int | None:
-    """The number in `N` or `+N`; None if nothing was asked. Raises ValueError."""
+    """The number in `N` or `+N`; None if the option was not given. Raises ValueError."""
     if asked is None:
         return None
     number = _whole(asked)
     if number is None:
         raise ValueError(f"--trials {asked}: give a number, or +N for N more")
     if number < 1:
-        raise ValueError(f"--trials {asked} is no search; give at least 1")
+        raise ValueError(f"--trials {asked}: give at least 1")
     if number > MAX_TRIALS:
         raise ValueError(f"--trials {asked}: give at most {MAX_TRIALS:,}")
     return number
 
 
 def number_of_tokens(asked: str | None) -> int | None:
-    """`54M` as a number; None if nothing was asked. Raises ValueError."""
+    """`54M` as a number; None if the option was not given. Raises ValueError."""
     if asked is None:
         return None
     number = _whole(asked)
@@ -44,7 +44,7 @@ def number_of_tokens(asked: str | None) -> int | None:
 
 
 def gpu_share(trials_per_gpu: str) -> float | None:
-    """The share of a GPU of each of so many trials; None for `auto`. Raises ValueError."""
+    """The share of a GPU for each of that many trials; None for `auto`. Raises ValueError."""
     if trials_per_gpu == "auto":
         return None
     number = _whole(trials_per_gpu)
@@ -54,14 +54,14 @@ def gpu_share(trials_per_gpu: str) -> float | None:
 
 
 def seconds_to_hang(minutes: float) -> float:
-    """Raises ValueError unless it is a time to wait."""
+    """The minutes in seconds. Raises ValueError if they are out of range."""
     if not MIN_HANG_MINUTES <= minutes <= MAX_HANG_MINUTES:
         raise ValueError(f"--hang-minutes {minutes:g}: give {MIN_HANG_MINUTES:g} to {MAX_HANG_MINUTES:,} minutes")
     return minutes * 60
 
 
 def _whole(text: str) -> int | None:
-    from search.space.document import parse_number  # with YAML, which `--help` can do without
+    from search.space.document import parse_number  # needs YAML, which `--help` can do without
 
     number = parse_number(text)
     if number is None or not math.isfinite(number) or number != int(number):

@@ -1,6 +1,6 @@
-"""Between Ray's trials and the study's: which is which, what each report means, and what becomes of a lost worker.
+"""Connects Ray's trials with the study's: which is which, what each report means, and what a lost worker means.
 
-It knows Ray's protocol and not Ray: tune.py forwards to it.
+It knows Ray's protocol but does not import Ray: tune.py forwards to it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MAX_WORKER_LOSSES = 3  # of one trial, before it is given up
 
 
 class Listener(Protocol):
-    """Is told of every trial that starts, reaches a rung, has a fault or ends, as it happens."""
+    """Receives an event for every trial that starts, reaches a rung, has a fault or ends, as it happens."""
 
     def on_event(self, kind: Event, record: TrialRecord) -> None: ...
 
     def on_slots(self, num_slots: int) -> None:
-        """From now on as many trials run at once: machines, or other searches on them, have come or gone."""
+        """This many trials run at once from now on: machines, or other searches on them, have come or gone."""
 
 
 @dataclass
-class UnderWay:
-    """One of our trials in Ray's hands."""
+class RunningTrial:
+    """One of the study's trials that Ray runs."""
 
     number: int
     request: TrialRequest
@@ -42,12 +42,12 @@ class UnderWay:
 
     @property
     def num_losses_left(self) -> int:
-        """How many more workers may be lost before the trial is given up; below 0 it is."""
+        """How many more workers may be lost before the trial is given up; negative once it is given up."""
         return MAX_WORKER_LOSSES - len(self.losses)
 
 
 class Bridge:
-    """What Searcher and Scheduler share: the trials under way, and whether the search is ending."""
+    """What Searcher and Scheduler share: the running trials, and whether the search is ending."""
 
     def __init__(
         self,
@@ -59,21 +59,21 @@ class Bridge:
         *,
         max_seconds: float = math.inf,
     ):
-        """After `max_seconds` the search is drained, as by an interruption."""
+        """After `max_seconds` the search drains, as after an interruption."""
         self.is_interrupted = False
         self._deadline = time.monotonic() + max_seconds
         self.fatal: BaseException | None = None
         self._study, self._num_slots, self._request_for = study, num_slots, request_for
         self._listener, self._worker = listener, worker
-        self._under_way: dict[str, UnderWay] = {}  # by Ray's id
-        self._losses: dict[int, list[str]] = {}  # of trials that Ray gave up too early, until they go on
+        self._running: dict[str, RunningTrial] = {}  # by Ray's trial id
+        self._losses: dict[int, list[str]] = {}  # of trials that Ray gave up too early, until they resume
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that never happens; the study stays here
 
     @property
     def is_draining(self) -> bool:
-        """Whether each trial stops at its next report, to wait in the study."""
+        """Whether each trial stops at its next report and waits in the study."""
         return self.is_interrupted or time.monotonic() > self._deadline
 
     @property
@@ -82,17 +82,17 @@ class Bridge:
 
     @property
     def is_full(self) -> bool:
-        """Whether every slot has a trial: a later proposal will know more."""
-        return len(self._under_way) >= self._num_slots
+        """Whether every slot has a trial. A later proposal will know more."""
+        return len(self._running) >= self._num_slots
 
     def on_slots(self, num_slots: int) -> None:
-        """So many trials may run from now on; of more, each that reports waits for a slot."""
+        """This many trials may run from now on. If more are running, each that reports waits for a slot."""
         if num_slots != self._num_slots:
             self._num_slots = num_slots
             self._listener.on_slots(num_slots)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """What Ray is to run as its trial `trial_id`; None where nothing is left, or the search is ending."""
+        """The configuration of Ray's trial `trial_id`; None if nothing is left or the search is ending."""
         if self.is_ending:
             return None
         paused = [record for record in self._study.records.values() if record.outcome == PAUSED]
@@ -102,7 +102,7 @@ class Bridge:
             self.fail(error)
             return None
         if proposal is None:
-            for record in paused:  # the study has stopped them
+            for record in paused:  # the study has stopped these
                 self._listener.on_event(Event.ENDED, record)
             return None
         try:
@@ -111,35 +111,35 @@ class Bridge:
             self._study.release(proposal.number)
             self.fail(error)
             return None
-        self._under_way[trial_id] = UnderWay(proposal.number, request, self._losses.pop(proposal.number, []))
+        self._running[trial_id] = RunningTrial(proposal.number, request, self._losses.pop(proposal.number, []))
         self._listener.on_event(Event.STARTED, self._study.records[proposal.number])
         return {"worker": self._worker, "request": request.to_dict()}
 
     def on_report(self, trial_id: str, report: TrialReport) -> bool:
-        """Forward a worker's report; True if the trial goes on."""
-        number = self._under_way[trial_id].number
+        """Forward a worker's report; True if the trial continues."""
+        number = self._running[trial_id].number
         try:
             if report.fault is not None:
                 self._note_fault(number, report.fault)
-            goes_on = self._forward(number, report)
+            continues = self._forward(number, report)
         except Exception as error:
             self.fail(error)
             return False
         record = self._study.records[number]
         self._listener.on_event(Event.ENDED if record.has_ended else Event.REPORTED, record)
-        if not goes_on:  # ended or paused; if paused, it may be taken up before Ray says that this worker is free
-            del self._under_way[trial_id]
-        has_slot = len(self._under_way) <= self._num_slots  # else it waits for one, with its checkpoint
-        return goes_on and has_slot and not self.is_ending
+        if not continues:  # ended or paused; a paused trial may resume before Ray says that this worker is free
+            del self._running[trial_id]
+        has_slot = len(self._running) <= self._num_slots  # otherwise it waits for one, with its checkpoint
+        return continues and has_slot and not self.is_ending
 
     def num_losses_left(self, trial_id: str) -> int:
         """How many more workers a trial may lose before it is given up."""
-        run = self._under_way.get(trial_id)
+        run = self._running.get(trial_id)
         return MAX_WORKER_LOSSES if run is None else run.num_losses_left
 
     def on_worker_lost(self, trial_id: str, why: str) -> None:
-        """The worker of a trial was lost, `why` in Ray's words; it goes on in another unless that was one too many."""
-        run = self._under_way.get(trial_id)
+        """A trial's worker was lost, `why` in Ray's words. The trial resumes in another one unless it lost too many."""
+        run = self._running.get(trial_id)
         if run is None:
             return
         trace = take_trace(run.request.trace_path)
@@ -155,8 +155,8 @@ class Bridge:
             self.fail(error)
 
     def on_end(self, trial_id: str, *, worker_lost: bool) -> None:
-        """A Ray trial is over: stopped by us, drained, or given up by Ray because its worker was lost."""
-        run = self._under_way.pop(trial_id, None)
+        """A Ray trial has ended: stopped by the study, drained, or given up by Ray because its worker was lost."""
+        run = self._running.pop(trial_id, None)
         if run is None:
             return
         try:
@@ -166,23 +166,23 @@ class Bridge:
             else:
                 if worker_lost:
                     self._losses[run.number] = run.losses
-                self._study.release(run.number)  # drained, or to be taken up again; does nothing to one that has ended
+                self._study.release(run.number)  # drained, or to be resumed; does nothing to a trial that has ended
         except Exception as error:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """End the search for this reason, unless it has one already."""
+        """End the search with this error, unless it has one already."""
         if self.fatal is None:
             self.fatal = error
 
     def release_all(self) -> None:
-        """Put every trial still under way back to wait."""
+        """Put every trial that is still running back to wait."""
         try:
-            for run in self._under_way.values():
+            for run in self._running.values():
                 self._study.release(run.number)
-        except Exception as error:  # the storage, which the next run reads again
+        except Exception as error:  # of the storage, which the next run reads again
             self.fail(error)
-        self._under_way.clear()
+        self._running.clear()
 
     def _forward(self, number: int, report: TrialReport) -> bool:
         if report.environment_error is not None:
@@ -197,8 +197,8 @@ class Bridge:
         self._study.note_fault(number, fault, traceback=traceback)
         self._listener.on_event(Event.FAULT, self._study.records[number])
 
-    def _give_up(self, run: UnderWay) -> None:
-        """End a trial whose workers keep being lost. One that was too large for the host teaches the sampler so."""
+    def _give_up(self, run: RunningTrial) -> None:
+        """End a trial whose workers keep being lost. If it was too large for the host, the sampler learns that."""
         if run.losses[-2:] == [HOST_OUT_OF_MEMORY] * 2:
             self._study.finish(run.number, OUT_OF_MEMORY, f"{HOST_OUT_OF_MEMORY} twice")
             return
@@ -208,7 +208,7 @@ class Bridge:
 
 
 def _has_checkpoint(request: TrialRequest) -> bool:
-    """Whether a trial can go on where it was; not, as far as is known, where its place does not answer."""
+    """Whether a trial can resume from a checkpoint; False if the checkpoint location does not answer."""
     try:
         return checkpoints_at(request.location, patience_seconds=0).exists(request.checkpoint)
     except ObjectStoreError:

@@ -1,4 +1,4 @@
-"""Ray itself: started on this machine, or a cluster that is running; its machines, and the drivers that share them."""
+"""Starts Ray on this machine, or connects to a running cluster; its machines, and the drivers that share them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# Before Ray is imported, which reads these once.
+# Set before Ray is imported, which reads these once.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` it would send the present folder along
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` it would upload the current folder
 os.environ.pop("RAY_CLIENT_MODE", None)
 
 import ray
@@ -31,7 +31,7 @@ CONNECT_SECONDS = 5.0
 OBJECT_STORE_BYTES = 128 * 2**20  # trials exchange small reports; the corpus is a file
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = [str(PROJECT_ROOT / package) for package in ("search", "trainer")]  # to the machines of a cluster
-DRIVERS = "tinysearch"  # the namespace in which each driver of a cluster has an actor
+DRIVERS = "tinysearch"  # the namespace with an actor for each driver of the cluster
 
 
 OF_ANOTHER_RAY = (
@@ -49,20 +49,20 @@ OF_ANOTHER_RAY = (
     "RAY_TMPDIR",
     "RAY_object_spilling_config",
 )
-"""Variables that say where a Ray is, or what its nodes and jobs have: of one that is not this search's own."""
+"""Variables that describe another Ray than this search's own: its address, or settings of its nodes and jobs."""
 
 
 @contextlib.contextmanager
 def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
-    """Start Ray on this machine until the block ends, whatever other Ray runs or ran there. Raises StudyError.
+    """Start Ray on this machine until the block ends, independent of any other Ray here. Raises StudyError.
 
-    Ray 2.60 listens on every interface, whatever address it is told, and asks all who come for a token: one that only
-    this process and what it starts know. Without one Ray would take, or write, a file in the home folder.
+    Ray 2.60 listens on every interface, whatever address is given, and asks every client for a token. This one is known
+    only to this process and its children. Without a token Ray would read or write a file in the home folder.
     """
     with scratch_folder() as scratch, _without(OF_ANOTHER_RAY):
         if not os.environ.get("RAY_AUTH_TOKEN"):
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        # Workers import this very checkout, also where it is not installed.
+        # Workers import this very checkout, even if it is not installed.
         path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
         with _ray(
             "Ray does not start on this machine",
@@ -79,7 +79,7 @@ def local_ray(num_cpus: int, num_gpus: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without(names: Sequence[str]) -> Iterator[None]:
-    """These variables are not in the environment until the block ends."""
+    """Removes these variables from the environment until the block ends."""
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -88,7 +88,7 @@ def _without(names: Sequence[str]) -> Iterator[None]:
 
 
 def _store_folder(scratch: Path) -> str:
-    """Where Ray's object store is: in shared memory, unless that is too small, as in many a container."""
+    """The folder of Ray's object store: shared memory, unless that is too small, as in many containers."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage("/dev/shm").free >= OBJECT_STORE_BYTES and os.access("/dev/shm", os.W_OK):
             return "/dev/shm"
@@ -101,7 +101,7 @@ def ray_cluster(address: str) -> Iterator[list[Node]]:
     if address == "local":  # Ray's own word for a new one
         raise StudyError("--address local names no cluster that is running; leave --address out to start Ray here")
     host, _, port = address.rpartition(":")
-    if host and port.isdigit():  # Ray itself would try for minutes
+    if host and port.isdigit():  # Ray itself would retry for minutes
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
@@ -126,20 +126,20 @@ def _kind(resources: dict[str, float]) -> str:
 @contextlib.contextmanager
 def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # lists trials that were given up, by its own ids
-    # Threads that wait for each other by spinning are up to 30 times slower once anything else wants a core.
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it lists trials that were given up, by its own ids
+    # Threads that spin while waiting for each other are up to 30 times slower once another process needs a core.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     ray_private.keep_quiet_about_lost_workers()
     try:
-        with held_back():  # a terminal that goes away ends what runs in it: Ray must outlast it, for trials to be saved
+        with held_back():  # Ray must outlive a closed terminal, so that trials can be saved
             ray.init(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={**runtime_env, "env_vars": {**waiting, **runtime_env.get("env_vars", {})}},
                 **options,
             )
-    except Exception as error:  # of many classes, plain Exception among them
-        ray.shutdown()  # what has started already
+    except Exception as error:  # errors of many classes, some of them plain Exceptions
+        ray.shutdown()  # stop what has started already
         raise StudyError(f"{failure}: {_reason_of(error)}") from error
     try:
         yield
@@ -148,7 +148,7 @@ def _ray(failure: str, runtime_env: dict[str, Any], **options: Any) -> Iterator[
 
 
 def _reason_of(error: Exception) -> str:
-    """Why Ray has not begun, in a sentence, and what to do about it where that is known."""
+    """Why Ray did not start, in a sentence, with a remedy if one is known."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many open files; raise the limit with `ulimit -n 8192`"
     if isinstance(error, OSError) and error.errno is not None:
@@ -157,27 +157,27 @@ def _reason_of(error: Exception) -> str:
 
 
 def is_here() -> bool:
-    """Whether this machine's Ray still runs."""
+    """Whether this machine's Ray is still running."""
     here = ray.get_runtime_context().get_node_id()
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == here)
 
 
 class DriverRegistration:
-    """This driver among those of its Ray, each of which is known by a named actor that ends with it."""
+    """Registers this driver with its Ray: a named actor, which ends with the driver, counts each of them."""
 
     def __init__(self) -> None:
-        self._name = f"driver-{ray.get_runtime_context().get_job_id()}"  # in the order in which they came
+        self._name = f"driver-{ray.get_runtime_context().get_job_id()}"  # ordered by the time at which they joined
         self._actor = _Presence.options(name=self._name, namespace=DRIVERS, get_if_exists=True).remote()
 
     def share(self, num_slots: int) -> int:
-        """How many of the slots are this driver's, of whom there may be more than slots."""
+        """How many of the slots belong to this driver; there may be more drivers than slots."""
         names = {actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["namespace"] == DRIVERS}
         drivers = sorted(names | {self._name})
         return share_of(num_slots, drivers.index(self._name), len(drivers))
 
 
 class _Driver:
-    """Says by being there that a driver is."""
+    """Exists as long as its driver does."""
 
 
 _Presence = ray.remote(num_cpus=0)(_Driver)

@@ -11,15 +11,14 @@ _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?(\s*(Z|[+-][0-9]{2}(:?[0-
 
 
 def check_until(text: str) -> None:
-    """Raises ValueError for what `seconds_until` refuses at this moment."""
+    """Raises ValueError for a text that `seconds_until` refuses now."""
     seconds_until(text, datetime.now())
 
 
 def seconds_until(text: str, now: datetime) -> float:
-    """The seconds from `now` (local time) to what `text` says. Raises ValueError, also for a time that has passed.
+    """The seconds from `now` (local time) until `text`. Raises ValueError, also for a time that has passed.
 
-    A time without a zone is a local one. The clock is asked once: whoever counts the seconds down does not notice when
-    it is set.
+    A time without a zone is local. The clock is read once, so setting the clock later does not move the deadline.
     """
     text = text.strip()
     seconds = _duration(text)
@@ -40,7 +39,7 @@ def _duration(text: str) -> float | None:
 
 
 def _moment(text: str, now: datetime) -> datetime:
-    """What a clock, or a calendar and a clock, says; in a zone."""
+    """The moment that a time of day, or a date with a time, means; with a zone."""
     try:
         if _CLOCK.fullmatch(text):
             clock = time.fromisoformat(f"{'0' if text[1] == ':' else ''}{text}".replace(" ", ""))

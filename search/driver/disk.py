@@ -1,9 +1,8 @@
-"""What a study keeps beside its record, on the disk or at a URL, and what of it nothing needs any more.
+"""What a study stores besides its record, on disk or at a URL, and which of it nothing needs any more.
 
-A checkpoint is needed by a trial that will go on, by the best trial and the front, and by a confirmation that was
-interrupted. Those of the other finished trials are kept too until they are asked for, since they are what a search to
-more tokens starts from. Only plain files in the study's own places, with names that tinysearch gives, are ever looked
-at.
+A checkpoint is needed by a trial that may resume, by the best trial and the front, and by an interrupted confirmation.
+Other finished trials keep theirs until `--all` deletes them, because a search extended to more tokens starts from them.
+Only plain files in the study's own locations, with names that tinysearch gives, are considered.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ _LEFT_OVER = re.compile(rf"(trial-\d+|confirm-\d+-seed-\d+)(\.pt\.\d+\.tmp|{re.e
 class Unneeded:
     """A file that nothing needs, and why."""
 
-    place: Checkpoints
+    location: Checkpoints
     name: str
     num_bytes: int
     why: str
 
     @property
     def path(self) -> str:
-        return f"{self.place}/{self.name}"
+        return f"{self.location}/{self.name}"
 
 
 def disk_line(folder: StudyFolder, stored: optuna.Study) -> str:
-    """`checkpoints: 14 files, 1.2 GiB`, and where those are that are not in the study's folder; empty without any."""
+    """`checkpoints: 14 files, 1.2 GiB`, and where, if not in the study's folder; empty if there are none."""
     lines = [_line(FolderCheckpoints(folder.checkpoints).sizes(), "")]
     try:
-        lines += [_line(place.sizes(), f" in {place}") for place in _places(folder, stored)[1:]]
-    except ObjectStoreError as error:  # whoever looks at a study need not reach all that its workers do
+        lines += [_line(location.sizes(), f" in {location}") for location in _locations(folder, stored)[1:]]
+    except ObjectStoreError as error:  # a reader of a study need not be able to reach everything that its workers reach
         lines.append(f"checkpoints: {error}")
     return "\n".join(filter(None, lines))
 
@@ -60,13 +59,13 @@ def _line(sizes: dict[str, int], where: str) -> str:
 def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -> list[Unneeded]:
     """Delete what nothing needs, and return it; a dry run only returns it.
 
-    `with_finished` counts finished trials among it that are neither the best nor on the front. Raises StudyError while
-    a driver runs the study, or where its checkpoint folder lies elsewhere, and ObjectStoreError.
+    `with_finished` includes finished trials that are neither the best nor on the front. Raises StudyError if a driver
+    runs the study or if its checkpoint folder is a link to elsewhere; and ObjectStoreError.
     """
-    folder.load()  # before the lock, which would make the folder
-    place = folder.checkpoints
-    if place.resolve() != folder.path.resolve() / place.name:
-        raise StudyError(f"{place} leads out of the study's folder, to {place.resolve()}; nothing there is touched")
+    folder.load()  # before the lock, which would create the folder
+    location = folder.checkpoints
+    if location.resolve() != folder.path.resolve() / location.name:
+        raise StudyError(f"{location} leads out of the study's folder, to {location.resolve()}; it is left alone")
     with folder.lock():
         stored = folder.load()
         overview = Overview.stored(stored, is_run=False)
@@ -74,19 +73,19 @@ def clean_study(folder: StudyFolder, *, with_finished: bool, is_dry_run: bool) -
             is_owner(ObjectStore(url, patience_seconds=0), folder.name, stored.user_attrs.get("storage_id", ""))
         confirmed = {key for key in stored.user_attrs if key.startswith(f"{CONFIRMED} ")}
         found = [
-            Unneeded(place, name, size, why)
-            for place in _places(folder, stored)
-            for name, size in place.sizes().items()
+            Unneeded(location, name, size, why)
+            for location in _locations(folder, stored)
+            for name, size in location.sizes().items()
             if (why := _why_unneeded(name, overview, confirmed, with_finished=with_finished))
         ]
         if not is_dry_run:
             for file in found:
-                file.place.delete(file.name)
+                file.location.delete(file.name)
         return found
 
 
-def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
-    """The study's own folder, which confirmations use wherever its trials' checkpoints are; then their place."""
+def _locations(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
+    """The study's own folder, which confirmations always use, and then the location of its trials' checkpoints."""
     own = FolderCheckpoints(folder.checkpoints)
     if not (url := storage_path_of(stored)):
         return [own]
@@ -94,7 +93,7 @@ def _places(folder: StudyFolder, stored: optuna.Study) -> list[Checkpoints]:
 
 
 def _why_unneeded(name: str, overview: Overview, confirmed: set[str], *, with_finished: bool) -> str:
-    """Why nothing needs the file of this name; empty where something does, or it is none of ours."""
+    """Why nothing needs the file of this name; empty if something does, or if tinysearch did not write it."""
     if _LEFT_OVER.fullmatch(name):
         return "left over by a worker that was lost"
     if match := _CONFIRMING.fullmatch(name):
@@ -109,7 +108,7 @@ def _why_unneeded(name: str, overview: Overview, confirmed: set[str], *, with_fi
     if not record.has_ended or record in leaders:
         return ""
     if record in overview.continued:
-        return "another trial has gone on from it" if overview.is_complete else ""
+        return "another trial continued it" if overview.is_complete else ""
     if record.outcome != FINISHED:
         return record.outcome
     return "finished, and others are better" if with_finished else ""

@@ -1,4 +1,4 @@
-"""What there is to run on, and how it is divided among trials."""
+"""The hardware that is available, and how it is divided among trials."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MAX_CPU_TRIALS = 8  # on a machine without GPUs, unless told; more at once would each be slow to learn from
-KIND = "accelerator_type:"  # before the kind of GPU, as a resource of Ray
+MAX_CPU_TRIALS = 8  # on a machine without GPUs, by default; with more, each trial would be too slow to learn from
+KIND = "accelerator_type:"  # prefix of the kind of GPU in the name of a Ray resource
 MAX_TRIALS_ON_GPU = 8  # more gain nothing: their kernels wait for each other
-CUDA_BYTES = 700 * 2**20  # of each process, beside its tensors: the context, and cuBLAS's workspace
+CUDA_BYTES = 700 * 2**20  # of each process besides its tensors: the context, and cuBLAS's workspace
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
-    gpu_kind: str = ""  # in Ray's word for it, where it knows one
+    gpu_kind: str = ""  # Ray's name for it, if Ray knows one
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Slots:
     num_slots: int
     cpus_per_trial: float
     gpus_per_trial: float
-    most: float = math.inf  # trials at once, whatever machines there are
+    most: float = math.inf  # trials at once, on any number of machines
     most_on_node: float = math.inf
-    gpu_kind: str = ""  # of all trials' GPUs: their speeds are compared
+    gpu_kind: str = ""  # of all trials' GPUs, because their speeds are compared
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray is to give each trial, in Ray's names."""
+        """The resources that Ray should give each trial, in Ray's names."""
         kind = {f"{KIND}{self.gpu_kind}": 0.001} if self.gpu_kind else {}
         return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial, **kind}
 
     @property
     def is_exclusive(self) -> bool:
-        """Whether a trial has its device to itself, so that its speed can be compared."""
+        """Whether a trial has its device to itself, so that speeds can be compared."""
         return self.gpus_per_trial == 0 or self.gpus_per_trial >= 1
 
     @property
@@ -51,7 +51,7 @@ class Slots:
         return max(1, int(self.cpus_per_trial))
 
     def on(self, nodes: Iterable[Node]) -> int:
-        """How many trials these machines hold, each on one of them; `num_slots` of those that were there at first."""
+        """How many trials fit on these machines, each on one machine; for the initial machines, `num_slots`."""
         return int(min(self.most, sum(self._fitting(node) for node in nodes)))
 
     def _fitting(self, node: Node) -> int:
@@ -73,17 +73,17 @@ def check_shares(
     """Raises ValueError for a share that no hardware could give."""
     for option, share in (("--gpus-per-trial", gpus_per_trial), ("--cpus-per-trial", cpus_per_trial)):
         if share is not None and not math.isfinite(share):
-            raise ValueError(f"{option} {share:g} is no number of them; give one such as 1 or 0.5")
+            raise ValueError(f"{option} {share:g} is not a valid number; give one such as 1 or 0.5")
     if gpus_per_trial is not None and gpus_per_trial < 0:
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g} is negative")
     if gpus_per_trial is not None and gpus_per_trial > 1 and not float(gpus_per_trial).is_integer():
         raise ValueError(f"--gpus-per-trial {gpus_per_trial:g}: above one, only whole GPUs can be given")
     if cpus_per_trial is not None and not cpus_per_trial > 0:
-        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g} is no share of a core; give more than 0")
+        raise ValueError(f"--cpus-per-trial {cpus_per_trial:g} is not a valid share of a core; give more than 0")
     if cpus_per_trial is not None and cpus_per_trial > 1 and not float(cpus_per_trial).is_integer():
         raise ValueError(f"--cpus-per-trial {cpus_per_trial:g}: above one, only whole cores can be given")
     if parallel is not None and parallel < 1:
-        raise ValueError(f"--parallel {parallel} is no number of trials; give at least 1")
+        raise ValueError(f"--parallel {parallel}: give at least 1")
 
 
 def divide(
@@ -94,9 +94,10 @@ def divide(
     parallel: int | None = None,
     gpu_kind: str | None = None,
 ) -> Slots:
-    """Divide machines, at least one: one GPU a trial where there are GPUs, else each one's cores among its trials.
+    """Divide at least one machine: one GPU for each trial if there are GPUs, else each machine's cores among its
+    trials.
 
-    Raises ValueError for a share that no machine has, and for GPUs of several kinds of which none is chosen.
+    Raises ValueError for a share that no machine has, and for GPUs of several kinds if none is chosen.
     """
     check_shares(gpus_per_trial=gpus_per_trial, cpus_per_trial=cpus_per_trial, parallel=parallel)
     for option, share, most in (
@@ -119,7 +120,7 @@ def divide(
 
 
 def _kind(nodes: Sequence[Node], asked: str | None) -> str:
-    """The kind of GPU that trials run on; empty where nobody knows. Raises ValueError."""
+    """The kind of GPU that trials run on; empty if it is unknown. Raises ValueError."""
     counts = Counter(node.gpu_kind for node in nodes if node.gpus)
     there = ", ".join(f"{kind or 'unknown'} on {n} machine{'s' if n > 1 else ''}" for kind, n in sorted(counts.items()))
     if asked is not None and asked not in counts:
@@ -129,13 +130,13 @@ def _kind(nodes: Sequence[Node], asked: str | None) -> str:
     return next(iter(counts)) if asked is None else asked
 
 
-def share_of(num_slots: int, place: int, num_drivers: int) -> int:
-    """The slots of one of several drivers, who share alike; what is left over goes to those who came first."""
-    return num_slots // num_drivers + (place < num_slots % num_drivers)
+def share_of(num_slots: int, rank: int, num_drivers: int) -> int:
+    """The slots of one of several drivers. They share equally; the remainder goes to those that joined first."""
+    return num_slots // num_drivers + (rank < num_slots % num_drivers)
 
 
 def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -> float:
-    """The cores of each of a machine's trials: whole ones, or a fraction where a core is shared."""
+    """The cores for each trial on a machine: whole cores, or a fraction if trials share one."""
     cores = max(1, int(node.cpus))
     fitting = int(node.gpus / gpus + 1e-9) if gpus else min(MAX_CPU_TRIALS, cores)
     if parallel is not None:
@@ -144,12 +145,12 @@ def _cores_each(node: Node, gpus: float, parallel: int | None, num_nodes: int) -
 
 
 def trials_that_fit(gpu_bytes: int, peak_bytes: float) -> int:
-    """How many processes a GPU holds of which each may need so much memory, and what CUDA itself takes; at least 1."""
+    """How many processes fit on a GPU if each needs this much memory besides what CUDA takes; at least 1."""
     return max(1, min(MAX_TRIALS_ON_GPU, int(gpu_bytes / (peak_bytes + CUDA_BYTES))))
 
 
 def this_machine() -> Node:
-    """What this process may use. Raises ValueError for GPUs of several kinds, among which Ray here cannot choose."""
+    """What this process may use. Raises ValueError for GPUs of several kinds: a local Ray cannot choose among them."""
     import torch
 
     kinds = sorted({torch.cuda.get_device_name(i) for i in range(num_gpus())})
@@ -162,7 +163,7 @@ def this_machine() -> Node:
 
 
 def smallest_gpu_bytes() -> int | None:
-    """Memory of the smallest GPU here, which every trial must fit; None where there is none."""
+    """The memory of the smallest GPU here, into which every trial must fit; None if there is no GPU."""
     import torch
 
     if not num_gpus():
@@ -171,19 +172,19 @@ def smallest_gpu_bytes() -> int | None:
 
 
 def ram_bytes() -> int:
-    """Memory of this machine."""
+    """The memory of this machine."""
     import psutil
 
     return psutil.virtual_memory().total
 
 
 def precision(num_gpus: float) -> str:
-    """The precision where nobody asked for one: bf16 is up to 20 times slower on a CPU without the instructions."""
+    """The default precision: bf16 is up to 20 times slower on a CPU without instructions for it."""
     return "bf16" if num_gpus else "fp32"
 
 
 def num_cores() -> int:
-    """Cores this process may use."""
+    """The cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows have no affinity
@@ -191,7 +192,7 @@ def num_cores() -> int:
 
 
 def num_gpus() -> int:
-    """GPUs that torch can use here."""
+    """The GPUs that torch can use here."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -27,8 +27,8 @@ from search.report.sentences import (
     fixed_line,
     same_line,
 )
-from search.storage.archive import archive_at
 from search.storage.folder import StudyError, StudyFolder
+from search.storage.study_store import study_store
 from search.strategy.feasibility import Assessment
 from search.study.settings import StudySettings
 from search.study.study import Study
@@ -68,7 +68,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
             prepared = prepare_by_name(options, before, stack, console)
         so_far = None if stored is None else Overview.stored(stored, is_run=False)
         num_trials = _num_trials_asked(options, so_far)
-        settings = prepared.settings if before is None else _going_on(before, prepared.settings, options)
+        settings = prepared.settings if before is None else _settings_to_resume_with(before, prepared.settings, options)
         if so_far is not None and _is_done(so_far, num_trials, options, is_extended=settings is not before):
             return so_far, False
         if _should_say_what_fits(options, so_far):
@@ -86,7 +86,7 @@ def run_search(options: RunOptions, console: Console) -> tuple[Overview, bool]:
 
 def _folder_of(options: RunOptions) -> StudyFolder:
     runs = options.runs.absolute()
-    return StudyFolder(runs, options.study_name, archive_at(options.storage, runs))
+    return StudyFolder(runs, options.study_name, study_store(options.storage, runs))
 
 
 def _end_of(options: RunOptions) -> float:
@@ -114,10 +114,10 @@ def number_of_trials(asked: str | None, so_far: Overview | None) -> int | None:
     return total
 
 
-def _going_on(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
-    """The settings of a study that there is: what it has, extended where more tokens are asked for. Raises ValueError.
+def _settings_to_resume_with(before: StudySettings, asked: StudySettings, options: RunOptions) -> StudySettings:
+    """The settings of an existing study, extended if more tokens are asked for. Raises ValueError.
 
-    The trials of a study that was extended once go on to its new end, also where the space still names the old one.
+    The trials of a study that was extended train to its new end, even if the space file still names the old one.
     """
     end = before.budget.max_tokens
     max_tokens = number_of_tokens(options.max_tokens) or asked.budget.max_tokens
@@ -182,8 +182,8 @@ def _open_study(
 def _announce(study: Study, prepared: Prepared, options: RunOptions, console: Console, *, is_new: bool) -> None:
     """Say which presets are trained, how many trials there will be, and what holds for all of them."""
     space, assessment = study.space, prepared.assessment
-    if is_new and assessment.reference:
-        console.print(assessment.reference, style="yellow")
+    if is_new and assessment.reference_note:
+        console.print(assessment.reference_note, style="yellow")
     for preset, why in study.skipped_presets.items():
         console.print(f"{space.whose} {preset!r} is left out: {why}", style="dim")
     for preset, other in study.same_presets.items():
@@ -217,7 +217,7 @@ def _run_trials(
             study,
             slots,
             requests.request,
-            _Pruning(display, checkpoints_at(location, patience_seconds=0)),
+            _CheckpointCleanup(display, checkpoints_at(location, patience_seconds=0)),
             is_shared=options.address is not None,
             max_seconds=max_seconds,
         )
@@ -235,8 +235,8 @@ def _tell_rejections(study: Study, assessment: Assessment, console: Console) -> 
         console.print(f"{total} rejected before launch, {study.rejections[reason]:,} for {reason}", style="dim")
 
 
-class _Pruning:
-    """Passes events on, and deletes the checkpoint of a trial that nothing will continue."""
+class _CheckpointCleanup:
+    """Passes events on, and deletes the checkpoint of a trial that nothing will resume or continue."""
 
     def __init__(self, display: Display, checkpoints: Checkpoints):
         self._display, self._checkpoints = display, checkpoints

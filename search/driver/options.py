@@ -1,7 +1,7 @@
-"""What a search can be asked to do: each option is declared once, here.
+"""The options of a search, each declared once, here.
 
-The command line makes its options from these declarations, a job on a cluster its command, and `check` its checks. To
-add an option, add a field to RunOptions and use it where the search is made.
+The command line derives its options from these declarations, a cluster job its command, and `check` its checks. To add
+an option, add a field to RunOptions and use it where the search is prepared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from search.worker.object_store import check_url
 
 
 class TokenDtype(StrEnum):
-    """How wide the tokens of a .bin file are."""
+    """The type of the tokens in a .bin file."""
 
     uint16 = "uint16"
     uint32 = "uint32"
@@ -40,11 +40,11 @@ class Option:
     metavar: str | None = None
     envvar: str | None = None
     check: Callable[[Any], Any] | None = None
-    """Raises ValueError for a value that cannot be meant."""
+    """Raises ValueError for a value that is not valid."""
     resumes: bool = False
-    """Whether `resume` takes it too; a study keeps all others."""
+    """Whether `resume` takes it too; all others are stored with the study."""
     is_listed: bool = False
-    """Whether several values are one word, with commas; otherwise the option may be repeated."""
+    """Whether several values are one word with commas; otherwise the option may be repeated."""
 
 
 def option_of(name: str) -> Option:
@@ -62,9 +62,9 @@ def _option(flag: str, default: Any = None, *, help: str, **how: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What `tinysearch run`, or `resume`, was asked to do."""
+    """What `tinysearch run` or `resume` was asked to do."""
 
-    space: Path | None  # None to resume a study by its name, with the settings that it has
+    space: Path | None  # None: resume a study by its name, with its stored settings
     name: str | None = _option("--name", help="The study's name. Default: space and budget.")
     runs: Path = _option("--runs", Path("runs"), help="The folder that holds all studies.", resumes=True)
     storage: str | None = _option(
@@ -171,13 +171,13 @@ class RunOptions:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How the text is read, for a training run; newer fields only if set, so that older studies compare equal."""
+        """How the text is read, for a training run. Newer fields only if set, so that older studies compare equal."""
         asked = {"text_key": self.text_key} if self.text_key != "text" else {}
         return {"token_dtype": self.token_dtype.value, **asked, **({"skip_bad": True} if self.skip_bad else {})}
 
     @property
     def shares(self) -> dict[str, Any]:
-        """What was asked for of the hardware, as search/driver/hardware.py takes it. Raises ValueError."""
+        """The shares of the hardware that were asked for, for search/driver/hardware.py. Raises ValueError."""
         gpus = self.gpus_per_trial
         if self.trials_per_gpu is not None:
             if gpus is not None:
@@ -190,7 +190,7 @@ class RunOptions:
         }
 
     def check(self) -> None:
-        """Raises ValueError for the first number, time or URL that cannot be meant."""
+        """Raises ValueError for the first number, time or URL that is not valid."""
         for name in OPTIONS:
             check, value = option_of(name).check, getattr(self, name)
             if check is not None and value is not None:
@@ -198,7 +198,7 @@ class RunOptions:
         _ = self.shares
 
     def words(self) -> Iterator[tuple[str, str | None]]:
-        """Each flag that was given, with its value; None for one that takes none."""
+        """Each flag that was given, with its value; None for a flag without one."""
         for name in OPTIONS:
             value, option = getattr(self, name), option_of(name)
             if value == default_of(name):

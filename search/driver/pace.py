@@ -1,4 +1,4 @@
-"""How fast configurations of a space train on this machine: each for seconds, as many at once as a search trains."""
+"""Measures how fast configurations of a space train here: each for seconds, as many at once as in a search."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from trainer.estimate import estimate
 
 SECONDS_EACH = 2.0
 MAX_SECONDS = (
-    30.0  # for all, once the first one trains: a configuration whose first step takes longer is known to be slow
+    30.0  # for all, once the first one trains; a configuration whose first step takes longer is known to be slow
 )
-START_SECONDS = 120.0  # until the first one trains, at most: it imports much of torch, where much else may run
-RAY_SECONDS = 6.0  # until it is up
+START_SECONDS = 120.0  # until the first one trains, at most: it imports much of torch, and other processes may run
+RAY_SECONDS = 6.0  # until Ray is up
 NUM_DRAWN = 200
 NUM_TYPICAL = 4
 
@@ -41,7 +41,7 @@ class NoPace(ValueError):
 def measured_pace(
     settings: StudySettings, slots: Slots, *, max_seconds: float = MAX_SECONDS, seconds_each: float = SECONDS_EACH
 ) -> Pace:
-    """Train the reference, the configuration of most FLOPs per token, and some in between. Raises NoPace."""
+    """Train the reference, the configuration with the most FLOPs per token, and some between. Raises NoPace."""
     preset, reference = reference_of(settings)
     drawn = _drawn(settings)
     typical = [drawn[round((i + 0.5) / NUM_TYPICAL * (len(drawn) - 1))] for i in range(min(NUM_TYPICAL, len(drawn)))]
@@ -49,7 +49,7 @@ def measured_pace(
     trains = [settings.train_config(values, num_threads=slots.num_threads).to_dict() for values in chosen]
     at_once = slots.num_slots if not slots.gpus_per_trial else max(1, int(1 / slots.gpus_per_trial + 1e-9))
     own_speeds, seconds_to_start, reason = _speeds(trains, at_once, max_seconds, seconds_each)
-    # As the study counts tokens, which may be those of another vocabulary.
+    # In tokens as the study counts them, which may be those of another vocabulary.
     end = settings.rungs[-1]
     speeds = [s and s * end / train["rungs"][-1] for s, train in zip(own_speeds, trains, strict=True)]
     known = [speed for speed in speeds if speed]
@@ -64,13 +64,13 @@ def measured_pace(
         typical=mean,
         slowest=min(known),
         num_measured=len(known),
-        startup_seconds=RAY_SECONDS + 2 * seconds_to_start,  # Ray starts processes of its own beside them
+        startup_seconds=RAY_SECONDS + 2 * seconds_to_start,  # Ray starts processes of its own as well
         is_reference_preset=bool(preset) and bool(speeds[0]),
     )
 
 
 def reference_of(settings: StudySettings) -> tuple[str, dict[str, Value]]:
-    """The first preset that may be launched, or the space's defaults, under no name."""
+    """The first preset that may be launched, or else the space's defaults, without a name."""
     space = settings.space
     feasibility = Feasibility.of(space, settings.budget, settings.run, settings.units)
     for name, preset in space.presets.items():
@@ -80,7 +80,7 @@ def reference_of(settings: StudySettings) -> tuple[str, dict[str, Value]]:
 
 
 def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
-    """Configurations that may be launched, drawn at random, in the order of their FLOPs per token."""
+    """Launchable configurations, drawn at random, in the order of their FLOPs per token."""
     feasibility = Feasibility.of(settings.space, settings.budget, settings.run, settings.units)
     rng = np.random.default_rng(0)
     found: list[tuple[float, int, dict[str, Value]]] = []
@@ -95,14 +95,14 @@ def _drawn(settings: StudySettings) -> list[dict[str, Value]]:
 def _speeds(
     trains: Sequence[dict[str, Any]], at_once: int, max_seconds: float, seconds_each: float
 ) -> tuple[list[float | None], float, str]:
-    """Tokens per second of each configuration, None where it cannot be trained; the seconds until the first trained;
+    """Tokens per second of each configuration, None if it cannot be trained; the seconds until the first one trained;
     and why one could not.
 
-    One that had not ended its first step when the time was up has the speed that it has at most.
+    If a configuration had not finished its first step when the time was up, its speed is an upper bound.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in search/worker/alone.py
     speeds: list[float | None] = [None] * len(trains)
-    under_way: dict[Connection, tuple[int, float]] = {}
+    running: dict[Connection, tuple[int, float]] = {}
     reason, processes = "", []
     context, started = multiprocessing.get_context("spawn"), time.monotonic()
     deadline, seconds_to_start = started + START_SECONDS, 0.0
@@ -115,23 +115,23 @@ def _speeds(
                 process.start()
             there.close()
             processes.append(process)
-            under_way[reports] = (-1, math.inf)
-        while under_way and (left := deadline - time.monotonic()) > 0:
-            for ready in wait(list(under_way), left):
+            running[reports] = (-1, math.inf)
+        while running and (left := deadline - time.monotonic()) > 0:
+            for ready in wait(list(running), left):
                 assert isinstance(ready, Connection)
                 try:
                     number, speed, why = ready.recv()
                 except EOFError:
-                    del under_way[ready]
+                    del running[ready]
                     continue
                 if not seconds_to_start:
                     seconds_to_start, deadline = time.monotonic() - started, time.monotonic() + max_seconds
                 if speed is None:
-                    under_way[ready] = (number, time.monotonic())
+                    running[ready] = (number, time.monotonic())
                 else:
                     speeds[number], reason = speed or None, reason or why
-                    under_way[ready] = (-1, math.inf)
-        for number, since in under_way.values():
+                    running[ready] = (-1, math.inf)
+        for number, since in running.values():
             if number >= 0 and (seconds := time.monotonic() - since) > seconds_each:
                 speeds[number] = _tokens_per_step(trains[number]) / seconds
         return speeds, seconds_to_start, reason
@@ -148,7 +148,7 @@ def _tokens_per_step(train: dict[str, Any]) -> int:
 
 
 def _measure(jobs: Sequence[tuple[int, dict[str, Any]]], seconds_each: float, reports: Connection) -> None:
-    """In a process of its own: report when each begins to train, and its speed, 0 where it has none."""
+    """In a child process: report when each begins to train, and its speed, or 0 if it cannot be trained."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from trainer.config import TrainConfig
     from trainer.loop import TrainingRun
@@ -160,10 +160,10 @@ def _measure(jobs: Sequence[tuple[int, dict[str, Any]]], seconds_each: float, re
             run = TrainingRun(config)
             reports.send((number, None, ""))
             first = min(config.tokens_per_step, config.budget_tokens)
-            speed = run.train(first)  # not counted where another follows: it allocates and imports
+            speed = run.train(first)  # not counted if another follows: it allocates and imports
             if first < config.budget_tokens:
                 speed = run.train(config.budget_tokens, max_seconds=seconds_each)
             run.close()
-        except Exception as error:  # out of memory, diverged: a trial that ends so costs little
+        except Exception as error:  # out of memory, diverged: such a trial costs little
             why = (str(error).splitlines() or [type(error).__name__])[0]
         reports.send((number, speed, why))

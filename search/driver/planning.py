@@ -1,4 +1,4 @@
-"""How many trials of how many tokens make sense in a time: measured, proposed, and said in words."""
+"""How many trials of how many tokens make sense in a given time: measured, proposed, and put in words."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from search.study.cost import (
 from search.study.settings import StudySettings
 
 ASSUMPTION = "if three in ten trials stop at each rung"
-SHORTEST_MEASURED = 120.0  # seconds of a search: of less, measuring would take too much
+SHORTEST_MEASURED = 120.0  # seconds of a search; in a shorter one, measuring would take too much of the time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a time allows: a proposal, or the smallest search that makes sense, which takes longer."""
+    """What fits in a time: a proposal, or the smallest search that makes sense, which takes longer."""
 
     seconds: float
     budget_name: str
@@ -51,16 +51,16 @@ class Plan:
     pace: Pace
     proposal: Proposal | None
     smallest: Proposal | None
-    too_long: Proposal | None = None  # the smallest of the space's own budget, where that does not fit
+    too_long: Proposal | None = None  # the smallest search of the space's own budget, if it does not fit
 
     def options(self) -> list[str]:
-        """Of `tinysearch run`, for the proposal."""
+        """The options of `tinysearch run` for the proposal."""
         assert self.proposal is not None
         named = ["--budget", self.budget_name] if self.budget_name else []
         return [*named, "--trials", str(self.proposal.trials), "--max-tokens", amount(self.proposal.max_tokens)]
 
     def lines(self, run: str) -> Iterator[str]:
-        """For people; `run` is the command that the options are added to."""
+        """The plan for people; `run` is the command that the options are added to."""
         yield pace_line(self.pace, self.reference)
         if self.proposal is not None:
             rungs = ", ".join(map(amount, self.proposal.rungs))
@@ -93,7 +93,7 @@ class Plan:
 
 
 def plan(settings: StudySettings, pace: Pace, seconds: float) -> Plan:
-    """The longest search that fits the time, of those whose reference may be launched."""
+    """The longest search that fits in the time, among those whose reference may be launched."""
     budget = settings.budget
     fitting = (p for p in proposals(seconds, budget, pace) if _may_launch(settings, p.max_tokens))
     return Plan(
@@ -120,7 +120,7 @@ def _may_launch(settings: StudySettings, max_tokens: int) -> bool:
 
 
 def until_lines(settings: StudySettings, pace: Pace, seconds: float) -> Iterator[str]:
-    """What `run --until` will do in this time, before it starts; and what would make more of it, if something would."""
+    """What `run --until` will do in this time, before it starts, and how to use the time better if that is possible."""
     budget = settings.budget
     rungs = settings.rungs
     fitting = num_fitting(seconds, rungs, budget.eval_tokens, pace)
@@ -153,7 +153,7 @@ def until_lines(settings: StudySettings, pace: Pace, seconds: float) -> Iterator
 
 
 def pace_line(pace: Pace, reference: str) -> str:
-    """What was measured, in a sentence."""
+    """The measured speeds, in a sentence."""
     who = f"the guide's {reference!r}" if reference and pace.is_reference_preset else "the default configuration"
     at_once = f"{pace.num_slots} trials at a time" if pace.num_slots > 1 else "one trial at a time"
     return (
@@ -163,7 +163,7 @@ def pace_line(pace: Pace, reference: str) -> str:
 
 
 def amount(tokens: int) -> str:
-    """A token count as `--max-tokens` takes it, exactly: 432K, 27M, 1500."""
+    """A token count as `--max-tokens` takes it, exact: 432K, 27M, 1500."""
     for suffix, size in (("M", 10**6), ("K", 10**3)):
         if tokens >= size and tokens * 1000 % size == 0:
             return f"{tokens / size:.3f}".rstrip("0").rstrip(".") + suffix
@@ -171,7 +171,7 @@ def amount(tokens: int) -> str:
 
 
 def seconds_of(time: str) -> float:
-    """The seconds of `--time`, in the words of `--until`. Raises ValueError."""
+    """The seconds of `--time`, in the format of `--until`. Raises ValueError."""
     try:
         return seconds_until(time, datetime.now())
     except ValueError as error:
@@ -185,10 +185,10 @@ def _minutes(seconds: float) -> str:
 
 
 def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
-    """A search of the options' space that makes sense in so many seconds, its speed measured on this machine.
+    """A search of the options' space that makes sense in this many seconds; the speed is measured on this machine.
 
-    Without a budget's name it is the space's own one, or, where its first rung is too far, the first named one that
-    fits. Raises SpaceError, or ValueError (also the trainer's) for what the user can mend.
+    If no budget is named, it uses the space's own one, or, if that one's first rung is too far, the first named one
+    that fits. Raises SpaceError, or ValueError (also the trainer's) for mistakes that the user can fix.
     """
     assert options.space is not None
     names = [options.budget] if options.budget else [None, *load_space(options.space).spec.budgets]
@@ -206,7 +206,7 @@ def plan_search(options: RunOptions, seconds: float, console: Console) -> Plan:
 
 
 def say_what_fits(settings: StudySettings, slots: hardware.Slots, ends: float, console: Console) -> None:
-    """Measure for seconds, and say what a search that ends at a time will do; of a short one nothing is measured."""
+    """Measure for seconds, and print what a search that ends at this time will do. Does not measure for short times."""
     if (left := ends - time.monotonic()) < SHORTEST_MEASURED:
         return
     try:

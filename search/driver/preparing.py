@@ -1,4 +1,4 @@
-"""What a search is made with: its space, its text and its share of the hardware, all of it checked."""
+"""Prepares a search: its space, its text and its share of the hardware, all of it checked."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def prepare_space(options: RunOptions) -> AskedSpace:
         budget = budget.model_copy(update={"max_tokens": max_tokens})
     budget = limited(space, budget, options.limits)
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
-    space, told = referenced(space, budget)
+    space, note = referenced(space, budget)
     known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
-    return AskedSpace(space, budget, replace(assess(space, budget, known=known), reference=told))
+    return AskedSpace(space, budget, replace(assess(space, budget, known=known), reference_note=note))
 
 
 def prepare_by_space(
@@ -90,7 +90,7 @@ def prepare_by_space(
 def prepare_by_name(
     options: RunOptions, before: StudySettings, stack: contextlib.ExitStack, console: Console
 ) -> Prepared:
-    """A study that goes on with its own space and text, as `tinysearch resume` asks for it."""
+    """A study that resumes with its own space and text, as `tinysearch resume` asks for it."""
     space, budget = before.space, before.budget
     paths = map(Path, before.corpus["paths"])
     doubts = check_metrics(space, budget, paths, is_begun=True, budget_name=before.budget_name)
@@ -109,10 +109,10 @@ def _warn(console: Console, doubts: Iterable[str]) -> None:
 def check_metrics(
     space: Space, budget: BudgetSpec, paths: Iterable[Path], *, is_begun: bool, **asked: Any
 ) -> list[str]:
-    """Raises ValueError where a metric or limit cannot be measured on this text, or does not compare.
+    """Raises ValueError if a metric or limit cannot be measured on this text, or does not compare between trials.
 
-    A study that `is_begun` goes on with what does not compare, since nobody looked then: that is returned as warnings.
-    `asked` says what search/study/comparable.py wants to know of where a fault lies.
+    If the study `is_begun`, metrics that do not compare are returned as warnings, because older versions did not check.
+    `asked` tells search/study/comparable.py where a fault may be.
     """
     paths = list(paths)
     if wrong := unmeasurable(space, budget, paths, **asked):
@@ -124,7 +124,7 @@ def check_metrics(
 
 
 def slots_for(options: RunOptions, stack: contextlib.ExitStack, space: Space, budget: BudgetSpec) -> hardware.Slots:
-    """What each trial gets: of the cluster that `--address` names, which is connected to here, or of this machine."""
+    """The resources of each trial, in the cluster at `--address`, to which this connects, or on this machine."""
     if options.address:
         from search.driver import cluster
 
@@ -177,7 +177,7 @@ def settings_for(
 
 
 def read_for(options: RunOptions, space: Space, console: Console | None) -> StudyText:
-    """The text in every vocabulary that the space may ask for; without a console, nothing is said of it."""
+    """The text in every vocabulary that the space may ask for; without a console, nothing is printed."""
     paths = [str(path.absolute()) for path in options.data]
     if console is None:
         return read_text(space, paths, options.reading)

@@ -1,7 +1,7 @@
-"""What the search takes from Ray's private parts.
+"""What the search uses of Ray's private parts.
 
-Ray may change any of it in a minor release, so pyproject.toml names the first that has not been looked at, and
-tests/test_private_parts.py fails where a part is not as it is used here. All of it was seen in Ray 2.60.
+Ray may change any of it in a minor release. So pyproject.toml excludes the first release that was not checked, and
+tests/test_private_parts.py fails if a part differs from its use here. All of it was checked with Ray 2.60.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 
 def folders(scratch: Path, object_store: str) -> dict[str, str]:
-    """Options of ray.init: where Ray keeps its files, and its shared memory. It has no public ones."""
+    """Options of ray.init for the folders of Ray's files and of its shared memory. There are no public ones."""
     return {"_temp_dir": str(scratch), "_plasma_directory": object_store}
 
 
 def keep_quiet_about_lost_workers() -> None:
-    """Ray prints a page on each of them, which no option or logger stops; `status` has a line."""
+    """Ray prints a page for each of them, which no option or logger stops; `status` has one line."""
     from ray._private import worker
 
     worker.print_to_stdstream = _print_nothing
@@ -27,10 +27,10 @@ def _print_nothing(data: Any, ignore_prefix: bool) -> None:
 
 
 def count_every_loss_of_a_worker() -> type:
-    """Have Tune take every loss of a worker for one. Returns the class that Tune uses from now on.
+    """Make Tune count every loss of a worker as one. Returns the class that Tune uses from now on.
 
-    Tune ends the whole run where Ray's memory monitor has killed a worker, since that error is not an actor's. It takes
-    no other manager of actors than the one that its controller imports.
+    If Ray's memory monitor has killed a worker, Tune ends the whole run, because that error is not an actor's. Tune has
+    no option for another actor manager than the one that its controller imports.
     """
     from ray.exceptions import RayActorError, RayError, RayTaskError
     from ray.tune.execution import tune_controller
@@ -41,5 +41,5 @@ def count_every_loss_of_a_worker() -> type:
                 exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
             super()._actor_task_failed(tracked_actor_task, exception)
 
-    tune_controller.RayActorManager = ActorManager  # type: ignore[misc]  # a class in the place of a class
+    tune_controller.RayActorManager = ActorManager  # type: ignore[misc]  # replaces a class
     return ActorManager

@@ -1,4 +1,4 @@
-"""What is sent to a worker for each trial of a study."""
+"""The request that a worker gets for each trial of a study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEED = "tokens_per_second"
 
 
 class Requests:
-    """Makes them, and writes the text to the study's URL if it has one."""
+    """Makes the requests, and writes the text to the study's URL if it has one."""
 
     def __init__(self, study: Study, folder: StudyFolder, slots: Slots, hang_seconds: float):
         self._study, self._folder, self._slots = study, folder, slots
@@ -32,7 +32,7 @@ class Requests:
         self._location = location_of(folder.checkpoints, folder.name, url)
         self._store = ObjectStore(url) if url else None
         self._corpus_digests = tuple(corpus_digests(study.settings))
-        self._shared: dict[int, str] = {}  # the digest of the text below the URL by vocabulary
+        self._shared: dict[int, str] = {}  # digest of the text at the URL, by vocabulary
 
     def request(self, number: int, values: dict[str, Any]) -> TrialRequest:
         config = self._study.settings.train_config(values, num_threads=self._slots.num_threads)
@@ -56,7 +56,7 @@ class Requests:
         )
 
     def _text(self, config: TrainConfig) -> TextLocation | None:
-        """Where a worker finds the text, which is written there when the first trial of its vocabulary starts."""
+        """Where a worker finds the text. It is written there when the first trial with its vocabulary starts."""
         if self._store is None:
             return None
         size = config.model.vocab_size
@@ -72,5 +72,5 @@ def sentinel_at(file: Path) -> Sentinel:
 
 
 def measures_alone(slots: Slots, space: Space, budget: BudgetSpec) -> bool:
-    """Whether a trial's speed is measured while the others of its GPU pause: it is compared, and the GPU is shared."""
+    """Whether a trial's speed is measured while the others on its GPU pause: speeds count and the GPU is shared."""
     return not slots.is_exclusive and SPEED in {*(m.name for m in space.spec.objectives), *space.limits(budget)}

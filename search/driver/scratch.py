@@ -1,6 +1,6 @@
-"""A folder for what lives no longer than a search: Ray's session, whose sockets want a short path.
+"""A temporary folder for the length of a search: Ray's session, whose sockets need a short path.
 
-It is made anew, so that nothing that is left behind on the machine, and nobody else who uses it, is in its way.
+It is always a new folder, so that neither leftovers nor other users of the machine are in its way.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ VARIABLES = ("RAY_TMPDIR", "TMPDIR")
 USUAL = ("/tmp", "/var/tmp", "/dev/shm")
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of a socket's path, at most
 BELOW_BYTES = len("/session_2026-11-28_12-00-00_123456_4194304/sockets/plasma_store") + 2
-FREE_BYTES = 256 * 2**20  # Ray's logs, and its object store where /dev/shm is too small for it
+FREE_BYTES = 256 * 2**20  # for Ray's logs, and for its object store if /dev/shm is too small
 
 
 @contextlib.contextmanager
 def scratch_folder(usual: Sequence[str] = USUAL) -> Iterator[Path]:
-    """A new folder until the block ends, where a variable says or else in a usual place. Raises StudyError."""
-    named = [(f"{name}={place}", place) for name in VARIABLES if (place := os.environ.get(name))]
+    """A new folder until the block ends: where a variable says, or in a usual location. Raises StudyError."""
+    named = [(f"{name}={location}", location) for name in VARIABLES if (location := os.environ.get(name))]
     faults = []
-    for said, place in [*named, *((place, place) for place in usual)]:
+    for said, location in [*named, *((location, location) for location in usual)]:
         try:
-            folder = tempfile.mkdtemp(prefix="ts-", dir=os.path.abspath(place))
+            folder = tempfile.mkdtemp(prefix="ts-", dir=os.path.abspath(location))
         except OSError as error:
             faults.append(f"{said} ({error.strerror})")
             continue
@@ -49,7 +49,7 @@ def scratch_folder(usual: Sequence[str] = USUAL) -> Iterator[Path]:
 
 
 def _fault_of(folder: str) -> str:
-    """Why Ray cannot be at home in a folder that is there; empty if it can."""
+    """Why Ray cannot use an existing folder; empty if it can."""
     if (length := len(os.fsencode(folder)) + BELOW_BYTES) > SOCKET_BYTES:
         return f"{length - SOCKET_BYTES} bytes too long for the sockets in it"
     if shutil.disk_usage(folder).free < FREE_BYTES:

@@ -1,7 +1,7 @@
-"""Ray Tune around the study: a Searcher and a Scheduler that only forward, and a Trainable that only forwards.
+"""Ray Tune around the study: a Searcher, a Scheduler and a Trainable that only forward calls.
 
-Ray places trials on hardware, restarts lost workers and reuses warm ones; every decision is the study's, and the study
-is recovered from its own storage, never from Ray's experiment state.
+Ray places trials on hardware, restarts lost workers and reuses warm ones. Every decision is the study's. The study is
+recovered from its own storage, never from Ray's experiment state.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Before Ray Tune is imported: it reads these once.
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # else every Tuner warns about Train's own migration
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the record is Optuna's; no CSV, JSON and TensorBoard beside it
-os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer one prints a banner even when told to be silent
+# Set before Ray Tune is imported: it reads these once.
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")  # otherwise every Tuner warns about the migration of Ray Train
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # Optuna keeps the record; no CSV, JSON or TensorBoard files
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints a banner even at verbosity 0
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C drains, see _interruptible
-os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a lost worker is no news: its trial goes on in another
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a lost worker needs no message: its trial resumes in another one
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)  # Ray's experiment state is never read
 
 from ray import tune
@@ -41,7 +41,7 @@ from search.worker.hangup import HANGUP, heeded
 from search.worker.messages import TrialReport, TrialRequest
 
 ActorManager = count_every_loss_of_a_worker()
-LOOK_SECONDS = 5.0  # between two looks at which machines there are
+LOOK_SECONDS = 5.0  # between two checks for new and lost machines
 
 
 def run_trials(
@@ -56,11 +56,11 @@ def run_trials(
 ) -> bool:
     """Run the study's trials on a started Ray until none is left; True if it was interrupted.
 
-    `request_for` turns a trial's number and configuration into what `worker` ("module:class", with `step` and
-    `close`) is made with. The first Ctrl-C, SIGTERM or hangup drains: each trial stops at its next report and waits in
-    the study for another run. A second one, but for a hangup, ends at once. After `max_seconds` it drains by itself.
-    `is_shared` says that other searches may run on this Ray too. Raises what ended the study: StudyFailed,
-    NothingFeasible, StudyError.
+    `request_for` turns a trial's number and configuration into the request for `worker` ("module:class", with `step`
+    and `close`). The first Ctrl-C, SIGTERM or hangup drains: each trial stops at its next report and waits in the study
+    for the next run. A second one, except a hangup, ends at once. After `max_seconds` the search drains by itself.
+    `is_shared`: other searches may run on this Ray too. Raises what ended the study: StudyFailed, NothingFeasible or
+    StudyError.
     """
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**6)  # the searcher itself limits how many run
     bridge = Bridge(study, slots.num_slots, request_for, listener, worker, max_seconds=max_seconds)
@@ -69,7 +69,7 @@ def run_trials(
         try:
             watch = _Watch(bridge, slots, DriverRegistration() if is_shared else None)
             _tuner(bridge, slots, watch, scratch).fit()
-            while not bridge.is_ending and study.has_more:  # Ray asks no more once nothing was to be proposed
+            while not bridge.is_ending and study.has_more:  # Ray stops asking once there was no proposal
                 _tuner(bridge, slots, watch, scratch).fit()
         finally:
             bridge.release_all()
@@ -90,7 +90,7 @@ def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tu
         run_config=RunConfig(
             name="trials",
             storage_path=scratch,
-            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # else an empty save for every trial
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # otherwise an empty save for every trial
             stop=watch,
             verbose=0,
         ),
@@ -98,14 +98,14 @@ def _tuner(bridge: Bridge, slots: Slots, watch: _Watch, scratch: str) -> tune.Tu
 
 
 class TrialActor(tune.Trainable):
-    """A warm worker: one process that runs a trial after another."""
+    """A warm worker: one process that runs one trial after another."""
 
     def setup(self, config: dict[str, Any]) -> None:
         module, _, name = config["worker"].partition(":")
         self._trial = getattr(importlib.import_module(module), name)(TrialRequest.from_dict(config["request"]))
 
     def step(self) -> dict[str, Any]:
-        return {"report": [self._trial.step().to_dict()]}  # in a list: Tune flattens mappings
+        return {"report": [self._trial.step().to_dict()]}  # in a list, because Tune flattens mappings
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._trial.close()
@@ -115,7 +115,7 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         self._trial.close()
 
-    # The trial keeps its own checkpoints: they outlive Ray and say which trial they belong to.
+    # The trial writes its own checkpoints: they outlive Ray and name their trial.
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         return None
 
@@ -124,7 +124,7 @@ class TrialActor(tune.Trainable):
 
 
 class StudySearcher(Searcher):
-    """Hands the study's proposals to Ray, one for each free slot and no earlier: a later proposal knows more."""
+    """Passes the study's proposals to Ray, one for each free slot and no earlier: a later proposal knows more."""
 
     def __init__(self, bridge: Bridge):
         super().__init__()
@@ -139,7 +139,7 @@ class StudySearcher(Searcher):
         self._bridge.on_end(trial_id, worker_lost=error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing: the study's storage is the one truth."""
+        """Does nothing: the study is recovered from its own storage."""
 
     def save(self, checkpoint_path: str) -> None:
         """As save_to_dir."""
@@ -149,17 +149,18 @@ class StudySearcher(Searcher):
 
 
 class StudyScheduler(FIFOScheduler):
-    """Asks the study whether a trial goes on after each report."""
+    """Asks the study after each report whether the trial continues."""
 
     def __init__(self, bridge: Bridge):
         super().__init__()
         self._bridge = bridge
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """No trial before others: each that is new gets the worker that is free, or else one of its own.
+        """Prefers no trial: each new one gets a free worker, or else a new one.
 
-        Ray's FIFO gives a free worker to a trial whose own is about to start, and ends that one. Where some worker is
-        free every few seconds, no new one would ever begin: machines that join a large cluster would not be used.
+        Ray's FIFO would give a free worker to a trial whose own worker is about to start, and end that one. If some
+        worker is free every few seconds, no new worker would ever begin: machines that join a large cluster would stay
+        unused.
         """
         return None
 
@@ -173,8 +174,8 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A worker was lost. Ray calls this before it starts another one, or before it gives the trial up.
 
-        Ray 2.60 tells the loss of a worker that was about to begin a trial twice, and gives the trial up at the second:
-        by then it is pending. The bridge has it taken up again.
+        Ray 2.60 reports the loss of a worker that was about to begin a trial twice, and gives the trial up at the
+        second report, when it is pending. The bridge makes it resume.
         """
         if trial.status != trial.PENDING:
             failures = Path(trial.error_file).read_text(errors="replace")
@@ -183,10 +184,10 @@ class StudyScheduler(FIFOScheduler):
 
 
 class _Watch(Stopper):
-    """Looks at Ray's machines and drivers every few seconds, and ends the run when the bridge has a reason.
+    """Checks Ray's machines and drivers every few seconds, and ends the run if the bridge has a reason.
 
-    Machines that come are used, and those that go are not waited for; but where this very one's Ray is gone, Tune would
-    wait for ever. Each of several drivers takes its share.
+    New machines are used, and lost ones are not waited for. But if the Ray of this machine is gone, Tune would wait for
+    ever. If there are several drivers, each takes its share.
     """
 
     def __init__(self, bridge: Bridge, slots: Slots, registration: DriverRegistration | None):

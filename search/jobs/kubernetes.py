@@ -1,4 +1,4 @@
-"""A search as a RayJob of KubeRay on Kubernetes: its manifest, and the job asked after by `kubectl`."""
+"""A search as a RayJob of KubeRay on Kubernetes: its manifest, and the `kubectl` commands about the job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.jobs.job import DRAIN_SECONDS, Job, Place, absolute_data
+from search.jobs.job import DRAIN_SECONDS, Job, Locations, absolute_data
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import NodeSettings, flag_of, setting, time_seconds, wrong_names
 from search.jobs.target import Submission, Target
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from search.driver.options import RunOptions
     from trainer.families.family import Source
 
-MAX_RETRIES = 3  # of a RayJob whose cluster was lost; each goes on with the study
+MAX_RETRIES = 3  # of a RayJob whose cluster was lost; each resumes the study
 KEPT_SECONDS = 3600  # a finished RayJob's pods, for their logs
-NODE_MEMORY = "16Gi"  # where nobody asked for more or less
+NODE_MEMORY = "16Gi"  # the default
 RAY_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001}
 CLAIM_PATH = "/runs"
 SPACE_PATH = "/etc/tinysearch"
@@ -41,7 +41,7 @@ _NEEDED = {
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesSettings(NodeSettings):
-    """What can be asked of Kubernetes."""
+    """The settings of a Kubernetes job."""
 
     image: str | None = setting("Kubernetes: a container image with tinysearch and ray[default].")
     namespace: str = setting("Kubernetes namespace. Default: default.", "default")
@@ -53,20 +53,20 @@ class KubernetesSettings(NodeSettings):
 
 
 class KubernetesTarget(Target[KubernetesSettings]):
-    """Kubernetes with KubeRay. Each job has a Ray cluster of its own; studies are on a PersistentVolumeClaim."""
+    """Kubernetes with KubeRay. Each job gets its own Ray cluster; studies are on a PersistentVolumeClaim."""
 
     name = "k8s"
     title = "Kubernetes with KubeRay"
     settings = KubernetesSettings
 
-    def place(self, options: RunOptions, settings: KubernetesSettings) -> Place:
+    def locations(self, options: RunOptions, settings: KubernetesSettings) -> Locations:
         data = absolute_data(options.data)
         if options.storage is not None and settings.storage_secret is None:
             raise ValueError(
                 "--to k8s takes a database from a Secret: kubectl create secret generic NAME "
                 "--from-literal=OPTUNA_STORAGE=URL, and give --storage-secret NAME"
             )
-        return Place(runs=CLAIM_PATH, space=f"{SPACE_PATH}/space.yaml", data=data)
+        return Locations(runs=CLAIM_PATH, space=f"{SPACE_PATH}/space.yaml", data=data)
 
     def family_files(self, family: Source, space: Path) -> dict[str, str]:
         if family.text is None:  # an installed module
@@ -93,7 +93,7 @@ class KubernetesTarget(Target[KubernetesSettings]):
         namespace = job.settings.namespace
         try:
             ask(["kubectl", "create", "--filename=-"], text=rayjob_manifest(job), seconds=None)
-        except ClusterError:  # the space may be there already
+        except ClusterError:  # the ConfigMap may have been created already
             ask(_kubectl(namespace, ["delete", f"configmap/{job.name}", "--ignore-not-found"]), fails="")
             raise
         return Submission(study=job.study, to=self.name, id=job.name, submitted=submitted, namespace=namespace)
@@ -121,13 +121,13 @@ def _kubectl(namespace: str | None, words: Sequence[str]) -> list[str]:
 
 
 def rayjob_documents(job: Job[KubernetesSettings]) -> list[dict[str, Any]]:
-    """A ConfigMap with the space, and the RayJob that searches it: a Ray cluster of its own, gone when it has ended."""
+    """A ConfigMap with the space, and the RayJob that searches it: a Ray cluster that is deleted when the job ends."""
     asked = job.settings
     labels = {"app.kubernetes.io/name": "tinysearch", "tinysearch/job": job.name}
     where = {"name": job.name, "namespace": asked.namespace, "labels": labels}
     cluster: dict[str, Any] = {
         "rayVersion": asked.ray_version,
-        "authOptions": {"mode": "token"},  # KubeRay makes the token, keeps it in a Secret and hands it to every pod
+        "authOptions": {"mode": "token"},  # KubeRay creates the token, stores it in a Secret and passes it to every pod
         "headGroupSpec": {"rayStartParams": {}, "template": _pod(job, "ray-head", is_head=True)},
     }
     if asked.nodes > 1:
@@ -188,7 +188,7 @@ def _dumper() -> type:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Texts of several lines as blocks, and no anchors: people read it."""
+        """Writes multi-line text as blocks, and no anchors, because people read it."""
 
         def ignore_aliases(self, data: Any) -> bool:
             return True

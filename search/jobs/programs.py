@@ -1,4 +1,4 @@
-"""Calls the programs of a cluster (`ray`, `kubectl`, those of Slurm), as a person would call them."""
+"""Calls the programs of a cluster (`ray`, `kubectl`, those of Slurm)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ANSWER_SECONDS = 60  # for a question; a submission may take longer, it uploads the checkout
-_FAULT = re.compile(r"[\w.]*(?:Error|Exception):|(?:\w+: )?error: |Error from server")  # among what else is printed
+ANSWER_SECONDS = 60  # for a query; a submission may take longer, because it uploads the checkout
+_FAULT = re.compile(r"[\w.]*(?:Error|Exception):|(?:\w+: )?error: |Error from server")  # errors among the other output
 
 
 class ClusterError(ValueError):
-    """A cluster that refuses something, does not answer, or has no program on this machine; the message says which."""
+    """A cluster refuses a request, does not answer, or its program is not on this machine; the message says which."""
 
 
 def ask(
@@ -69,7 +69,7 @@ def _found(words: Sequence[str]) -> list[str]:
     program = shutil.which(words[0], path=beside if words[0] == "ray" else None)
     if program is None:
         raise ClusterError(
-            f"there is no {words[0]} on this machine; go where there is one, or print what it would get with "
+            f"there is no {words[0]} on this machine; run this where it is installed, or print the job with "
             "`tinysearch submit --dry-run`"
         )
     return [program, *words[1:]]

@@ -1,4 +1,4 @@
-"""A search as a job of a running Ray cluster: the words of `ray job submit`, and the job asked after by `ray job`."""
+"""A search as a job of a running Ray cluster: `ray job submit`, and the `ray job` commands about the job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.jobs.job import CHECKOUT, DRAIN_SECONDS, Job, Place, absolute_data
+from search.jobs.job import CHECKOUT, DRAIN_SECONDS, Job, Locations, absolute_data
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import setting
 from search.jobs.target import Submission, Target
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RayJobSettings:
-    """What can be asked of a Ray cluster's job server."""
+    """The settings of a job on a Ray cluster's job server."""
 
     address: str | None = setting("Ray's job server, such as http://head:8265.", metavar="URL")
     cluster_runs: str | None = setting("Ray: the folder for studies on the cluster.", metavar="PATH")
 
 
 class RayJobTarget(Target[RayJobSettings]):
-    """A Ray cluster that runs already. The job's driver runs on its head, in an upload of this checkout."""
+    """A Ray cluster that is running. The job's driver runs on its head, in an upload of this checkout."""
 
     name = "ray"
     title = "a running Ray cluster"
     settings = RayJobSettings
 
-    def place(self, options: RunOptions, settings: RayJobSettings) -> Place:
+    def locations(self, options: RunOptions, settings: RayJobSettings) -> Locations:
         runs = settings.cluster_runs
         if runs is None or not runs.startswith("/"):
             raise ValueError(
@@ -42,7 +42,7 @@ class RayJobTarget(Target[RayJobSettings]):
                 "kept"
             )
         assert options.space is not None
-        return Place(
+        return Locations(
             runs=runs,
             data=absolute_data(options.data),
             space=_space_in_checkout(options.space),
@@ -112,7 +112,7 @@ def _space_in_checkout(space: Path) -> str:
 
 
 def _database_to_show(url: str | None) -> str | None:
-    """The database, if everybody may read its URL. Raises ValueError if it has a password."""
+    """The database, if its URL may be public. Raises ValueError if it has a password."""
     if url is None:
         return None
     from search.storage.address import Address

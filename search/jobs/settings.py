@@ -1,6 +1,6 @@
-"""What can be asked of a cluster: how a target declares its settings, and the settings of a job on several machines.
+"""The settings of a cluster's jobs: how a target declares them, and those of a job on several machines.
 
-A setting is declared once, as a field of a target's settings. The command line makes an option of it.
+A setting is declared once, as a field of a target's settings. The command line derives an option from it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def wrong_names(settings: Any, patterns: Mapping[str, re.Pattern[str]], cluster:
     """A sentence for each of these settings that is given and does not match its pattern."""
     given = {name: getattr(settings, name) for name in patterns}
     return [
-        f"{flag_of(name)} {value!r} is no name that {cluster} takes"
+        f"{flag_of(name)} {value!r} is not a valid name for {cluster}"
         for name, value in given.items()
         if value is not None and not patterns[name].fullmatch(value)
     ]
@@ -57,7 +57,7 @@ def wrong_names(settings: Any, patterns: Mapping[str, re.Pattern[str]], cluster:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeSettings:
-    """The machines that a job asks for."""
+    """The machines of a job."""
 
     nodes: int = setting("Machines (or pods). Default: 1.", 1)
     cpus_per_node: int = setting("Cores of each machine. Default: 4.", 4)
@@ -66,7 +66,7 @@ class NodeSettings:
     time: str | None = setting("The time limit, in the form of Slurm.", metavar="D-HH:MM:SS")
 
     def faults(self) -> list[str]:
-        """What is wrong with the numbers and the time. The form of the memory is the target's to check."""
+        """What is wrong with the numbers and the time. The target checks the format of the memory."""
         found = [
             f"{flag_of(name)} {getattr(self, name)}: give at least 1"
             for name in ("nodes", "cpus_per_node")
@@ -81,13 +81,13 @@ class NodeSettings:
     def memory_faults(self, pattern: re.Pattern[str], example: str) -> list[str]:
         if self.memory_per_node is None or pattern.fullmatch(self.memory_per_node):
             return []
-        return [f"--memory-per-node {self.memory_per_node}: no size; give one such as {example}"]
+        return [f"--memory-per-node {self.memory_per_node}: not a size; give one such as {example}"]
 
 
 def time_seconds(text: str) -> int | None:
-    """The seconds of a time as Slurm writes it (`30`, `MM:SS`, `HH:MM:SS`, `D-HH`, ...); None if it is none, or zero.
+    """The seconds of a time as Slurm writes it (`30`, `MM:SS`, `HH:MM:SS`, `D-HH`, ...); None if it is invalid or zero.
 
-    Times of which Slurm makes something else than what they say, such as 90 seconds in `5:90`, are none.
+    Times that Slurm reads differently from how they look, such as `5:90`, are invalid.
     """
     for form in _TIMES:
         if match := form.fullmatch(text):

@@ -1,4 +1,4 @@
-"""A search as a Slurm job: its batch script, and the job asked after by `squeue`, `sacct` and `scancel`."""
+"""A search as a Slurm job: its batch script, and the `squeue`, `sacct` and `scancel` commands about the job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.jobs.job import DRAIN_SECONDS, Job, Place
+from search.jobs.job import DRAIN_SECONDS, Job, Locations
 from search.jobs.programs import ClusterError, ask
 from search.jobs.settings import NodeSettings, setting, wrong_names
 from search.jobs.target import Submission, Target
@@ -26,7 +26,7 @@ _QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING")
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSettings(NodeSettings):
-    """What can be asked of Slurm."""
+    """The settings of a Slurm job."""
 
     partition: str | None = setting("Slurm partition.")
     account: str | None = setting("Slurm account.")
@@ -40,9 +40,9 @@ class SlurmTarget(Target[SlurmSettings]):
     title = "Slurm"
     settings = SlurmSettings
 
-    def place(self, options: RunOptions, settings: SlurmSettings) -> Place:
+    def locations(self, options: RunOptions, settings: SlurmSettings) -> Locations:
         assert options.space is not None
-        return Place(
+        return Locations(
             runs=str(options.runs.absolute()),
             space=str(options.space.absolute()),
             data=tuple(path.absolute() for path in options.data),
@@ -79,7 +79,7 @@ class SlurmTarget(Target[SlurmSettings]):
         if queued.strip():
             return queued.split()[0]
         asked = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={submission.id}"]
-        ended = ask(asked, fails="") if shutil.which("sacct") else ""  # not every Slurm keeps accounts
+        ended = ask(asked, fails="") if shutil.which("sacct") else ""  # accounting is optional in Slurm
         return ended.split("\n")[0].strip() or "ended"
 
     def log_command(self, submission: Submission, *, is_followed: bool) -> list[str]:
@@ -90,7 +90,7 @@ class SlurmTarget(Target[SlurmSettings]):
 
     def stop(self, submission: Submission) -> str:
         state = self.state(submission)
-        if state == "RUNNING":  # only the script, which drains the search; Slurm's own TERM would end Ray under it
+        if state == "RUNNING":  # signal only the script, which drains the search; Slurm's own TERM would end Ray
             ask(["scancel", "--batch", "--signal=INT", submission.id])
             return "its trials stop at their next checkpoint"
         if state in _QUEUED:
@@ -100,7 +100,7 @@ class SlurmTarget(Target[SlurmSettings]):
 
 
 def slurm_script(job: Job[SlurmSettings]) -> str:
-    """A batch script that runs the search on the job's nodes, drains it before its end, and has it queued again."""
+    """A batch script that runs the search on the job's nodes, drains it before the time limit, and requeues it."""
     asked = job.settings
     options: dict[str, Any] = {
         "job-name": job.name,
@@ -137,14 +137,14 @@ def slurm_script(job: Job[SlurmSettings]) -> str:
 
 
 def slurm_log(runs: str, study: str, number: str) -> str:
-    """The file that the Slurm job of that number writes to."""
+    """The log file of the Slurm job with that number."""
     return f"{runs}/{study}/slurm-{number}.log"
 
 
 _SLURM = """#!/bin/bash
 {options}
 
-# The study is kept in its runs folder: whenever this script starts, it goes on where the last one ended.
+# The study is stored in its runs folder: whenever this script starts, it resumes where the last one ended.
 set -u
 export PATH={bin}:"$PATH"
 scratch=$(mktemp -d)
@@ -170,14 +170,14 @@ while [ ! -s "$scratch/code" ] && kill -0 "$started" 2>/dev/null; do sleep 1 & w
 code=$?
 [ ! -s "$scratch/code" ] || code=$(cat "$scratch/code")
 if [ ! -s "$scratch/driver" ] && [ "$code" -eq 0 ]; then
-    echo "the search was not started; what Ray says of it stands above" >&2
+    echo "the search was not started; see Ray's messages above" >&2
     code=1
 fi
 case $code in 130 | 143) is_draining=1 ;; esac    # Slurm may signal the search itself when it takes the nodes
 # Only a running job is queued again: one that was cancelled must not come back.
 if [ "$code" -ne 0 ] && [ -n "$is_draining" ] && [ -z "$is_stopped" ] &&
     [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-    echo "queued again; the study goes on from here"
+    echo "queued again; the study will resume from here"
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -1,4 +1,4 @@
-"""Jobs that were submitted: made ready, handed to their cluster, noted in the study's folder, looked up again."""
+"""Submitted jobs: prepared, handed to their cluster, noted in the study's folder, and found again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORD = "jobs.json"
 
 
 def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, Any]) -> Job[Any]:
-    """The job that searches as `options` ask; `given` are the settings of the target that were asked for.
+    """The job that searches as `options` ask; `given` are the target's settings that were given.
 
     Checks what can be checked here: the space, the options of `run`, names and sizes. Raises SpaceError, StudyError and
     ValueError; writes nothing.
@@ -33,15 +33,15 @@ def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, An
     folder = StudyFolder(options.runs, options.study_name)
     options.check()
     family = _check_space(options, folder).family_source
-    place = target.place(options, settings)
+    locations = target.locations(options, settings)
     job = Job(
         study=options.study_name,
         suffix=secrets.token_hex(3),
-        arguments=run_arguments(options, place),
-        runs=place.runs,
+        arguments=run_arguments(options, locations),
+        runs=locations.runs,
         checkout=str(CHECKOUT),
         settings=settings,
-        python=place.python,
+        python=locations.python,
         space_text=options.space.read_text(encoding="utf-8"),
         family_files={} if family is None else target.family_files(family, options.space),
     )
@@ -52,7 +52,7 @@ def prepare_job(options: RunOptions, target: Target[Any], given: Mapping[str, An
 def _check_space(options: RunOptions, folder: StudyFolder) -> Space:
     """The space. Raises SpaceError or ValueError for a space that `run` would refuse, there or here."""
     space, budget, _ = prepare_space(options)
-    is_begun = options.storage is not None or folder.find() is not None  # a database may be reached from there only
+    is_begun = options.storage is not None or folder.find() is not None  # a database may be reachable only from there
     asked = {"budget_name": options.budget or "", "metrics": options.metrics}
     check_metrics(space, budget, options.data, is_begun=is_begun, **asked)
     return space
@@ -65,7 +65,7 @@ def submit_job(job: Job[Any], target: Target[Any], *, runs: Path, storage: str |
     """
     folder = StudyFolder(runs.absolute(), job.study)
     folder.check_writable()
-    folder.path.mkdir(parents=True, exist_ok=True)  # Slurm opens the log before anything of ours runs
+    folder.path.mkdir(parents=True, exist_ok=True)  # Slurm opens the log before this project's code runs
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     submission = target.submit(job, storage=storage, submitted=now)
     _note(folder, submission)
@@ -80,7 +80,7 @@ def submissions(runs: Path, study: str | None = None) -> list[Submission]:
 
 
 def find_submission(runs: Path, study: str | None, job: str | None) -> Submission:
-    """The job of that id, of a study or of all; the latest one unless named. Raises StudyError."""
+    """The job with that id, of a study or of all; by default the latest. Raises StudyError."""
     found = submissions(runs, study)
     of = f" of {study}" if study else ""
     if not found:

@@ -1,4 +1,4 @@
-"""Every kind of cluster that takes jobs. A new one is a file beside this one, and a line in the list here."""
+"""All kinds of clusters that accept jobs. To add one, write a file beside this one and add it to the list here."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ _ALL: tuple[Target[Any], ...] = (
 TARGETS: dict[str, Target[Any]] = {target.name: target for target in _ALL}
 
 SETTINGS: dict[str, Setting] = {name: how for target in _ALL for name, how in declared(target.settings).items()}
-"""What can be asked of one target or another, by name. A name means the same to all that have it."""
+"""The settings of all targets, by name. A name means the same for every target that has it."""

@@ -1,1 +1,1 @@
-"""A study shown to people and scripts: tables, sentences, documents, the dashboard. Changes nothing; knows no Ray."""
+"""Shows a study to people and scripts: tables, sentences, JSON, the dashboard. Changes nothing; knows no Ray."""

@@ -1,6 +1,6 @@
-"""The Optuna dashboard over a study's storage, bound to this machine unless told otherwise.
+"""The Optuna dashboard over a study's storage, by default on this machine only.
 
-It serves whoever reaches its address, without a password: who may do so is decided by the address alone.
+It has no password: anyone who can reach its address can use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from search.storage.folder import StudyError
 
 
 def serve(storage: optuna.storages.BaseStorage, *, host: str, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until interrupted; `announce` gets the URL once it answers. Port 0 takes a free one. Raises StudyError."""
+    """Serve until interrupted; `announce` gets the URL once it answers. Port 0: any free port. Raises StudyError."""
     try:
         server = make_server(host, port, wsgi(storage), _ThreadingServer, _QuietHandler)
     except OSError as error:
@@ -34,4 +34,4 @@ class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: a line for each request would bury the address."""
+        """Does nothing: a line for each request would hide the address."""

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a live table on a terminal, a line for each trial's end elsewhere."""
+"""Progress of a search for people: a live table on a terminal, elsewhere a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROWS = 12
 
 
 class Display:
-    """Shows a search's progress from `overview()`, and is told of each trial's events. Use as a context manager."""
+    """Shows a search's progress from `overview()`, and receives each trial's events. Use as a context manager."""
 
     def __init__(self, overview: Callable[[], Overview], *, console: Console, max_seconds: float = math.inf):
         self._overview = overview
@@ -113,7 +113,7 @@ class Display:
         return seconds_text(time.monotonic() - self._started)
 
     def _trained(self, overview: Overview) -> tuple[int, int]:
-        """The tokens that all trials have trained, and the rungs that they have passed."""
+        """The tokens that all trials have trained, and how many rungs they have passed."""
         return sum(r.tokens for r in overview.records), sum(len(r.measurements) for r in overview.records)
 
     def _time_left(self, overview: Overview) -> str:

@@ -1,4 +1,4 @@
-"""All that broke while a study went on, in a line."""
+"""All faults of a study, in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search.worker.faults import PLURAL_OF
 
 
 def faults_line(records: Iterable[TrialRecord], of_study: Sequence[str] = ()) -> str:
-    """`faults: 2 workers lost (trials 3, 7), 1 checkpoint damaged (trial 4)`; empty where there were none."""
+    """`faults: 2 workers lost (trials 3, 7), 1 checkpoint damaged (trial 4)`; empty if there were none."""
     trials: dict[str, list[int]] = {}
     for record in records:
         for fault in record.faults:
@@ -22,7 +22,7 @@ def faults_line(records: Iterable[TrialRecord], of_study: Sequence[str] = ()) ->
 
 
 def _counted(kind: str, numbers: Sequence[int]) -> str:
-    """`2 workers lost (trials 3, 7)`: as many as there were, and each trial once."""
+    """`2 workers lost (trials 3, 7)`: the number of faults, and each trial once."""
     distinct = sorted(set(numbers))
     noun = kind if len(numbers) == 1 else PLURAL_OF.get(kind, kind)
     where = f"trial{'' if len(distinct) == 1 else 's'} {', '.join(map(str, distinct))}"

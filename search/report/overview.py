@@ -1,4 +1,4 @@
-"""A study at one moment, as people and scripts are told of it; nothing here changes a study."""
+"""A study at one moment, for people and scripts; nothing here changes a study."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from search.worker.messages import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED
 
 @dataclass(frozen=True)
 class Overview:
-    """What there is to say about a study at one moment, read from its records."""
+    """The state of a study at one moment, read from its records."""
 
     name: str
     metrics: tuple[MetricSpec, ...]
     records: list[TrialRecord]  # one for each configuration
-    continued: list[TrialRecord]  # had finished before the study was extended, and go on as others
+    continued: list[TrialRecord]  # trials that finished before the study was extended, and that other trials continue
     num_trials: float
     rungs: tuple[int, ...]
-    settled: int  # the last rung up to which every trial was decided on
+    settled: int  # the last rung up to which every trial has been decided on
     reference_name: str
     searched: tuple[str, ...]
-    parameters: tuple[str, ...] = ()  # all of the space, also those with one value
-    faults: tuple[str, ...] = ()  # of the study; each trial has its own
-    exhausted: Exhausted | None = None  # where nothing is left to start: `num_trials` is then what there is
+    parameters: tuple[str, ...] = ()  # all of the space, including those with one value
+    faults: tuple[str, ...] = ()  # of the study; each trial has its own list
+    exhausted: Exhausted | None = None  # if nothing is left to start; `num_trials` is then the number that exists
     has_guide: bool = False
 
     @classmethod
     def of(cls, study: Study) -> Overview:
-        """Of a study that this process is running."""
+        """The overview of a study that this process runs."""
         records = list(study.records.values())
         return cls._build(
             study.stored, study.settings, records, study.num_expected, study.reference_name, study.exhausted
@@ -46,9 +46,9 @@ class Overview:
 
     @classmethod
     def stored(cls, study: optuna.Study, *, is_run: bool) -> Overview:
-        """Of a study as its storage has it; `is_run` tells whether a driver is running it now.
+        """The overview of a study in its storage; `is_run`: whether a driver is running it now.
 
-        Where none is, trials that a killed driver left under way are waiting to be continued.
+        If none is, trials that a killed driver left running count as waiting.
         """
         settings = StudySettings.of(study)
         records = [record for _, record in records_of(study) if record is not None]
@@ -93,7 +93,7 @@ class Overview:
 
     @property
     def metric(self) -> str:
-        """The first metric, by which trials are listed."""
+        """The first metric, which orders the trials."""
         return self.metrics[0].name
 
     @property
@@ -102,30 +102,30 @@ class Overview:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best finished trial by the first metric; of equals with several metrics, the one on the front."""
+        """The best finished trial by the first metric; with several metrics, of equal ones the one on the front."""
         if len(self.metrics) > 1:
             return next(iter(self.front), None)
         return best_record([*self.records, *self.continued], self.metric, maximize=self.maximize)
 
     @property
     def leading(self) -> TrialRecord | None:
-        """An unfinished trial that has shown a better value of the first metric than any finished one; mostly None."""
+        """An unfinished trial with a better value of the first metric than any finished one; usually None."""
         leading = leading_record([*self.continued, *self.records], self.metric, maximize=self.maximize)
         return None if leading is None or leading.outcome == FINISHED else leading
 
     @property
     def front(self) -> list[TrialRecord]:
-        """The finished trials that no other beats in all metrics; the best by the first metric stands first."""
+        """The finished trials that no other beats in all metrics; the best by the first metric comes first."""
         return pareto_front([*self.records, *self.continued], self.metrics)
 
     @property
     def reference(self) -> TrialRecord | None:
-        """The trial of the guide's own configuration."""
+        """The trial of the reference."""
         return next((r for r in self.records if r.preset and r.preset == self.reference_name), None)
 
     @property
     def whose(self) -> str:
-        """Whose the presets are, in words."""
+        """Whose presets they are, in words."""
         return "the guide's" if self.has_guide else "your"
 
     def named(self, preset: str) -> str:
@@ -134,7 +134,7 @@ class Overview:
 
     @property
     def num_others_finished(self) -> int:
-        """How many trials have finished beside the reference's: without any, nothing can be said of it."""
+        """How many trials have finished besides the reference's; with none, nothing can be said about it."""
         return sum(r.outcome == FINISHED and r is not self.reference for r in [*self.records, *self.continued])
 
     @property

@@ -1,4 +1,4 @@
-"""What is said of a search in sentences: before it starts, while it runs, and in the end."""
+"""Sentences about a search: before it starts, while it runs, and at its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.text.units import TextUnits
 
 
 def equal_text_line(units: TextUnits, tokens: int) -> str:
-    """That trials of different vocabularies get the same text."""
+    """Says that trials with different vocabularies get the same text."""
     text = size_text(units.bytes_in(tokens))
     return (
         f"tokens are counted in the vocabulary of {units.reference:,}: {tokens:,} hold {text} of text, and trials with "
@@ -28,18 +28,18 @@ def equal_text_line(units: TextUnits, tokens: int) -> str:
 
 
 def fixed_line(budget: BudgetSpec) -> str:
-    """What the budget sets, in a sentence."""
+    """Says what the budget fixes."""
     fixed = ", ".join(f"{name} {shown(value)}" for name, value in budget.set.items())
     return f"in this budget every configuration, presets too, has {fixed}"
 
 
 def same_line(preset: str, other: str, whose: str) -> str:
-    """That two presets are one configuration here, in a sentence."""
+    """Says that two presets are the same configuration here."""
     return f"{whose} {preset!r} is the same configuration as {other!r} here: it is trained once, as {other!r}"
 
 
 def few_line(num_launchable: int | None, num_trials: float) -> str:
-    """That fewer configurations can be trained than were asked for; empty where there are enough."""
+    """Says that fewer configurations can be trained than were asked for; empty if there are enough."""
     if num_launchable is None or num_launchable >= num_trials:
         return ""
     if num_launchable == 1:
@@ -54,20 +54,20 @@ def summary(overview: Overview) -> list[str]:
 
 
 def counts_line(counts: Mapping[str, int], num_trials: float) -> str:
-    """`7 of 24 trials: 2 finished, 3 stopped, 2 running`; without the `of 24` where no number was asked for."""
+    """`7 of 24 trials: 2 finished, 3 stopped, 2 running`; without the `of 24` if no number was asked for."""
     parts = [f"{counts[outcome]} {outcome}" for outcome in OUTCOMES if counts.get(outcome)]
     num_started = sum(counts.values())
     if num_started <= num_trials < math.inf:
-        told = f"{num_started} of {counted(num_trials, 'trial')}"
+        text = f"{num_started} of {counted(num_trials, 'trial')}"
     else:
-        told = counted(num_started, "trial")
-    return told + (f": {', '.join(parts)}" if parts else "")
+        text = counted(num_started, "trial")
+    return text + (f": {', '.join(parts)}" if parts else "")
 
 
 def wasted_line(records: Iterable[TrialRecord]) -> str:
     """`wasted: 4 of 24 trials (17 %): 3 diverged, 1 out of memory; 3 in the first half, 1 in the second`.
 
-    Empty where nothing was wasted. The halves go by the order in which trials were launched.
+    Empty if nothing was wasted. The halves follow the order in which trials were launched.
     """
     outcomes = [record.outcome for record in sorted(records, key=lambda record: record.number)]
     first, second = (
@@ -82,7 +82,7 @@ def wasted_line(records: Iterable[TrialRecord]) -> str:
 
 
 def side_lines(overview: Overview) -> list[str]:
-    """What there is to say beside counts and comparison: who is ahead, what was wasted, what broke, why it ended."""
+    """Everything besides counts and comparison: which trial is ahead, what was wasted, faults, why the search ended."""
     lines = (
         leading_line(overview),
         wasted_line(overview.records),
@@ -93,7 +93,7 @@ def side_lines(overview: Overview) -> list[str]:
 
 
 def exhausted_line(overview: Overview) -> str:
-    """That the space has no other configuration, and what to do then; empty where it has."""
+    """Says that the space has no other configuration, and what to do then; empty if it has."""
     if overview.exhausted is None:
         return ""
     number = overview.exhausted.configurations
@@ -109,7 +109,7 @@ def exhausted_line(overview: Overview) -> str:
 
 
 def leading_line(overview: Overview) -> str:
-    """The unfinished trial that is ahead of the best finished one, which it may become; empty where there is none."""
+    """The unfinished trial that is ahead of the best finished one and may overtake it; empty if there is none."""
     leading = overview.leading
     if leading is None:
         return ""
@@ -120,14 +120,14 @@ def leading_line(overview: Overview) -> str:
 
 
 def comparison_line(overview: Overview) -> str:
-    """The best finished trial beside the guide's own configuration, at the same number of training tokens."""
+    """The best finished trial beside the reference, at the same number of training tokens."""
     best, reference = overview.best, overview.reference
     if best is None:
         return "no trial has finished its budget yet"
     if len(overview.metrics) > 1:
         return _front_line(overview)
     value = best.measured(overview.metric)
-    assert value is not None  # else it would not be the best
+    assert value is not None  # otherwise it would not be the best
     trial = f"trial {best.number}{_preset(overview, best)}"
     line = f"best: {trial}, {overview.metric} {value:.4g} after {tokens_text(best.rung)} tokens"
     if reference is None:
@@ -147,7 +147,7 @@ def comparison_line(overview: Overview) -> str:
 
 
 def _front_line(overview: Overview) -> str:
-    """How many trials the front has, the best by each metric, and how many beat the guide's own configuration."""
+    """The size of the front, the best trial by each metric, and how many of the front beat the reference."""
     front, reference = overview.front, overview.reference
     names = " and ".join(metric.name for metric in overview.metrics)
     line = f"front of {names}: {len(front)} of {counted(overview.counts[FINISHED], 'finished trial')}"

@@ -1,7 +1,7 @@
-"""The table of a study's trials: what differs between them first, as wide as there is room, and what is hidden is told.
+"""The table of a study's trials: as many columns as fit, first those in which trials differ, and notes on the rest.
 
-A column that says the same of every trial goes first, and is said once below. Of the others as many are shown as fit,
-the metrics and the learning rate before the rest; the hidden ones are counted and named.
+A column with the same value for every trial is left out and noted once below. Of the others the metrics and the
+learning rate come first; those that do not fit are counted and named.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trainer.checks import counted, printable, unknown_name
 
 STYLES = {FINISHED: "green", RUNNING: "cyan", WAITING: "cyan", "stopped": "dim", "failed": "bold red"}
 STYLE_OF_OTHERS = "yellow"
-MAX_TABLE_ROWS = 500  # that rich is given
-GAP = 2  # between two columns
+MAX_TABLE_ROWS = 500  # for rich
+GAP = 2  # characters between two columns
 ALL = "all"
 HEADINGS = {"tokens_per_second": "tok/s", "peak_vram_bytes": "peak memory", "num_params": "params"}
-"""Measurements that stand in every table, and what their columns are called there."""
+"""Measurements in every table, and their headings."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Column:
     name: str
     heading: str
     cells: list[str]
-    rank: int  # the lower, the sooner it is shown
+    rank: int  # lower ranks are shown first
     is_parameter: bool = False
 
     @property
@@ -43,17 +43,17 @@ class Column:
         return max(map(len, (self.heading, *self.cells)))
 
     @property
-    def is_constant(self) -> bool:
+    def is_same(self) -> bool:
         return self.rank > 0 and len(self.cells) > 1 and len(set(self.cells)) == 1
 
 
 def columns_asked(asked: str | None) -> tuple[str, ...] | None:
-    """The names in `--columns NAME,...`; None where nothing was asked."""
+    """The names in `--columns NAME,...`; None if the option was not given."""
     return None if asked is None else tuple(word.strip() for word in asked.split(","))
 
 
 def check_columns(asked: Sequence[str] | None, metrics: Iterable[str], parameters: Iterable[str]) -> None:
-    """Raises ValueError for a name that is no column of such a study."""
+    """Raises ValueError for a name that is not a column of such a study."""
     known = {ALL, "tokens", *HEADINGS, *HEADINGS.values(), *metrics, *parameters}
     for name in asked or ():
         if name not in known:
@@ -61,7 +61,7 @@ def check_columns(asked: Sequence[str] | None, metrics: Iterable[str], parameter
 
 
 class TrialsTable:
-    """A row for each trial, and the notes that belong below."""
+    """A row for each trial, and the notes below the table."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class TrialsTable:
         width: int | None = None,
         asked: Sequence[str] | None = None,
     ):
-        """As many columns as fit in `width`, all without one; or those `asked` for, whatever their width.
+        """As many columns as fit in `width` (None: all), or those `asked` for, whatever their width.
 
-        Raises ValueError for a name that is no column.
+        Raises ValueError for a name that is not a column.
         """
         check_columns(asked, (metric.name for metric in overview.metrics), overview.parameters)
         self.records = list(records)
@@ -84,8 +84,8 @@ class TrialsTable:
     def notes(self) -> list[str]:
         """What the table does not show: `the same in all: n_heads 4`, `3 columns hidden: a, b, c; --columns all`."""
         notes = []
-        if told := [f"{column.heading} {column.cells[0]}" for column in self._same if column.cells[0] not in ("", "-")]:
-            notes.append(f"the same in all: {', '.join(told)}")
+        if same := [f"{column.heading} {column.cells[0]}" for column in self._same if column.cells[0] not in ("", "-")]:
+            notes.append(f"the same in all: {', '.join(same)}")
         if hidden := self._hidden:
             named = ", ".join(column.heading for column in hidden)
             notes.append(f"{counted(len(hidden), 'column')} hidden: {named}; --columns all shows every one")
@@ -109,7 +109,7 @@ class TrialsTable:
         return table
 
     def lines(self, title: str) -> Iterator[str]:
-        """Without colours: rich takes a millisecond for a row, and there may be ten thousand."""
+        """Without colours: rich takes a millisecond per row, and there may be ten thousand."""
         yield title
         for i in range(-1, len(self.records)):
             cells = ((column, column.heading if i < 0 else column.cells[i]) for column in self._columns)
@@ -120,17 +120,17 @@ class TrialsTable:
 def _chosen(
     columns: list[Column], width: int | None, asked: Sequence[str] | None
 ) -> tuple[list[Column], list[Column], list[Column]]:
-    """The columns to show in their order, those that are the same in all trials, and the hidden ones."""
+    """The columns to show, in order; those with the same value in all trials; and the hidden ones."""
     if asked is not None:
         if ALL in asked:
             return columns, [], []
-        order = {name: place for place, name in enumerate(asked)}
+        order = {name: position for position, name in enumerate(asked)}
         named = [c for c in columns if c.rank == 0 or c.name in order or c.heading in order]
         return sorted(named, key=lambda c: order.get(c.name, order.get(c.heading, -1))), [], []
     if width is None or _width(columns) <= width:
         return columns, [], []
-    same = [column for column in columns if column.is_constant]
-    differing = [column for column in columns if not column.is_constant]
+    same = [column for column in columns if column.is_same]
+    differing = [column for column in columns if not column.is_same]
     shown: list[Column] = []
     for column in sorted(differing, key=lambda column: column.rank):
         if column.rank == 0 or _width([*shown, column]) <= width:
@@ -144,7 +144,7 @@ def _width(columns: Sequence[Column]) -> int:
 
 
 def _all_columns(overview: Overview, records: list[TrialRecord], asked: Sequence[str] | None) -> list[Column]:
-    """Every column that there may be: the measurements, then the parameters in the order of the space."""
+    """Every possible column: the measurements, then the parameters in the order of the space."""
     marked = {record.number for record in overview.front} if len(overview.metrics) > 1 else set()
     marked |= {overview.best.number} if overview.best is not None else set()
     own = [m.name for i, m in enumerate(overview.metrics) if i == 0 or m.name not in HEADINGS]
@@ -163,8 +163,8 @@ def _all_columns(overview: Overview, records: list[TrialRecord], asked: Sequence
     parameters = [
         name for name in overview.parameters if name in overview.searched or (asked is not None and name in asked)
     ]
-    for place, name in enumerate(parameters):
-        rank = 3 if "learning_rate" in name else 4 if place == 0 else 8 + place
+    for position, name in enumerate(parameters):
+        rank = 3 if "learning_rate" in name else 4 if position == 0 else 8 + position
         columns.append(Column(name, name, [value_text(r.values.get(name)) for r in records], rank, is_parameter=True))
     return columns
 
@@ -174,6 +174,6 @@ def _memory(record: TrialRecord) -> str:
 
 
 def _speed(record: TrialRecord) -> str:
-    """Tokens a second; marked where others used the device too, so that it cannot be compared."""
+    """Tokens per second, marked if other trials used the device too, so that it cannot be compared."""
     is_shared = record.measured("exclusive") is False
     return f"{record.tokens_per_second:,.0f}" + ("~" if is_shared else "") if record.tokens_per_second else "-"

@@ -1,4 +1,4 @@
-"""Values as they are shown: measurements, counts, bytes and times in their units."""
+"""Formats values: measurements, counts, bytes and times, with their units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainer.checks import printable
 
 
 def metric_text(name: str, value: float | None) -> str:
-    """A measurement for a table: memory and counts in their units, losses to four digits after the point."""
+    """A measurement for a table: memory and counts with units, losses with four digits after the point."""
     if not is_number(value):
         return "-" if value is None else "nan"
     if name == "num_params":
@@ -22,7 +22,7 @@ def metric_text(name: str, value: float | None) -> str:
 
 
 def tokens_text(count: float | None) -> str:
-    """A count in the units of a space file: `64K`, `1.73M`."""
+    """A count with the units of a space file: `64K`, `1.73M`."""
     if count is None:
         return "-"
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -35,7 +35,7 @@ def bytes_text(count: float | None) -> str:
     if count is None:
         return "-"
     for size, unit in ((2**30, "GiB"), (2**20, "MiB")):
-        if count >= size * 1000 / 1024:  # never four digits
+        if count >= size * 1000 / 1024:  # at most three digits
             return f"{count / size:.3g} {unit}"
     return f"{count / 1024:.3g} KiB"
 

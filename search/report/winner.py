@@ -1,4 +1,4 @@
-"""A trial's configuration for reuse: as the trainer takes it, with what was measured and the guide's own beside it."""
+"""A trial's configuration for reuse: in the trainer's format, with its measurements and the reference beside it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from trainer.families.family import BYTE_VOCAB_SIZE
 
 
 def best_document(stored: optuna.Study, *, max_tokens: int | None = None) -> dict[str, Any] | None:
-    """The best finished trial (by the first metric) for reuse; None where no trial has finished its budget.
+    """The best finished trial (by the first metric) for reuse; None if no trial has finished its budget.
 
-    It has the parameters, the measurements, and under `train` what the trainer takes, to train for `max_tokens`, or
-    for as many as the search's last rung.
+    It has the parameters, the measurements, and under `train` the trainer's configuration, for `max_tokens` or by
+    default for the search's last rung.
     """
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     if max_tokens is not None:
@@ -37,7 +37,7 @@ def best_document(stored: optuna.Study, *, max_tokens: int | None = None) -> dic
 def write_tokenizer(stored: optuna.Study, file: Path) -> str:
     """Write the tokenizer.json of the best trial's model; returns a sentence about it.
 
-    Raises StudyError where it has none, or its text has changed, and CorpusError.
+    Raises StudyError if it has none or if its text has changed, and CorpusError.
     """
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     assert overview.best is not None
@@ -61,7 +61,7 @@ def write_tokenizer(stored: optuna.Study, file: Path) -> str:
 
 
 def front_documents(stored: optuna.Study) -> list[dict[str, Any]]:
-    """As `best_document`, each trial of the front; the best by the first metric stands first."""
+    """As `best_document`, for each trial of the front; the best by the first metric comes first."""
     overview, settings = Overview.stored(stored, is_run=False), StudySettings.of(stored)
     return [_document(overview, settings, record) for record in overview.front]
 
@@ -82,5 +82,5 @@ def _document(overview: Overview, settings: StudySettings, best: TrialRecord) ->
         "measurements": {name: finite(value) for name, value in best.measurements[best.rung].items()},
         **compared,
         "parameters": best.values,
-        "train": {key: value for key, value in train.items() if key != "num_threads"},  # whose machine had so many
+        "train": {key: value for key, value in train.items() if key != "num_threads"},  # of the machine
     }

@@ -1,6 +1,6 @@
-"""What a guide recommends for this data, this hardware and this size of model: the space's `advice`, evaluated.
+"""What a guide recommends for this data, hardware and model size: the space's `advice`, evaluated.
 
-A search needs none of it. It is for the person who chooses a budget, a goal or a preset, and for reading a result.
+A search does not use it. It helps a person to choose a budget, a goal or a preset, and to read a result.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.checks import unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """A recommendation that applies; `suggest` has the values of the parameters it names."""
+    """A recommendation that applies; `suggest` has values for the parameters that it names."""
 
     say: str
     when: str
@@ -31,9 +31,9 @@ class Advice:
 def advise(space: Space, context: Mapping[str, Value]) -> list[Advice]:
     """The advice that applies, in the space's order.
 
-    `context` gives what is known of CONTEXT, and parameters that differ from their defaults, by any of their names.
-    Advice that reads what is not known does not apply; `unknown_to` names that. Raises ValueError for a name that is
-    neither, or a value that is not the parameter's.
+    `context` has the known values of CONTEXT, and parameters that differ from their defaults, by any of their names.
+    Advice that reads unknown values does not apply; `unknown_to` names these. Raises ValueError for a name that is
+    neither, and for a value of the wrong type.
     """
     values = _known(space, context)
     found = []
@@ -61,10 +61,10 @@ def unknown_to(space: Space, context: Mapping[str, Value]) -> list[str]:
 
 
 def check_advice(space: Space, faults: Faults) -> None:
-    """Each entry reads known names and suggests values that its parameters can have."""
+    """Each entry reads known names and suggests valid values."""
     for i, entry in enumerate(space.spec.advice):
         if _parsed(entry.when, space, faults, "advice", i, "when") and not entry.suggest and not entry.preset:
-            continue  # words alone are advice too
+            continue  # advice may be text alone
         if entry.preset and entry.preset not in space.spec.presets:
             faults.add(unknown_name("preset", entry.preset[:60], space.spec.presets), "advice", i, "preset")
         for key, value in entry.suggest.items():
@@ -93,7 +93,7 @@ def _parsed(text: str, space: Space, faults: Faults, *path: str | int) -> Expres
 
 
 def _known(space: Space, context: Mapping[str, Value]) -> Values:
-    """The configuration, complete with defaults, and what is known of CONTEXT."""
+    """The configuration with its defaults, and the known values of CONTEXT."""
     chosen = {space.aliases.get(name, name): value for name, value in context.items() if name not in CONTEXT}
     for name, value in chosen.items():
         if name not in space.parameters:
@@ -116,7 +116,7 @@ def _named(space: Space, entry: AdviceSpec) -> list[tuple[str, Value]]:
 
 
 def _suggested(parameter: Parameter, value: Value, values: Values) -> Value | None:
-    """The value itself, or the expression's; None where the expression has none here."""
+    """The value itself, or the expression's; None if the expression has no value here."""
     if not isinstance(value, str) or parameter.type is str:
         return checked_value(value, parameter.type)
     try:

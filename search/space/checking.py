@@ -1,4 +1,4 @@
-"""What only the whole space shows: whether the guide's defaults, goals and presets fit its own ranges and rules."""
+"""Checks that need the whole space: whether the guide's defaults, goals and presets fit its own ranges and rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.families.registry import family_of
 
 
 def check_defaults(space: Space, faults: Faults) -> None:
-    """The defaults are the guide's own configuration: they must lie in the ranges, keep the rules, and build."""
+    """The defaults are the guide's own configuration: they must be in the ranges, satisfy the rules, and build."""
     values = _defaults(space, faults)
     if values is None:
         return
@@ -35,7 +35,7 @@ def check_defaults(space: Space, faults: Faults) -> None:
 
 
 def check_build(space: Space, faults: Faults) -> None:
-    """A family of the user's own builds the model of the defaults, with as many parameters as its formula says."""
+    """The model of the user's own family builds with the defaults, and has as many parameters as its formula says."""
     if space.family_source is None:
         return
     config = space.train_config(space.complete({}), rungs=(1,))
@@ -50,7 +50,7 @@ def check_build(space: Space, faults: Faults) -> None:
 
 
 def _defaults(space: Space, faults: Faults) -> Values | None:
-    """The configuration of the defaults; None, with the fault at its parameter, where one has no value."""
+    """The configuration of the defaults; None, with a fault at the parameter, if one has no value."""
     values: dict[str, Value] = {}
     for name, parameter in space.parameters.items():
         key = "when"
@@ -66,7 +66,7 @@ def _defaults(space: Space, faults: Faults) -> Values | None:
 
 
 def check_ranges(space: Space, faults: Faults) -> None:
-    """Bounds that are expressions must have bounds themselves: Optuna is told one range for each parameter."""
+    """Bounds that are expressions must be bounded themselves: Optuna gets one fixed range for each parameter."""
     for name, parameter in space.parameters.items():
         for key, part in (("min", parameter.low), ("max", parameter.high)):
             if isinstance(part, Expression) and not faults.within("parameters", name):
@@ -78,7 +78,7 @@ def check_ranges(space: Space, faults: Faults) -> None:
 
 
 def check_budgets(space: Space, faults: Faults) -> None:
-    """What a budget sets is a parameter and one of its values."""
+    """A budget sets only parameters of the space, to valid values."""
     budgets: dict[Path_, BudgetSpec] = {("budget",): space.spec.budget}
     budgets |= {("budgets", name): budget for name, budget in space.spec.budgets.items()}
     for path, budget in budgets.items():
@@ -93,7 +93,7 @@ def check_budgets(space: Space, faults: Faults) -> None:
 
 
 def check_goals(space: Space, faults: Faults) -> None:
-    """Each goal moves only what is searched, and leaves something of it."""
+    """Each goal moves only searched parameters, and leaves some values of them."""
     for name, goal in space.spec.goals.items():
         for key, names in (("raise", goal.raises), ("lower", goal.lowers), ("set", list(goal.set))):
             for i, moved in enumerate(names):
@@ -128,9 +128,9 @@ def _check_target(
 
 
 def checked_presets(space: Space, faults: Faults) -> Iterable[tuple[str, Preset]]:
-    """The presets; each, with the defaults, must be a configuration of the space that can be trained."""
+    """The presets. Each, completed with defaults, must be a configuration of the space that can be trained."""
     for name, entry in space.spec.presets.items():
-        written: dict[str, str] = {}  # the parameter's name, and the one that the preset gives it
+        written: dict[str, str] = {}  # the parameter's name, and the name that the preset uses for it
         for key, value in entry.values.items():
             parameter = space.aliases.get(key, key)
             if parameter not in space.parameters:
@@ -160,11 +160,11 @@ def _check_preset(
     for key, value in chosen.items():
         parameter, at = space.parameters[key], ("presets", name, written[key])
         if key not in values:
-            faults.add(f"has no place here: {parameter.when} does not hold", *at)
+            faults.add(f"does not belong here: {parameter.when} does not hold", *at)
         elif parameter.derived is not None and value != values[key]:
             faults.add(f"{given_value(value)}, but {parameter.derived} gives {given_value(values[key])}", *at)
     for key, wrong in space.outside(values).items():
-        # a default that this preset's other values leave no room for has no line of its own
+        # a default that does not fit the preset's other values has no line of its own
         if key in chosen:
             faults.add(wrong, "presets", name, written[key])
         else:
@@ -176,7 +176,7 @@ def _check_preset(
 
 
 def check_claims(space: Space, faults: Faults) -> None:
-    """Each claim has a number, and is of configurations that can be trained; they may lie outside of the ranges."""
+    """Each claim has a number, and configurations that can be trained; they may be outside the ranges."""
     ids: set[str] = set()
     for i, claim in enumerate(space.spec.claims):
         if claim.id in ids:
@@ -193,9 +193,9 @@ def check_claims(space: Space, faults: Faults) -> None:
 
 
 def _check_claimed(space: Space, preset: str, changes: Values, faults: Faults, *path: str | int) -> None:
-    """A claim's configuration; `changes` may also name what the run has and the space leaves alone (precision)."""
+    """A claim's configuration; `changes` may also set fields of the run that are not in the space (precision)."""
     if preset and preset not in space.presets:
-        return  # its own faults are noted
+        return  # its own faults are reported already
     known = {**dict.fromkeys(parameter_types(space.family), ""), **space.aliases}
     if unknown := [name for name in changes if name not in known]:
         faults.add(unknown_parameter(unknown[0], known), *path, unknown[0])
@@ -218,7 +218,7 @@ def _check_trainable(space: Space, values: Values, faults: Faults, *path: str) -
 
 
 def _check_choice(space: Space, values: Values, faults: Faults, *path: str | int) -> None:
-    """Text has a few words that the trainer knows; each must be one, for no rule would tell."""
+    """Some text fields accept only words that the trainer knows; no rule would find a wrong one."""
     try:
         space.train_config(values, rungs=(1,))
     except ConfigError as error:

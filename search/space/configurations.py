@@ -1,7 +1,7 @@
-"""Configurations as things to be counted: which two are the same, and all that a finite space lets be launched.
+"""Identifies and lists configurations: which two are the same, and everything launchable in a finite space.
 
-A space without a continuous parameter is listed by backtracking: parameter by parameter, those first that rules tie
-together, and each rule asked as soon as it has its names. Limits have to wait for whole configurations.
+A space without a continuous parameter is listed by backtracking: one parameter after another, first those that share
+rules. Each rule is checked as soon as its parameters have values. Limits need whole configurations.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from search.space.expression import ExpressionError
 from search.space.parameter import Parameter, Value, Values, typed
 from search.space.space import Rule, Space
 
-MAX_STEPS = 200_000  # values tried while a space is listed, some 10 us each
+MAX_STEPS = 200_000  # values tried while listing a space, about 10 us each
 MAX_CHECKS = 10_000  # whole configurations checked, some 200 us each
 
 Identity = frozenset[tuple[str, Hashable]]
 
 
 def identity(values: Values) -> Identity:
-    """Equal for two complete configurations that are the same: 1 and 1.0 are, as are numbers but for rounding."""
+    """Equal for two complete configurations that are the same: 1 equals 1.0, and rounding errors do not count."""
     return frozenset((name, float(f"{v:.12g}") if isinstance(v, float) else v) for name, v in values.items())
 
 
 def same_presets(space: Space) -> dict[str, str]:
-    """The presets that say the same as an earlier one, and which; narrowing a space can make them so."""
+    """The presets that equal an earlier one, and which one; narrowing a space can cause that."""
     first: dict[Identity, str] = {}
     found = {name: first.setdefault(identity(space.complete(p.values)), name) for name, p in space.presets.items()}
     return {name: other for name, other in found.items() if name != other}
@@ -35,15 +35,15 @@ def same_presets(space: Space) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Listing:
-    """Configurations that may be launched, each once; `is_whole` says that there are no others."""
+    """Launchable configurations, each once; `is_whole`: there are no others."""
 
     configurations: list[dict[str, Value]]
     is_whole: bool
 
     @classmethod
     def of(cls, space: Space, reasons_against: Callable[[Values], list[str]], *, at_most: float = math.inf) -> Listing:
-        """Those of a space. Not the whole where there is a continuous parameter, or too much to try, or more than
-        `at_most`.
+        """The launchable configurations of a space. Not the whole if there is a continuous parameter, if there is too
+        much to try, or if there are more than `at_most`.
         """
         search = _Backtracking(space, reasons_against, at_most)
         try:
@@ -54,7 +54,7 @@ class Listing:
 
 
 class _Cut(Exception):
-    """The listing ends before it is whole."""
+    """The listing stops before it is complete."""
 
 
 @dataclass
@@ -71,14 +71,14 @@ class _Backtracking:
 
     def __post_init__(self) -> None:
         self._order = [*_in_order(self.space)]
-        place = {parameter.name: i for i, parameter in enumerate(self._order)}
+        position = {parameter.name: i for i, parameter in enumerate(self._order)}
         self._rules_at: list[list[Rule]] = [[] for _ in self._order]
         for rule in self.space.rules:
             if rule.require.names:
-                self._rules_at[max(place[name] for name in rule.require.names)].append(rule)
+                self._rules_at[max(position[name] for name in rule.require.names)].append(rule)
 
     def visit(self, depth: int) -> None:
-        """All that the parameters from `depth` on can be after the values chosen so far. Raises _Cut."""
+        """List everything that the parameters from `depth` on can be, given the values chosen so far. Raises _Cut."""
         if depth == len(self._order):
             self._take()
             return
@@ -94,7 +94,7 @@ class _Backtracking:
             self.values.pop(parameter.name, None)
 
     def _options(self, parameter: Parameter) -> Iterator[dict[str, Value]]:
-        """What to add for a parameter, in turn: a value, or nothing where it is not there; none for a dead end."""
+        """What to add for a parameter, in turn: a value, or nothing if it is inactive; no options for a dead end."""
         try:
             if not parameter.is_active(self.values):
                 yield {}
@@ -121,7 +121,7 @@ class _Backtracking:
 
 
 def _values_of_range(parameter: Parameter, low: float, high: float) -> Iterable[Value]:
-    """Those from `low` to `high`. Raises _Cut where there is no counting them."""
+    """The values from `low` to `high`. Raises _Cut if there are infinitely or too many."""
     if low > high:
         return ()
     if low == high:
@@ -134,7 +134,7 @@ def _values_of_range(parameter: Parameter, low: float, high: float) -> Iterable[
 
 
 def _in_order(space: Space) -> Iterator[Parameter]:
-    """The parameters, each after those it reads: as early as may be what has one value, and then what rules tie."""
+    """The parameters, each after those it reads: first those with a single value, then those that share rules."""
     waiting = dict(space.parameters)
     tied = frozenset().union(*(rule.require.names for rule in space.rules))
 

@@ -1,4 +1,4 @@
-"""A document as a SpaceSpec, and every entry whose shape is wrong in our words, at its line."""
+"""Turns a document into a SpaceSpec, and reports every entry with a wrong shape in plain words, with its line."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PLACEHOLDERS: dict[str, dict[str, str]] = {
     "advice": {"when": "0 == 0", "say": ""},
     "claims": {"id": "", "measurement": "loss"},
 }
-"""What stands for an entry of a list whose shape is wrong, until the faults are reported."""
+"""Replaces a list entry with a wrong shape until the faults are reported."""
 
 
 def read_spec(document: Document, faults: Faults, family: str) -> SpaceSpec:
-    """The document as a SpaceSpec, without the entries whose shape is wrong: these are noted in `faults`.
+    """The document as a SpaceSpec, without the entries whose shape is wrong; these are added to `faults`.
 
     So the other entries can still be checked. `family` is the space's, empty if it is unknown. Raises SpaceError if
     nothing is left to check.
@@ -46,7 +46,7 @@ def read_spec(document: Document, faults: Faults, family: str) -> SpaceSpec:
 
 
 def _note(faults: Faults, detail: Any, path: Path_) -> None:
-    """A pydantic error in our words, at the entry's line."""
+    """Report a pydantic error in this project's words, at the entry's line."""
     given_there, loc = detail["input"], detail["loc"]
     match detail["type"]:
         case "extra_forbidden":
@@ -79,7 +79,7 @@ def _note(faults: Faults, detail: Any, path: Path_) -> None:
 
 
 def _as_range(values: list[Any]) -> str:
-    """What to write for a long list of numbers that are all equally far apart, or are not."""
+    """How to write a long list of numbers instead: as a range if they are equally spaced."""
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return "leave some out"
     step = values[1] - values[0]
@@ -90,7 +90,7 @@ def _as_range(values: list[Any]) -> str:
 
 
 def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
-    """The part of an error's place that is in the document; pydantic appends what it tried ("[key]")."""
+    """The part of an error's path that is in the document; pydantic appends what it tried ("[key]")."""
     path: list[int | str] = []
     for part in loc:
         if isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int):
@@ -100,7 +100,7 @@ def _existing(value: Any, loc: Iterable[int | str]) -> Path_:
 
 
 def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """The document's values without the entry of a section, or the section, that a fault lies in."""
+    """The document's values without the entry, or the section, that a fault is in."""
     top = path[0] if path else None
     if top not in value:
         return value
@@ -114,7 +114,7 @@ def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
 
 
 def _type_at(loc: Iterable[int | str]) -> Any:
-    """The type that the grammar has at a place: a model, or what its dicts and lists hold."""
+    """The type that the grammar has at a path: a model, or what its dicts and lists contain."""
     kind: Any = SpaceSpec
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -1,7 +1,7 @@
-"""YAML text as plain values that remember their lines, so that every fault of a space can name its place.
+"""YAML text as plain values that remember their lines, so that every fault of a space has a line.
 
-The values are built from PyYAML's parse events. Nothing is constructed from tags, aliases are refused and depth is
-bounded, so a file can neither run code nor expand without bound.
+The values are built from PyYAML's parse events. Tags construct nothing, aliases are refused and depth is bounded, so a
+file can neither run code nor expand without bound.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def _in_any_case(unit: str) -> str:
 
 _DIGITS = r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
 _UNIT = "|".join(_in_any_case(unit) for unit in sorted(_UNITS, key=len, reverse=True))
-_BASED = "[-+]?0([xX](_?[0-9a-fA-F])+|[oO](_?[0-7])+|[bB](_?[01])+)"  # 0x10, as YAML and Python have it
+_BASED = "[-+]?0([xX](_?[0-9a-fA-F])+|[oO](_?[0-7])+|[bB](_?[01])+)"  # 0x10, as in YAML and Python
 NUMBER_PATTERN = f"({_BASED}|{_DIGITS} *({_UNIT})?)"
-"""A number as users write it, also as the JSON schema knows it."""
+"""A number as users write it; the JSON schema has the same pattern."""
 
 _DECIMAL, _INTEGER = re.compile(f"({_DIGITS}) *({_UNIT})?"), re.compile(_BASED)
 _TAGS = {f"tag:yaml.org,2002:{name}": name for name in ("int", "float", "str", "bool", "null")} | {"!": "str"}
-"""Tags that say what a plain YAML reader would take the value for anyway; others could build anything."""
+"""Tags that say what a plain YAML reader would read anyway; other tags could construct anything."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with a file: where (a line, and the dotted name of the entry) and what."""
+    """A fault of a file: where (a line, and the dotted name of the entry) and what."""
 
     message: str
     line: int | None = None
@@ -55,11 +55,11 @@ class Fault:
     def render(self, source: str) -> str:
         place = f"{source}:{self.line}" if self.line else source
         text = f"{place}: {self.where + ': ' if self.where else ''}{self.message}"
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a key may hold a line break
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a key may contain a line break
 
 
 class SpaceError(ValueError):
-    """A space that cannot be used; `str()` is one line for each fault, with file and line."""
+    """A space that cannot be used; `str()` has a line for each fault, with file and line."""
 
     def __init__(self, source: str, faults: list[Fault]):
         self.source = source
@@ -89,11 +89,11 @@ class Faults:
 
     def __init__(self, document: Document):
         self.document = document
-        self.unread: list[Path_] = []  # entries whose value could not be read: whatever else is wrong there follows
+        self.unread: list[Path_] = []  # entries whose value could not be read; other faults there only follow from that
         self._found: dict[Fault, Path_] = {}
 
     def add(self, message: str, *path: str | int) -> None:
-        """Note a fault at `path`. Raises SpaceError at the MAX_FAULTS-th, so that no file takes long to refuse."""
+        """Report a fault at `path`. Raises SpaceError at the MAX_FAULTS-th, so that every file is refused quickly."""
         if self.is_unread(*path):
             return
         self._found.setdefault(self.document.fault(path, message), path)
@@ -106,21 +106,21 @@ class Faults:
         return any(path[: len(unread)] == unread for unread in self.unread)
 
     def seal(self) -> None:
-        """From now on nothing more is said of the entries that have faults."""
+        """From now on, report nothing more about entries that have faults."""
         self.unread = list(dict.fromkeys(self._found.values()))
 
     def within(self, *path: str | int) -> bool:
-        """Whether a fault was found at `path` or below."""
+        """Whether there is a fault at `path` or below."""
         return any(found[: len(path)] == path for found in self._found.values())
 
     def check(self) -> None:
-        """Raises SpaceError where there are faults."""
+        """Raises SpaceError if there are faults."""
         if self._found:
             raise SpaceError(self.document.source, list(self._found))
 
 
 def read_text(path: str | Path) -> str:
-    """A file's text. Raises SpaceError for one that is missing, no text, or too large for a space."""
+    """A file's text. Raises SpaceError if it is missing, not text, or too large for a space."""
     source = str(path)
     try:
         with open(path, "rb") as file:
@@ -137,29 +137,29 @@ def read_text(path: str | Path) -> str:
         line = raw[: error.start].count(b"\n") + 1
         raise SpaceError(source, [Fault(f"byte {error.start} is not UTF-8", line)]) from None
     if len(raw) > MAX_BYTES:
-        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes, too large for a space")])
     return text
 
 
 def read_document(path: str | Path) -> Document:
-    """Read one YAML mapping. Raises SpaceError for a file that is missing, no text, no YAML, or no mapping."""
+    """Read one YAML mapping. Raises SpaceError if the file is missing, or is not text, YAML or a mapping."""
     return parse_document(read_text(path), str(path))
 
 
 def parse_document(text: str, source: str = "<space>") -> Document:
-    """As `read_document`, for text that is already here."""
+    """As `read_document`, for a text."""
     faults = parse_entries(text, source)
     faults.check()
     return faults.document
 
 
 def parse_entries(text: str, source: str = "<space>") -> Faults:
-    """As `parse_document`, but entries that cannot be read are faults of the document that is returned with them.
+    """As `parse_document`, but entries that cannot be read become faults of the returned document.
 
-    So the others can still be checked. Raises SpaceError where the whole text is no mapping.
+    So the others can still be checked. Raises SpaceError if the text as a whole is not a mapping.
     """
     if len(text) > MAX_BYTES:
-        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes; that is no space")])
+        raise SpaceError(source, [Fault(f"is larger than {MAX_BYTES:,} bytes, too large for a space")])
     document = Document(source, text)
     faults = Faults(document)
     last_line = max(1, len(text.splitlines()))
@@ -184,7 +184,7 @@ def parse_entries(text: str, source: str = "<space>") -> Faults:
 
 
 class _Builder:
-    """Plain values from parse events; the document gets them with their lines."""
+    """Builds plain values from parse events; the document receives them with their lines."""
 
     def __init__(self, document: Document, faults: Faults):
         self._document, self._faults = document, faults
@@ -192,7 +192,7 @@ class _Builder:
 
     def build(self) -> None:
         events = self._events
-        next(events)  # the stream's start
+        next(events)  # the start of the stream
         if isinstance(next(events), yaml.StreamEndEvent):
             raise SpaceError(self._document.source, [Fault("is empty")])
         top = next(events)
@@ -201,7 +201,7 @@ class _Builder:
             self._faults.add("a space is a mapping, `family: ...` and so on")
             self._faults.check()
         self._document.value = self._value(top, ())
-        next(events)  # the document's end
+        next(events)  # the end of the document
         if isinstance(more := next(events), yaml.DocumentStartEvent):
             self._document.lines["---",] = _line(more)
             self._faults.add("a second document begins here; a file holds one space", "---")
@@ -253,7 +253,7 @@ class _Builder:
         return values
 
     def _tagged(self, event: yaml.ScalarEvent, tag: str, path: Path_) -> Any:
-        """`!!float 1e-3` and the like: what the tag says, if the text is that."""
+        """`!!float 1e-3` and the like: the value that the tag asks for, if the text is one."""
         if tag == "str":
             return event.value
         value = self._plain(event.value, path)
@@ -261,7 +261,7 @@ class _Builder:
             return float(value)
         kinds = {"int": int, "float": float, "bool": bool, "null": type(None)}
         if value is not None and type(value) is not kinds[tag]:
-            self._faults.add(f"{given(value)} is no {tag}; leave the tag out, or mend the value", *path)
+            self._faults.add(f"{given(value)} is not {tag}; leave the tag out, or fix the value", *path)
         return value
 
     def _scalar(self, event: yaml.ScalarEvent, path: Path_) -> Any:
@@ -286,10 +286,10 @@ class _Builder:
 
 
 def parse_number(text: str) -> int | float | None:
-    """`27M`, `12 GiB`, `1e-5`, `5 %`, `0x10` or a plain number, as an int where it is whole; None for anything else.
+    """`27M`, `12 GiB`, `1e-5`, `5 %`, `0x10` or a plain number, as an int if it is whole; None for anything else.
 
     K, M, B (or G) and T count in thousands; KiB, MiB, GiB and TiB in 1024; KB, MB, GB and TB in 1000; capitals or not.
-    What is beyond MAX_NUMBER comes back as infinity. A space file and the command line read numbers alike, by this.
+    Numbers beyond MAX_NUMBER become infinity. Space files and the command line share this function.
     """
     text = text.strip()
     if len(text) > 64:
@@ -320,8 +320,8 @@ def parse_count(text: str) -> int | None:
 
 
 def _line(event: yaml.Event) -> int:
-    """The line that an event begins in, from 1 on."""
-    assert event.start_mark is not None  # as for all that is read from a text
+    """The line in which an event begins, counted from 1."""
+    assert event.start_mark is not None  # true for everything that is read from text
     return event.start_mark.line + 1
 
 

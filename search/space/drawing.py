@@ -1,4 +1,4 @@
-"""Configurations of a space drawn at random, each parameter uniformly within the bounds that the others set."""
+"""Random configurations of a space: each parameter uniform within the bounds that the others set."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from search.space.space import Space
 
 
 def random_values(space: Space, rng: np.random.Generator) -> dict[str, Value]:
-    """A complete configuration, each parameter drawn uniformly (on its log axis) within bounds that the others set.
+    """A complete random configuration: each parameter uniform (on its log axis) within the bounds that the others set.
 
-    It lies in every range that is not empty, but may break a rule. Raises ExpressionError where an expression has no
-    value for what was drawn.
+    It lies in every range that is not empty, but may break a rule. Raises ExpressionError if an expression has no value
+    for the drawn parameters.
     """
 
     def draw(parameter: Parameter, values: Values) -> Value:
@@ -27,7 +27,7 @@ def random_values(space: Space, rng: np.random.Generator) -> dict[str, Value]:
 
 def _draw(parameter: Parameter, low: float, high: float, rng: np.random.Generator) -> Value:
     if low >= high:
-        return typed(low, parameter.type)  # of an empty range: out of it, so rejected
+        return typed(low, parameter.type)  # the range is empty, so the value is outside it and will be rejected
     if parameter.step:
         return parameter.nth(low, int(rng.integers(parameter.num_steps(low, high) + 1)))
     if parameter.type is int and not parameter.log:

@@ -1,7 +1,8 @@
-"""The small arithmetic of rules, bounds, conditions and derived values: parsed into a checked tree, never eval'd.
+"""The arithmetic of rules, bounds, conditions and derived values: parsed into a checked tree, never evaluated as
+Python.
 
-Python's own parser reads the text (so precedence and chained comparisons are what everyone knows) and only the node
-types below survive. Length, depth, exponents and the size of numbers are bounded, so no expression can stall a search.
+Python's own parser reads the text, so precedence and chained comparisons are Python's. Only the node types below are
+allowed. Length, depth, exponents and the size of numbers are bounded, so no expression can stall a search.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log2": math.log2,
     "sqrt": math.sqrt,
 }
-_ARE_MANY = ("min", "max")  # take two values or more; the others take one
+_ARE_MANY = ("min", "max")  # take two or more values; the others take one
 _FOREIGN = {"&&": "and", "||": "or", "!": "not", "^": "**", "?": "A if CONDITION else B", "=": "=="}
-"""What other languages write, and what is written here; longest first, so that `!=` never counts as `!`."""
+"""Operators of other languages, and the form here; longest first, so that `!=` never counts as `!`."""
 
 
 class ExpressionError(ValueError):
-    """Text that is no expression, or an expression that has no value for these parameters."""
+    """A text that is not an expression, or an expression without a value for these parameters."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class Expression:
 
     text: str
     names: frozenset[str]
-    tree: ast.expr = field(compare=False, repr=False)  # the text says it all; trees are equal only to themselves
+    tree: ast.expr = field(compare=False, repr=False)  # not compared: trees are equal only to themselves
 
     def evaluate(self, values: Mapping[str, Any]) -> Any:
-        """The value for these parameters. Raises ExpressionError where a name is missing or the arithmetic fails."""
+        """The value for these parameters. Raises ExpressionError if a name is missing or the arithmetic fails."""
         try:
             return _evaluate(self.tree, values)
         except ZeroDivisionError:
@@ -90,7 +91,7 @@ def parse_expression(text: str) -> Expression:
         raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # `1if a else 2` and "\d" only warn
+            warnings.simplefilter("error")  # Python only warns about `1if a else 2` and "\d"
             tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ExpressionError(f"{text!r} is not an expression{_advice(text)}") from None
@@ -194,7 +195,7 @@ def _arithmetic(op: type[ast.operator], left: Any, right: Any) -> Any:
         raise ValueError(f"exponent {right} is beyond {MAX_EXPONENT}")
     result = _BINARY[op](left, right)
     if isinstance(result, complex):
-        raise ValueError(f"{left} ** {right} is no real number")
+        raise ValueError(f"{left} ** {right} is not a real number")
     if abs(result) > MAX_MAGNITUDE:
         raise ValueError(f"the result is beyond {MAX_MAGNITUDE:g}")
     return result

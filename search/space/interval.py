@@ -1,8 +1,8 @@
-"""The range that an expression can take when its parameters take theirs: interval arithmetic on the checked tree.
+"""Interval arithmetic on the checked tree: the range of an expression, given the ranges of its parameters.
 
-Optuna wants one fixed range for each parameter; a bound such as `n_layers - 1` has to give it. The result holds every
-value the expression has (Moore, Interval Analysis, 1966) and is the narrowest range where each name stands once;
-evaluating corners instead would miss the middle of `n * (10 - n)` and double with each parameter.
+Optuna needs one fixed range for each parameter, also for a bound such as `n_layers - 1`. The result contains every
+value of the expression (Moore, Interval Analysis, 1966), and is the narrowest such range if each name occurs once.
+Evaluating corners instead would miss the middle of `n * (10 - n)`, and the work would double with each parameter.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 from search.space.expression import FUNCTIONS, MAX_EXPONENT, MAX_MAGNITUDE, Expression, ExpressionError
 
-Interval = tuple[float, float]  # both ends included
+Interval = tuple[float, float]  # both ends are included
 TRUTH: Interval = (0, 1)
-LOG2_SMALLEST = -1074  # of a float above 0
+LOG2_SMALLEST = -1074  # exponent of the smallest float above 0
 
 
 def interval(expression: Expression, range_of: Callable[[str], Interval]) -> Interval:
-    """The range of the expression's values; `range_of` gives a parameter's. Raises ExpressionError for no bound."""
+    """The range of the expression's values; `range_of` gives a parameter's. Raises ExpressionError if unbounded."""
     try:
         return _interval(expression.tree, range_of)
     except (ValueError, OverflowError) as error:
@@ -30,7 +30,7 @@ def interval(expression: Expression, range_of: Callable[[str], Interval]) -> Int
 def _interval(node: ast.expr, range_of: Callable[[str], Interval]) -> Interval:
     match node:
         case ast.Constant(value=str()):
-            raise ValueError(f"{node.value!r} is no number")
+            raise ValueError(f"{node.value!r} is not a number")
         case ast.Constant(value=bool() | int() | float() as number):
             return number, number
         case ast.Name():
@@ -68,7 +68,7 @@ def _arithmetic(node: ast.BinOp, left: Interval, right: Interval) -> Interval:
     if isinstance(node.op, ast.FloorDiv):
         return _corners(lambda a, b: a // b, left, right)
     if 0 <= left[0] and left[1] < right[0]:
-        return left  # smaller than any divisor: its own remainder
+        return left  # the left side is smaller than any divisor
     return (0, right[1]) if right[0] > 0 else (right[0], 0)
 
 
@@ -79,7 +79,7 @@ def _power(base: Interval, exponent: Interval) -> Interval:
     if base[0] <= 0 and (exponent[0] < 0 or not (is_whole or base[0] == 0)):
         raise ValueError("a power can have no value: its base can be 0 or less")
     low, high = _corners(lambda a, b: a**b, base, exponent)
-    if base[0] <= 0 <= base[1]:  # the corners of an even power miss the 0 between, those of 0 ** 0 the 1
+    if base[0] <= 0 <= base[1]:  # the corners of an even power miss 0, and those of 0 ** 0 miss 1
         low, high = min(low, 0), max(high, 1 if exponent[0] == 0 else high)
     return low, high
 
@@ -98,7 +98,7 @@ def _called(name: str, args: list[Interval]) -> Interval:
             return math.sqrt(max(low, 0)), math.sqrt(high)
         case "log2":
             return (math.log2(low) if low > 0 else LOG2_SMALLEST), math.log2(high)
-    return function(low), function(high)  # round, floor, ceil: never falling
+    return function(low), function(high)  # monotonic: round, floor, ceil
 
 
 def _corners(operation: Callable[[float, float], float], left: Interval, right: Interval) -> Interval:

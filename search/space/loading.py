@@ -1,6 +1,7 @@
-"""Space files: YAML into a checked Space, with every fault of the file reported at once and at its line.
+"""Loads space files: YAML into a checked Space, with all faults of the file reported at once, each with its line.
 
-First every entry for itself (here); then, where all are sound, the whole: defaults, goals and presets (checking.py).
+First each entry is checked by itself (here). If all are valid, the whole is checked: defaults, goals and presets
+(checking.py).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ RESERVED = {
     *("data", "token_dtype", "text_key", "skip_bad", "cache_dir"),
     *("eval_tokens", "eval_bytes", "seed", "device", "num_threads"),
 }
-"""Fields of a training run that the command line or the budget sets, never a space."""
+"""Fields of a training run that only the command line or the budget sets."""
 
 
 def load_space(path: str | Path) -> Space:
@@ -47,16 +48,16 @@ def load_space(path: str | Path) -> Space:
 
 
 def parse_space(text: str, source: str = "<space>", own_family: str | None = None) -> Space:
-    """As `load_space`, for text that is already here: a study keeps its space's text.
+    """As `load_space`, for a text: a study stores its space's text.
 
-    `own_family` is the user's own family that the space has, already loaded; with "" it can have the trainer's only.
-    Left out, the space's family is loaded as it is now.
+    `own_family` is the user's own family of the space, already loaded; with "" only the trainer's families are allowed.
+    If left out, the space's family is loaded as it is now.
     """
     return _build(parse_entries(text, source), own_family)
 
 
 def _build(faults: Faults, own_family: str | None = None) -> Space:
-    """The space of a document; `faults` has what is wrong with it so far."""
+    """The space of a document; `faults` has its faults so far."""
     document = faults.document
     family = own_family or _family(document, faults, may_load=own_family is None)
     spec = read_spec(document, faults, family)
@@ -103,9 +104,9 @@ def _build(faults: Faults, own_family: str | None = None) -> Space:
 
 
 def _family(document: Document, faults: Faults, *, may_load: bool) -> str:
-    """The space's family as the trainer takes it; empty where there is none of its name, which is noted.
+    """The space's family as the trainer takes it; empty, with a fault, if its name is unknown.
 
-    Raises SpaceError for one of the user's own that cannot be used: without it no parameter can be judged.
+    Raises SpaceError if the user's own family cannot be used: without it no parameter can be checked.
     """
     word = document.value.get("family")
     if not isinstance(word, str) or faults.within("family"):
@@ -115,7 +116,7 @@ def _family(document: Document, faults: Faults, *, may_load: bool) -> str:
         if is_own(location):
             if not may_load:
                 raise FamilyError("nothing says which text of this family it is about")
-            load(location)  # as it is now, whatever this process has loaded
+            load(location)  # as it is now, even if this process has loaded it before
         parameter_types(location)
     except FamilyError as error:
         faults.add(str(error), "family")
@@ -126,7 +127,7 @@ def _family(document: Document, faults: Faults, *, may_load: bool) -> str:
 
 
 def _parameters(spec: SpaceSpec, family: str, declared: set[str], faults: Faults) -> dict[str, Parameter]:
-    """The parameters that are sound; where the family is unknown, a name may be any family's."""
+    """The valid parameters; if the family is unknown, a name of any family is accepted."""
     types = {name: _plain(kind) for name, kind in parameters_of(family).items() if name not in RESERVED}
     parameters: dict[str, Parameter] = {}
     for name, entry in spec.parameters.items():
@@ -149,7 +150,7 @@ def _parameters(spec: SpaceSpec, family: str, declared: set[str], faults: Faults
 
 
 def _plain(kind: Any) -> Any:
-    """`int | None` as int: None is what a configuration has where the parameter is left out."""
+    """`int | None` as int: None means that the parameter is left out."""
     return next(k for k in get_args(kind) if k is not NoneType) if isinstance(kind, UnionType) else kind
 
 
@@ -159,7 +160,7 @@ def _check_aliases(spec: SpaceSpec, family: str, faults: Faults) -> None:
         for i, alias in enumerate(entry.aliases):
             path = ("parameters", name, "aliases", i)
             if not alias.isidentifier():
-                faults.add(f"{given(alias)} is no name; use letters, digits and _", *path)
+                faults.add(f"{given(alias)} is not a valid name; use letters, digits and _", *path)
             elif taken.setdefault(alias, name) != name:
                 of = f"an alias of {taken[alias]}" if taken[alias] else "a parameter itself"
                 faults.add(f"{alias} is {of}", *path)
@@ -171,7 +172,7 @@ def _check_names(expression: Expression, declared: set[str], faults: Faults, *pa
 
 
 class _Reader:
-    """One entry of `parameters` as a Parameter, its faults noted."""
+    """Reads one entry of `parameters` into a Parameter, and reports its faults."""
 
     def __init__(self, name: str, kind: type, entry: ParameterSpec, faults: Faults):
         self.name, self.kind, self.entry, self.faults = name, kind, entry, faults
@@ -214,7 +215,7 @@ class _Reader:
             self._wrong(f"lists {listed(dict.fromkeys(twice))} twice", "values")
         default = None if self.entry.default is None else self._checked(self.entry.default, "default")
         if default is not None and None not in choices and choices and default not in choices:
-            self._wrong(f"{given_value(default)} is none of the values {listed(choices)}", "default")
+            self._wrong(f"{given_value(default)} is not one of the values {listed(choices)}", "default")
         return {"choices": choices, "default": default}
 
     def _range(self) -> dict[str, Any]:
@@ -323,7 +324,7 @@ def _check_measurements(spec: SpaceSpec, faults: Faults) -> None:
         faults.add(f"{spec.metric.name} is better {better}; write goal: {best}", "metric")
     if "metrics" in spec.model_fields_set:
         if "metric" in spec.model_fields_set:
-            faults.add("stands beside metric; keep one", "metrics")
+            faults.add("is given together with metric; keep one", "metrics")
         if len(spec.metrics) < 2:
             faults.add("names fewer than two measurements; for one write metric", "metrics")
         for i, name in enumerate(spec.metrics):

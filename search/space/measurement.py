@@ -1,6 +1,7 @@
-"""The measurements that can be metrics and limits: which way is better, and what each needs to be there and to compare.
+"""The measurements that can be metrics and limits: which direction is better, and what each needs to be measured and to
+compare.
 
-The one table of it. comparable.py holds a search against it before anything is written.
+This is the only such table. comparable.py checks a search against it before anything is written.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """What is to be known of one measurement."""
+    """The properties of one measurement."""
 
     is_better_higher: bool = False
-    is_per_token: bool = False  # of two vocabularies a token is not the same amount of text
-    needs_text: bool = False  # tokens alone do not say how many bytes they stand for
+    is_per_token: bool = False  # tokens of two vocabularies hold different amounts of text
+    needs_text: bool = False  # needs the number of bytes of the tokens
 
 
 MEASURED: dict[str, Kind] = {

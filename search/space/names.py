@@ -1,4 +1,4 @@
-"""Names and keys that are unknown: what they are called here, if they are known from elsewhere or nearly right."""
+"""Unknown names and keys: what they are called here, if they are known from other tools or misspelt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISTAKEN_KEYS = {
     "rule": "require", "reason": "why", "increase": "raise", "decrease": "lower", "num_trials": "trials",
     "objectives": "metrics",
 }  # fmt: skip
-"""Keys of other tools, and what they are called here."""
+"""Keys of other tools, and their names here."""
 
 MISTAKEN_NAMES = {
     "val_loss": "loss", "eval_loss": "loss", "valid_loss": "loss", "validation_loss": "loss", "test_loss": "loss",
@@ -36,7 +36,7 @@ MISTAKEN_NAMES = {
     "time": "train_seconds", "increase": "up", "higher": "up", "decrease": "down", "lower": "down",
     "neutral": "none", "max": "maximize", "min": "minimize",
 }  # fmt: skip
-"""Common names of measurements and directions, and what they are called here."""
+"""Common names of measurements and directions, and their names here."""
 
 
 def unknown_key(key: str, fields: dict[str, Any]) -> str:
@@ -47,7 +47,7 @@ def unknown_key(key: str, fields: dict[str, Any]) -> str:
 
 
 def unknown_measurement(name: str) -> str:
-    """The sentence that refuses a measurement's name."""
+    """The message for an unknown measurement."""
     return unknown("measurement", name, MEASUREMENTS)
 
 

@@ -1,4 +1,4 @@
-"""A space narrowed: by what a budget sets, by goals of the guide, and by `--set`."""
+"""Narrows a space: by what a budget sets, by goals of the guide, and by `--set`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def narrow(
     assignments: Iterable[str] = (),
     metrics: Iterable[str] = (),
 ) -> Space:
-    """The space with what the budget sets, goals applied and parameters fixed by `name=value`.
+    """The space with the budget's values set, goals applied and parameters fixed by `name=value`.
 
-    `metrics` are what to optimise, in place of what the space says. Raises ValueError, naming the mistake.
+    `metrics` replace those of the space. Raises ValueError, naming the mistake.
     """
     goals, assignments, metrics = tuple(goals), tuple(assignments), tuple(metrics)
     if metrics:
@@ -91,7 +91,7 @@ def _limit(text: str) -> tuple[str, LimitSpec]:
 
 
 def _with_budget(space: Space, budget: BudgetSpec) -> Space:
-    """What the budget sets fixed, in the presets too: they are compared at the same cost of a step."""
+    """Fix what the budget sets, in the presets too, so that they are compared at the same cost per step."""
     values = {name: typed(value, space.parameters[name].type) for name, value in budget.set.items()}
     parameters = {name: p.fixed_to(values[name]) if name in values else p for name, p in space.parameters.items()}
     presets = {
@@ -113,7 +113,7 @@ def _with_metrics(space: Space, names: tuple[str, ...]) -> Space:
 
 
 def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
-    """Narrowed by the goals: raise keeps the part at or above the default, lower the part at or below."""
+    """Apply the goals: raise keeps the values at or above the default, lower those at or below."""
     parameters = dict(space.parameters)
     moved: dict[str, list[_Move]] = {}
     defaults = space.complete({})
@@ -128,9 +128,9 @@ def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
                 if _contradict(space, space.parameters[name], move, other, defaults):
                     raise ValueError(
                         f"the goals {other.goal} and {goal_name} contradict each other: "
-                        f"one would {other.told(name)}, the other {move.told('it')}"
+                        f"one would {other.in_words(name)}, the other {move.in_words('it')}"
                     )
-            # A value that a goal sets stands, whatever part the others keep around it.
+            # A value that one goal sets stays, even if others cut the range around it.
             if not moved[name] or move.target is not None:
                 parameters[name] = _moved(space, space.parameters[name], move, defaults)
             moved[name].append(move)
@@ -142,13 +142,13 @@ def _with_goals(space: Space, goals: tuple[str, ...]) -> Space:
 
 @dataclass(frozen=True)
 class _Move:
-    """What one goal does to one parameter: raise it, lower it, or set it to `target`."""
+    """The effect of one goal on one parameter: raise it, lower it, or set it to `target`."""
 
     goal: str
     verb: str
     target: Value | None = None
 
-    def told(self, name: str) -> str:
+    def in_words(self, name: str) -> str:
         return f"{self.verb} {name}" + ("" if self.target is None else f" to {shown(self.target)}")
 
 
@@ -159,7 +159,7 @@ def _moves(name: str, goal: GoalSpec) -> list[tuple[str, _Move]]:
 
 
 def _contradict(space: Space, parameter: Parameter, one: _Move, other: _Move, defaults: Values) -> bool:
-    """Whether no value of the parameter is what both ask for; of a formula nothing is known beforehand."""
+    """Whether no value of the parameter satisfies both; formulas are not checked beforehand."""
     if (one.verb, one.target) == (other.verb, other.target):
         return False
     value, kept = (one, other) if other.target is None else (other, one)
@@ -202,7 +202,7 @@ def _check_not_empty(space: Space, parameter: Parameter, cause: str) -> None:
 
 
 def _with_assignments(space: Space, assignments: tuple[str, ...]) -> Space:
-    """Each named parameter fixed: a searched one inside its range, a fixed or derived one to any value of its type."""
+    """Fix each named parameter: a searched one inside its range, a fixed or derived one to any value of its type."""
     fixed: dict[str, Value] = {}
     written: dict[str, str] = {}
     for text in assignments:
@@ -242,7 +242,7 @@ def _assignment(space: Space, text: str) -> tuple[str, Value]:
 
 
 def _check_condition(space: Space, assignment: str, defaults: Values) -> None:
-    """Refuse to set what is never there, its condition reading only what is not searched and not holding."""
+    """Refuse to set a parameter that can never be active, because only unsearched parameters decide its condition."""
     name = assignment.partition("=")[0].strip()
     name = space.aliases.get(name, name)
     when = space.parameters[name].when

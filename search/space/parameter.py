@@ -1,4 +1,4 @@
-"""One parameter of a space: its values, its range (whose bounds other parameters may set), its condition."""
+"""One parameter of a space: its values, its range (whose bounds may depend on other parameters), its condition."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_LISTED = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """Fixed, derived, or searched over `choices` or over the range `low` to `high`."""
+    """A parameter that is fixed, derived, or searched over `choices` or over the range from `low` to `high`."""
 
     name: str
     type: type
     choices: tuple[Value, ...] = ()
     low: Expression | float | int | None = None
     high: Expression | float | int | None = None
-    at_least: float | int | None = None  # where a goal cut the range
+    at_least: float | int | None = None  # if a goal has cut the range
     at_most: float | int | None = None
     log: bool = False
     step: float | int | None = None
@@ -46,13 +46,13 @@ class Parameter:
 
     @property
     def expressions(self) -> dict[str, Expression]:
-        """Those it has, by the key that the space file has them under."""
+        """Its expressions, by their keys in the space file."""
         parts = {"min": self.low, "max": self.high, "derive": self.derived, "default": self.default, "when": self.when}
         return {key: part for key, part in parts.items() if isinstance(part, Expression)}
 
     @property
     def reads(self) -> frozenset[str]:
-        """The parameters whose values this one's bounds, default, condition or formula need."""
+        """The parameters that this one's bounds, default, condition or formula read."""
         return frozenset().union(*(part.names for part in self.expressions.values()))
 
     def fixed_to(self, value: Value) -> Parameter:
@@ -60,19 +60,19 @@ class Parameter:
         return replace(self, choices=(value,), default=value, log=False, **none)
 
     def is_active(self, values: Values) -> bool:
-        """Whether its condition holds; a condition that reads an inactive parameter does not."""
+        """Whether its condition holds; a condition that reads an inactive parameter does not hold."""
         return self.when is None or (self.when.names <= values.keys() and bool(self.when.evaluate(values)))
 
     def bounds(self, values: Values) -> tuple[float, float]:
-        """The range, both ends included, where the other parameters have these values; empty if low is above high.
+        """The range for these values of the other parameters, both ends included; empty if low is above high.
 
-        Raises ExpressionError where a bound has no usable value.
+        Raises ExpressionError if a bound has no usable value.
         """
         low, high = (_number(part, values) for part in (self.low, self.high))
         return self.clipped(low, high)
 
     def clipped(self, low: float, high: float) -> tuple[float, float]:
-        """A range of its expressions as the parameter's own: whole where it is, and within the goals' cuts."""
+        """A range of its expressions adapted to this parameter: whole if its type is, and within the goals' cuts."""
         if max(abs(low), abs(high)) > MAX_NUMBER:
             raise ExpressionError(f"the range of {self.name} reaches beyond 2**53")
         if self.log and low <= 0:
@@ -96,7 +96,7 @@ class Parameter:
         return math.floor((high - low) / self.step + 1e-9)
 
     def nth(self, low: float, count: int) -> float:
-        """The value so many steps above `low`, as one would write it: 0.3 and not 0.30000000000000004."""
+        """The value this many steps above `low`, as one would write it: 0.3 and not 0.30000000000000004."""
         return typed(float(Decimal(str(low)) + count * Decimal(str(self.step))), self.type)
 
     def default_for(self, values: Values) -> Value:
@@ -104,7 +104,7 @@ class Parameter:
         return self.computed(self.default, values) if isinstance(self.default, Expression) else self.default
 
     def computed(self, expression: Expression, values: Values) -> Value:
-        """The expression's value as this parameter's type. Raises ExpressionError where it has none."""
+        """The expression's value in this parameter's type. Raises ExpressionError if it has none."""
         value = expression.evaluate(values)
         if (found := checked_value(value, self.type)) is None:
             raise ExpressionError(f"{self.name} is {kind_name(self.type)}, but {expression} is not always")
@@ -113,13 +113,13 @@ class Parameter:
         return found
 
     def fault_of(self, value: Value, values: Values) -> str | None:
-        """Why `value` is not one of this parameter's, or None."""
+        """Why `value` is not valid for this parameter, or None."""
         if not self.is_range:
             if value in self.choices:
                 return None
             if len(self.choices) == 1:
                 return f"{given_value(value)} is not {given_value(self.choices[0])}, to which it is fixed"
-            return f"{given_value(value)} is none of {listed(self.choices)}"
+            return f"{given_value(value)} is not one of {listed(self.choices)}"
         low, high = self.bounds(values)
         if low > high:
             return f"{given_value(value)}: the range {shown(low)} to {shown(high)} is empty"
@@ -131,7 +131,7 @@ class Parameter:
 
 
 def typed(value: Any, kind: type) -> Any:
-    """A whole float as an int where an int is needed, and an int as a float; anything else as it is."""
+    """A whole float as an int if an int is needed, an int as a float if a float is; anything else unchanged."""
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -140,7 +140,7 @@ def typed(value: Any, kind: type) -> Any:
 
 
 def checked_value(value: Any, kind: type[Value]) -> Value | None:
-    """`value` as `kind`, or None where it is of another kind."""
+    """`value` as `kind`, or None if it has another type."""
     if kind in (int, float) and isinstance(value, bool):
         return None
     value = typed(value, kind)
@@ -152,7 +152,7 @@ def kind_name(kind: type) -> str:
 
 
 def listed(values: Iterable[Value]) -> str:
-    """The values in a row; of many, the first and the last."""
+    """The values, separated by commas; of many, the first and the last."""
     names = [shown(value) for value in values]
     if len(names) > MAX_LISTED:
         names = [*names[: MAX_LISTED - 2], "...", names[-1]]

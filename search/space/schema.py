@@ -1,4 +1,4 @@
-"""The JSON schema of space files, which editors read."""
+"""The JSON schema of space files, for editors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from search.space.spec import SpaceSpec
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a space file (draft 2020-12), with the units that the loader reads as numbers."""
+    """The JSON schema of a space file (draft 2020-12); numbers may have the units that the loader reads."""
     schema = SpaceSpec.model_json_schema(by_alias=True, schema_generator=_Schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tinysearch space"}
 
 
 class _Schema(GenerateJsonSchema):
-    """Without nulls and empty defaults: nobody writes them."""
+    """Leaves out nulls and empty defaults, because nobody writes them."""
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
         generated = super().default_schema(schema)

@@ -1,7 +1,7 @@
-"""A space: the parameters of one guide with their ranges and relations (loading.py reads it from YAML).
+"""A space: the parameters of a guide with their ranges and relations (loading.py reads it from YAML).
 
-A space knows how to complete a configuration (fixed and derived values, conditions), whether one lies inside it, and
-how to turn a configuration into what the trainer takes; narrowing.py makes a smaller one of it.
+A space completes a configuration (fixed and derived values, conditions), says whether one lies inside it, and turns one
+into the trainer's configuration; narrowing.py makes a smaller space of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.config import TrainConfig
 from trainer.families.family import Source
 
 SHRUNK = "reference shrunk to fit"
-"""The name of a reference that is none of the presets, see search/strategy/reference.py."""
+"""The name of a reference that is not one of the presets, see search/strategy/reference.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,16 @@ class Rule:
 
     require: Expression
     why: str
-    source: str  # with the guide's name
+    source: str  # including the guide's name
     path: Path_
 
     def __str__(self) -> str:
-        """The relation, where the guide has it and what for: `a % b == 0 (Guide, section 1: heads split evenly)`."""
-        told = ": ".join(filter(None, [self.source, self.why]))
-        return f"{self.require} ({told})" if told else str(self.require)
+        """The relation, with its source and purpose: `a % b == 0 (Guide, section 1: heads split evenly)`."""
+        notes = ": ".join(filter(None, [self.source, self.why]))
+        return f"{self.require} ({notes})" if notes else str(self.require)
 
     def holds(self, values: Values) -> bool:
-        """False also where the rule has no value (a division by zero, say)."""
+        """Whether the rule holds; False if it has no value (a division by zero, say)."""
         try:
             return bool(self.require.evaluate(values))
         except ExpressionError:
@@ -47,7 +47,7 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What the guide recommends; `Space.complete(preset.values)` adds the defaults, also those that were narrowed."""
+    """A configuration that the guide recommends; `Space.complete(preset.values)` adds the space's defaults."""
 
     name: str
     values: dict[str, Value]
@@ -57,11 +57,11 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """A checked space; `parameters` stand in the order in which their values can be computed."""
+    """A checked space; `parameters` are in an order in which their values can be computed."""
 
     spec: SpaceSpec
     document: Document
-    family: str  # as the trainer takes it: the file of a user's own family as an absolute path
+    family: str  # as the trainer takes it: the user's own family by the absolute path of its file
     parameters: dict[str, Parameter]
     rules: tuple[Rule, ...]
     presets: dict[str, Preset]
@@ -74,26 +74,26 @@ class Space:
 
     @property
     def aliases(self) -> dict[str, str]:
-        """The parameter behind each other name that presets and `--set` may use."""
+        """Other names that presets and `--set` may use -> the parameter's name."""
         return {alias: name for name, p in self.parameters.items() for alias in p.spec.aliases}
 
     @property
     def has_guide(self) -> bool:
-        """Whether it writes down a guide, and its presets are a guide's; a space of one's own names none."""
+        """Whether the space names a guide, so that its presets are the guide's; a user's own space names none."""
         return bool(self.spec.guide or self.spec.source)
 
     @property
     def whose(self) -> str:
-        """Whose presets these are, in words."""
+        """Whose presets they are, in words."""
         return "the guide's" if self.has_guide else "your"
 
     @property
     def reference(self) -> Preset | None:
-        """The guide's own configuration, which every search is compared with: the first preset."""
+        """The configuration that every search is compared with: the first preset."""
         return next(iter(self.presets.values()), None)
 
     def budget(self, name: str | None = None) -> BudgetSpec:
-        """The budget of that name, or the default one. Raises ValueError for a name the space does not have."""
+        """The budget with that name, or the default one. Raises ValueError if the space has no such budget."""
         if name is None:
             return self.spec.budget
         if name not in self.spec.budgets:
@@ -101,29 +101,29 @@ class Space:
         return self.spec.budgets[name]
 
     def limits(self, budget: BudgetSpec) -> dict[str, LimitSpec]:
-        """The space's limits and the budget's; of two on one measurement, the tighter."""
+        """The limits of the space and of the budget; if both limit a measurement, the tighter bounds."""
         merged: dict[str, LimitSpec] = dict(self.spec.limits.items())
         for name, limit in budget.limits.items():
             merged[name] = tighter(limit, merged.get(name, LimitSpec()))
         return merged
 
     def led_by(self, preset: Preset) -> Space:
-        """The space with that preset first, so that it is the reference; in place of one of its name."""
+        """The space with that preset first, so that it is the reference; it replaces one with its name."""
         others = {name: other for name, other in self.presets.items() if name != preset.name}
         return replace(self, presets={preset.name: preset, **others})
 
     def complete(self, chosen: Values) -> dict[str, Value]:
-        """Every active parameter's value: `chosen` where given, else its fixed, derived or default value.
+        """Every active parameter's value: `chosen` if given, else its fixed, derived or default value.
 
-        A parameter whose condition does not hold is left out, also where `chosen` names it. Raises ExpressionError
-        where an expression has no value for this configuration.
+        A parameter whose condition does not hold is left out, even if `chosen` has it. Raises ExpressionError if an
+        expression has no value for this configuration.
         """
         return self.filled(
             lambda p, values: typed(chosen[p.name], p.type) if p.name in chosen else p.default_for(values)
         )
 
     def filled(self, value_for: Callable[[Parameter, Values], Value]) -> dict[str, Value]:
-        """As `complete`, with `value_for` giving the value of each parameter that is not derived."""
+        """As `complete`, but `value_for` gives the value of each parameter that is not derived."""
         values: dict[str, Value] = {}
         for name, parameter in self.parameters.items():
             if parameter.is_active(values):
@@ -132,11 +132,11 @@ class Space:
         return values
 
     def broken_rules(self, values: Values) -> list[Rule]:
-        """The rules that a complete configuration does not satisfy; rules over inactive parameters hold."""
+        """The rules that a complete configuration breaks; rules over inactive parameters hold."""
         return [rule for rule in self.rules if rule.require.names <= values.keys() and not rule.holds(values)]
 
     def outside(self, values: Values) -> dict[str, str]:
-        """The parameters of a complete configuration that have no value of theirs, and why."""
+        """The parameters of a complete configuration whose values are not valid, and why."""
         found = {}
         for name, parameter in self.parameters.items():
             if name in values and parameter.derived is None:
@@ -149,24 +149,24 @@ class Space:
         return found
 
     def faults_of(self, values: Values) -> list[str]:
-        """Why a complete configuration is not in this space: out of range, or against a rule."""
+        """Why a complete configuration is not in this space: out of range, or breaking a rule."""
         faults = [f"{name}: {fault}" for name, fault in self.outside(values).items()]
         return faults + [f"breaks the rule {rule}" for rule in self.broken_rules(values)]
 
     def train_config(self, values: Values, *, rungs: Iterable[int], **run: Any) -> TrainConfig:
-        """What the trainer takes for a complete configuration. Raises ConfigError where it cannot be trained."""
+        """The trainer's configuration for a complete configuration. Raises ConfigError if it cannot be trained."""
         return TrainConfig.from_flat(self.family, {**values, "rungs": tuple(rungs), **run})
 
 
 def tighter(one: LimitSpec, other: LimitSpec) -> LimitSpec:
-    """The limit that two on one measurement make together."""
+    """The limit that combines two limits on one measurement."""
     lows = [limit.min for limit in (one, other) if limit.min is not None]
     highs = [limit.max for limit in (one, other) if limit.max is not None]
     return LimitSpec(min=max(lows, default=None), max=min(highs, default=None))
 
 
 def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:
-    """The token counts at which trials are compared: min_tokens, eta times apart, and max_tokens at the end."""
+    """The token counts at which trials are compared: min_tokens times powers of eta, and max_tokens at the end."""
     rungs, tokens = [], budget.min_tokens
     while tokens < budget.max_tokens:
         rungs.append(tokens)
@@ -175,14 +175,14 @@ def rungs_of(budget: BudgetSpec) -> tuple[int, ...]:
 
 
 def next_rung(tokens: int, rungs: tuple[int, ...]) -> int | None:
-    """The first rung above `tokens`, or None when the budget is spent."""
+    """The first rung above `tokens`, or None if the budget is spent."""
     return next((rung for rung in rungs if rung > tokens), None)
 
 
 def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
-    """The widest range that a parameter's values can take, whatever the parameters have that its bounds read.
+    """The widest range of a parameter's values, over all values of the parameters that its bounds read.
 
-    Raises ExpressionError where the bounds have no bound themselves.
+    Raises ExpressionError if the bounds are not bounded themselves.
     """
     if parameter.derived is not None:
         return interval(parameter.derived, lambda name: extremes(space, space.parameters[name]))
@@ -195,7 +195,7 @@ def extremes(space: Space, parameter: Parameter) -> tuple[float, float]:
 
 
 def _widest(space: Space, end: Expression | float | None) -> tuple[float, float]:
-    """What an end of a range can be."""
+    """The range of one end of a range."""
     assert end is not None
     if isinstance(end, Expression):
         return interval(end, lambda name: extremes(space, space.parameters[name]))
@@ -203,7 +203,7 @@ def _widest(space: Space, end: Expression | float | None) -> tuple[float, float]
 
 
 def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
-    """In an order in which each stands after those it reads. Raises ValueError for a circle."""
+    """The parameters in an order in which each comes after those it reads. Raises ValueError for a cycle."""
     ordered: dict[str, Parameter] = {}
     waiting = dict(parameters)
     while waiting:
@@ -216,7 +216,7 @@ def in_order(parameters: dict[str, Parameter]) -> dict[str, Parameter]:
 
 
 def circle_in(parameters: dict[str, Parameter]) -> list[str]:
-    """The parameters of one circle of references, each reading the next; empty where there is none."""
+    """The parameters of one cycle of references, each reading the next; empty if there is none."""
     waiting = dict(parameters)
     while ready := [name for name, p in waiting.items() if not p.reads & waiting.keys()]:
         for name in ready:
@@ -239,8 +239,8 @@ def _circle(parameters: dict[str, Parameter]) -> str:
 
 
 def not_in(space: Space, parameter: Parameter, value: Value) -> str | None:
-    """Why `value` is not one that the parameter can have in any configuration, or None."""
+    """Why the parameter can have this `value` in no configuration, or None."""
     if not parameter.is_range:
-        return None if value in parameter.choices else f"{given_value(value)} is none of {listed(parameter.choices)}"
+        return None if value in parameter.choices else f"{given_value(value)} is not one of {listed(parameter.choices)}"
     low, high = extremes(space, parameter)
     return replace(parameter, low=low, high=high).fault_of(value, {})

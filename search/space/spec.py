@@ -1,8 +1,8 @@
-"""The keys of a space file as pydantic models: what may stand where.
+"""The keys of a space file as pydantic models.
 
-Only shapes and types are checked here; what needs the whole space (names in expressions, presets against ranges) is
-checked in loading.py and checking.py, and what is said of wrong shapes is in diagnostics.py. The descriptions below are
-what an editor shows and what spaces/README.md is held against.
+Only shapes and types are checked here. loading.py and checking.py check what needs the whole space (names in
+expressions, presets against ranges), and diagnostics.py words the messages about wrong shapes. Editors show the
+descriptions below, and a test compares spaces/README.md with them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from search.space.measurement import MEASURED
 from search.space.names import MEASUREMENTS, unknown_measurement
 
 QUALITIES = ("memory_span", "adaptation_speed", "stability", "convergence_speed", "overfitting", "locality")
-"""What the guides speak of and no trial measures; kept so that a space can say all that its guide says."""
+"""Effects that guides mention and no trial measures; allowed so that a space can state what its guide says."""
 
 CONTEXT = (
     "tokens", "corpus_bytes", "non_ascii_fraction", "cjk_fraction", "num_params", "vram_gib", "memory_gib", "num_gpus"
 )  # fmt: skip
-"""What advice may hang on beside parameters: the training text, the model, the machine (see context.py)."""
+"""What advice may read besides parameters: facts about the training text, the model, the machine (see context.py)."""
 
-MAX_ENTRIES = 100  # of a section; keeps every check short
+MAX_ENTRIES = 100  # of a section; keeps every check fast
 MAX_VALUES = 200  # of a parameter
 
 _NUMBER_TEXT = {"type": "string", "pattern": f"^{NUMBER_PATTERN}$"}
@@ -33,10 +33,10 @@ _EXPRESSION_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 400}
 
 
 def _expecting(words: str, *kinds: type, minimum: int | None = None, maximum: int | None = None) -> PlainValidator:
-    """A validator with our own words: one of `kinds` (a bool is no number), and within the bounds."""
+    """A validator with this project's messages: one of `kinds` (a bool is not a number), within the bounds."""
 
     def validated(value: Any) -> Any:
-        if value is None:  # the default; an entry without a value was refused by the document
+        if value is None:  # the default; the document has refused an entry without a value
             return None
         if kinds == (int,) and isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -106,13 +106,13 @@ class MetricSpec(_Entry):
 
     @classmethod
     def of(cls, name: str) -> MetricSpec:
-        """The metric of that measurement. Raises ValueError for a name that is none."""
+        """The metric for that measurement. Raises ValueError for an unknown name."""
         if name not in MEASUREMENTS:
             raise ValueError(unknown_measurement(name))
         return cls(name=name, goal="maximize" if MEASURED[name].is_better_higher else "minimize")  # type: ignore[arg-type]  # it is one of MEASUREMENTS
 
     def signed(self, value: float | None) -> float:
-        """A value of which less is better, whatever the goal; NaN where there is none."""
+        """The value, signed so that less is better; NaN if there is none."""
         if value is None:
             return math.nan
         return -value if self.goal == "maximize" else value
@@ -211,7 +211,7 @@ class PresetSpec(_Entry):
 
 
 class AdviceSpec(_Entry):
-    """What the guide recommends where its recommendation hangs on the data, the hardware or the model's size."""
+    """What the guide recommends depending on the data, the hardware or the model's size."""
 
     example: ClassVar = "{when: tokens < 5e6, say: text, suggest: {dropout: 0.2}}"
 
@@ -223,7 +223,7 @@ class AdviceSpec(_Entry):
 
 
 class ClaimSpec(_Entry):
-    """A number that the guide states of a measurement; recorded, and checked by an audit only."""
+    """A number that the guide states for a measurement; only an audit checks it."""
 
     example: ClassVar = "{id: nano-params, measurement: num_params, preset: nano, value: 5M}"
 
@@ -288,5 +288,5 @@ class SpaceSpec(_Entry):
         return tuple(map(MetricSpec.of, self.metrics)) or (self.metric,)
 
     def cited(self, source: str) -> str:
-        """A source as it is told away from its file: the guide's short name before it."""
+        """A source as shown outside its file: with the guide's short name before it."""
         return ", ".join(filter(None, [self.guide, source])) if source else ""

@@ -1,7 +1,7 @@
-"""What people write who have written sweeps for another tool: found before the grammar, and told what to write here.
+"""Recognises keys and entries from sweeps of other tools before the grammar does, and says what to write here instead.
 
-Each such entry gets one line, and is then left out, so that it hides nothing else of the file. A file that has none of
-it passes untouched.
+Each such entry gets one message and is then left out, so that it hides no other fault of the file. A file without any
+is unchanged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FOREIGN_KEYS: dict[str, str] = {
     "defaults": f"it is Hydra's; {OUT}",
     "imports": f"{NO_PROGRAM}",
 }  # fmt: skip
-"""Keys of other tools at the top of a file that have no counterpart of one word (those are names.MISTAKEN_KEYS)."""
+"""Top-level keys of other tools that have no one-word counterpart here (those are in names.MISTAKEN_KEYS)."""
 
 COUNTS = (
     "run_cap", "n_trials", "num_samples", "num_trials", "max_trials", "maxTrialNumber", "max_trial_number",
@@ -65,7 +65,7 @@ SPACES = ("search_space", "searchSpace", "param_space", "hyperparameters", "para
 
 
 def without_foreign(value: dict[str, Any], faults: Faults, family: str) -> dict[str, Any]:
-    """The values of a document without what another tool reads, each noted with what to write here."""
+    """The values of a document without other tools' entries; each gets a message with what to write here."""
     names = parameters_of(family)
     value = dict(value)
     for key in list(value):
@@ -86,7 +86,7 @@ def without_foreign(value: dict[str, Any], faults: Faults, family: str) -> dict[
     if isinstance(entries, dict):
         foreign = [name for name, entry in entries.items() if _note(("parameters", name), entry, names, faults)]
         value["parameters"] = {name: entry for name, entry in entries.items() if name not in foreign}
-    elif isinstance(entries, list):  # that it must be a mapping, the grammar says
+    elif isinstance(entries, list):  # if it is not a list, the grammar reports it
         for i, entry in enumerate(entries):
             name = entry.get("name") if isinstance(entry, dict) else None
             if isinstance(name, str):
@@ -96,13 +96,13 @@ def without_foreign(value: dict[str, Any], faults: Faults, family: str) -> dict[
 
 
 def parameters_of(family: str) -> dict[str, type]:
-    """What a configuration of the family may set; of any of the trainer's families where it is empty."""
+    """What a configuration of the family may set; if the family is empty, of any of the trainer's."""
     families = [family] if family else BUILT_IN
     return {name: kind for known in families for name, kind in parameter_types(known).items()}
 
 
 def _about_key(key: str, entry: Any, names: dict[str, type]) -> str | None:
-    """What to do about a key at the top of a file; None for one that may be ours, or is unknown to all."""
+    """What to do about a top-level key; None if it may be valid here, or is unknown to all tools."""
     if key == "method" and entry == "grid":
         return f"there is no grid: {CHOSEN.partition(';')[0]}; budget: {{trials: N}} says how many; {OUT}"
     if key in ("method", "search_strategy"):
@@ -128,7 +128,7 @@ def _about_key(key: str, entry: Any, names: dict[str, type]) -> str | None:
 
 
 def _hydra(value: Any) -> Iterator[tuple[Path_, Any]]:
-    """The swept parameters of Hydra's own section, with their places."""
+    """The swept parameters of Hydra's section, with their paths."""
     for path in (("sweeper", "params"), ("sweeper", "search_space")):
         swept = value
         for key in path:
@@ -138,7 +138,7 @@ def _hydra(value: Any) -> Iterator[tuple[Path_, Any]]:
 
 
 def _note(path: Path_, entry: Any, names: dict[str, type], faults: Faults) -> bool:
-    """Note a parameter that is another tool's, by its name or by its entry; whether it is."""
+    """Report a parameter that is another tool's, by its name or its entry; returns whether it is."""
     name = str(path[-1])
     if path[0] == "parameters" and name in names and not _is_foreign(entry):
         if (wrong := _about_values(entry)) is None:
@@ -172,7 +172,7 @@ def _is_foreign(entry: Any) -> bool:
 
 
 def _about_values(entry: Any) -> tuple[Path_, str] | None:
-    """Where values of an entry are lists or mappings, or too many, and what to do; None where neither is so."""
+    """Where an entry's values are lists, mappings or too many, and what to do; None if they are not."""
     if not isinstance(entry, dict):
         return None
     for key in ("value", "default"):
@@ -198,7 +198,7 @@ def _written(name: str, found: Ours | None, names: dict[str, type]) -> str:
 
 
 def _entry(name: str, found: Ours | None, names: dict[str, type]) -> str:
-    if note := note_of(name):  # what another tool has is in another unit
+    if note := note_of(name):  # the other tool uses another unit
         found, name = None, f"{name}{note}"
     is_whole = "int" in str(names.get(name, "")) and "float" not in str(names.get(name, ""))
     return f"{name}: {(found or Ours()).written(is_whole=is_whole)}"

@@ -1,4 +1,4 @@
-"""What other programs call a parameter, and what it is called here; or where it is to be found, if it is none."""
+"""Other programs' names for parameters and their names here; and what to do about names that are not parameters."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SYNONYMS: dict[str, str] = {
     "d_state": "state_size state_dim ssm_state n_state d_ssm",
     "norm_eps": "layer_norm_eps rms_norm_eps layer_norm_epsilon eps_norm",
 }  # fmt: skip
-"""Our names, of which a family has at most one, and the others' for them."""
+"""Names here, of which a family has at most one, and other programs' names for them."""
 
 _LENGTH = "training length is counted in tokens, the same for every trial: budget: {max_tokens: N}, or --max-tokens N"
 _MACHINE = "the machine is shared out among trials by --gpus-per-trial, --cpus-per-trial and --parallel; leave it out"
@@ -85,16 +85,16 @@ ELSEWHERE: dict[str, str] = {
     "data dataset data_path data_dir dataset_name train_data train_file dataset_path": _TEXT,
     "model model_name model_type architecture model_size": "the model's kind is the space's family; leave it out",
     "activation act hidden_act activation_function act_fn nonlinearity": (
-        "each family has its own activation, which is no parameter; leave it out"
+        "each family has its own activation, which is not a parameter; leave it out"
     ),
     "eval_interval eval_every eval_steps eval_iters log_interval save_steps": (
         "trials are measured at the budget's rungs: budget: {min_tokens: N, max_tokens: N, eta: 3}"
     ),
     "init_std initializer_range tie_weights tie_word_embeddings tied_embeddings bias": (
-        "it is the family's own, which is no parameter; leave it out"
+        "it is the family's own, which is not a parameter; leave it out"
     ),
 }  # fmt: skip
-"""What is no parameter here, and what to do instead."""
+"""Names that are not parameters here, and what to do instead."""
 
 _NOTES = {
     "min_lr_ratio": ", a share of learning_rate",
@@ -102,14 +102,14 @@ _NOTES = {
     "mlp_internal_dim_multiplier": ", a multiple of n_embd",
     "ema_share": ", a share of the tokens so far",
 }
-"""Of names that count in another unit than the others' do."""
+"""Notes on names whose unit differs from other programs'."""
 
 _OURS = {theirs: ours.split() for ours, names in SYNONYMS.items() for theirs in names.split()}
 _ELSEWHERE = {theirs: advice for names, advice in ELSEWHERE.items() for theirs in names.split()}
 
 
 def synonym(name: str, known: Iterable[str]) -> str | None:
-    """Which of the `known` parameters another program means by `name`, also as `optimizer.lr`; None for none."""
+    """The one of `known` parameters that another program means by `name`, also as `optimizer.lr`; or None."""
     known, short = list(known), _short(name)
     if short in known:
         return short
@@ -117,12 +117,12 @@ def synonym(name: str, known: Iterable[str]) -> str | None:
 
 
 def advice_for(name: str) -> str | None:
-    """What to do about the name of something that is no parameter here; None for any other."""
+    """What to do about a name that is not a parameter here; None for any other name."""
     return _ELSEWHERE.get(_short(name))
 
 
 def unknown_parameter(name: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a parameter's name: what is known, and what was probably meant."""
+    """The message for an unknown parameter: what is known, and what was probably meant."""
     known, name = list(known), name[:60]
     if (ours := synonym(name, known)) is None:
         if advice := advice_for(name):
@@ -133,11 +133,11 @@ def unknown_parameter(name: str, known: Iterable[str]) -> str:
 
 
 def note_of(name: str) -> str:
-    """What to mind with one of our names: `, a share of the training`; mostly empty."""
+    """A note on one of the names here: `, a share of the training`; usually empty."""
     return _NOTES.get(name, "")
 
 
 def _short(name: str) -> str:
-    """`optimizer.lr`, `+model/lr` and `Learning-Rate` as the plain name that each is of."""
+    """`optimizer.lr`, `+model/lr` and `Learning-Rate` as the plain name."""
     last = re.split(r"[./]|__", name.strip().lstrip("+~-"))[-1]
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", last).lower()).strip("_")

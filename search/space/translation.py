@@ -1,7 +1,6 @@
-"""A parameter as another tool's sweep writes it, as it is written here: W&B, Ray Tune, Optuna, Hydra, NNI, Ax.
+"""Translates a parameter of another tool's sweep into this grammar: W&B, Ray Tune, Optuna, Hydra, NNI, Ax.
 
-Nothing of it is taken over silently: what comes out is a line for the user to write. Where the meaning is not quite the
-same, a note says what differs.
+Nothing is applied silently: the result is a line for the user to write. If the meaning differs, a note says how.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Any
 from search.space.document import MAX_NUMBER, parse_number
 
 MAX_TEXT = 400
-MAX_SHOWN = 12  # values of a list that are written out
+MAX_SHOWN = 12  # values of a list that are written in full
 TELLING = {
     "distribution", "type", "_type", "_value", "bounds", "value_type", "probabilities", "weights", "grid_search", "mu",
     "sigma", "mean", "std", "lambda", "is_ordered", "q",
 }  # fmt: skip
-"""Keys that no parameter has here, and by which another tool's is known."""
+"""Keys that no parameter has here; they identify another tool's entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """A parameter in this grammar's keys, as far as it is known, and what differs from what it was."""
+    """A parameter in this grammar's keys, as far as it is known, and what differs from the original."""
 
     low: float | None = None
     high: float | None = None
@@ -59,7 +58,7 @@ class Ours:
         return f"{{{', '.join([*parts, f'default: {_text(default)}'])}}}{note}"
 
     def _middle(self, is_whole: bool) -> float:
-        """A default where the other tool has none: the middle, on the axis of the search and of its steps."""
+        """A default if the other tool has none: the middle, on the axis of the search and on a step."""
         assert self.low is not None and self.high is not None
         is_log = self.log and self.low > 0 and self.high > 0
         middle = math.sqrt(self.low * self.high) if is_log else (self.low + self.high) / 2
@@ -71,7 +70,7 @@ class Ours:
 
 
 def translated(entry: Any) -> Ours | None:
-    """What an entry of `parameters` means if it is another tool's; None where it is not, or unclear."""
+    """The meaning of an entry of `parameters` if it is another tool's; None if it is not, or if it is unclear."""
     if isinstance(entry, str):
         return _of_text(entry)
     if isinstance(entry, list):
@@ -94,7 +93,7 @@ def translated(entry: Any) -> Ours | None:
 
 
 def as_ours(entry: Any) -> Ours | None:
-    """An entry that is written as here, to be written at another place; None where it is none of the simple forms."""
+    """An entry in this grammar that belongs at another path; None if it is not one of the simple forms."""
     if not isinstance(entry, dict):
         return None if isinstance(entry, list) or entry is None else Ours(value=entry)
     if _are_scalars(entry.get("values")) and entry["values"]:
@@ -124,7 +123,7 @@ def _of_text(text: str) -> Ours | None:
         return Ours(values=tuple(_scalar(part) for part in parts))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # `1if a else 2` only warns
+            warnings.simplefilter("error")  # Python only warns about `1if a else 2`
             tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
@@ -148,7 +147,7 @@ def _of_call(tree: ast.expr, depth: int) -> Ours | None:
 
 
 def _sampled(kind: str, arguments: list[Any], named: Mapping[str, Any], *, tool: str) -> Ours | None:
-    """What is drawn from a distribution of that name; None for a name that no tool has."""
+    """The distribution of that name as a parameter here; None for a name that no tool has."""
     plain = re.sub(r"^(suggest|random)_?", "", kind.lower()).replace("_", "").replace("-", "")
     if arguments and isinstance(arguments[0], str) and (tool in ("hyperopt", "optuna") or kind.startswith("suggest")):
         arguments = arguments[1:]  # a label
@@ -234,7 +233,7 @@ def _choice(values: list[Any]) -> Ours:
 
 
 PARTS = "a parameter has one value in each trial: make each part a parameter of its own"
-"""What to do about a list or a mapping where a value is expected."""
+"""What to do about a list or a mapping where one value is expected."""
 
 
 def _first(named: Mapping[str, Any], *names: str) -> float | None:
@@ -253,7 +252,7 @@ def _exp(value: float) -> float:
 
 
 def _tidy(value: float | None) -> float | None:
-    """Without the digits that only arithmetic made."""
+    """The number without digits that come from rounding."""
     return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
 
 
@@ -266,7 +265,7 @@ def _are_scalars(values: Any) -> bool:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A number, text, or a list of them; a bare word, as Hydra has it, is text."""
+    """A number, text, or a list of them; a bare word is text, as in Hydra."""
     if isinstance(node, ast.Name):
         return {"true": True, "false": False}.get(node.id, node.id)
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -286,7 +285,7 @@ def _scalar(text: str) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value as YAML; 1e-05 rather than 0.00001, and no fraction where there is none."""
+    """A value as YAML: 1e-05 rather than 0.00001, and no fraction if it is whole."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

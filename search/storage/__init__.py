@@ -1,1 +1,1 @@
-"""Where a study is kept: its folder, journal or database, and the lease of its driver. Knows no space or study."""
+"""Where a study is stored: its folder, its journal or database, and its driver's lease. Knows no space or study."""

@@ -1,7 +1,7 @@
-"""A database's URL: as it is asked for, as SQLAlchemy takes it, and as it may be shown.
+"""A database URL: as the user gives it, as SQLAlchemy takes it, and as messages may show it.
 
-What may be shown is put together from the parts that hold no secret; the URL is never shown with parts taken out, since
-odd characters in a password move where a reader sees it end. A URL that can be read in two ways is refused.
+The shown form is put together from the parts that hold no secret. Cutting secrets out of the URL would not be safe,
+because odd characters in a password change where a reader sees it end. A URL that can be read in two ways is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import sqlalchemy
 from search.storage.folder import StudyError
 from trainer.checks import printable
 
-DRIVERS = {"sqlite": None, "postgresql": "psycopg", "mysql": "pymysql"}  # what speaks to it where the URL says nothing
-CONNECT_ARGS: dict[str, dict[str, Any]] = {  # a server that vanished is noticed in half a minute, not in many
+DRIVERS = {"sqlite": None, "postgresql": "psycopg", "mysql": "pymysql"}  # the driver if the URL names none
+CONNECT_ARGS: dict[str, dict[str, Any]] = {  # a lost server is noticed within half a minute
     "sqlite": {},
     "postgresql": {"connect_timeout": 10, "keepalives_idle": 15, "keepalives_interval": 5, "tcp_user_timeout": 30_000},
     "mysql": {"connect_timeout": 10, "read_timeout": 30, "write_timeout": 30},
@@ -29,9 +29,9 @@ OPEN_KEYS = frozenset(
     "keepalives_interval application_name target_session_attrs channel_binding gssencmode unix_socket uri".split()
 )
 SECRET_KEYS = frozenset("password passwd sslpassword passfile sslkey ssl_key options service key token".split())
-"""What may follow the question mark: without a secret, and with one. A key that is in neither is not shown at all."""
+"""Keys of a URL's query: without a secret, and with one. A key in neither set is not shown at all."""
 FORMS = "sqlite:///FILE, postgresql://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
-PIECE = 4  # so much of a password is not shown either
+PIECE = 4  # this many characters of a password are hidden too
 MAX_PORT = 65535
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _WORD = re.compile(r"[\w.-]*")
@@ -50,17 +50,17 @@ class Address:
 
     def __init__(self, text: str):
         try:
-            if printable(text) != text:  # SQLAlchemy reads on behind a line break as if nothing had been there
+            if printable(text) != text:  # SQLAlchemy would read on after a line break as if it were not there
                 raise ValueError("no text")
             url = sqlalchemy.make_url(text)
             self.backend = url.get_backend_name()
             if url.port is not None and not 0 <= url.port <= MAX_PORT:
                 raise ValueError("no port")
         except (sqlalchemy.exc.ArgumentError, ValueError, AttributeError):
-            raise StudyError(f"--storage {_shown_part(text)} is no database URL; write {FORMS}") from None
+            raise StudyError(f"--storage {_shown_part(text)} is not a database URL; write {FORMS}") from None
         if self.backend != "sqlite" and _is_ambiguous(text, url):
             raise StudyError(
-                f"--storage {_scheme(text)}***: an @ stands where none can; in a user's name or a password write %40 "
+                f"--storage {_scheme(text)}***: an @ is misplaced; in a user's name or a password write %40 "
                 "for @, %3A for :, %2F for / and %3F for ?"
             )
         self._secrets = _secrets(text, url)
@@ -85,7 +85,7 @@ class Address:
         return bool(self._secrets)
 
     def masked(self, text: str) -> str:
-        """A message without the password, however it is written in it, and without a piece of it."""
+        """The message without the password, in whatever form it contains it, and without pieces of it."""
         is_hidden = [False] * len(text)
         for secret in self._secrets:
             quoted = (how(secret, errors="replace") for how in (quote, quote_plus, functools.partial(quote, safe="")))
@@ -110,7 +110,7 @@ def _shown(url: sqlalchemy.URL) -> str:
 
 
 def _secrets(text: str, url: sqlalchemy.URL) -> list[str]:
-    """What must not be told of a URL, as it is and as it was typed."""
+    """The secrets of a URL, as SQLAlchemy decodes them and as they were typed."""
     rest = text.partition("://")[2]
     found = [url.password, re.sub("^[^:/]*:", "", rest.partition("@")[0]) if url.password else None]
     values = [url.query[key] for key in url.query if key.lower() not in OPEN_KEYS]
@@ -119,33 +119,33 @@ def _secrets(text: str, url: sqlalchemy.URL) -> list[str]:
         found += [_database(url), re.split("[;#&=?]", rest, maxsplit=1)[-1]]
     query = rest.partition("?")[2]
     keys = [match for match in re.finditer("(?:^|&)([^=&]*)", query) if match[1].lower() not in OPEN_KEYS]
-    if keys:  # what an & or a # divides may be one secret, typed as it is
+    if keys:  # parts divided by an & or a # may be one secret, typed without escapes
         found.append(query[keys[0].end() :].removeprefix("="))
     return [secret for secret in found if secret]
 
 
 def _database(url: sqlalchemy.URL) -> str:
-    """The name of a database on a server; a file may have any."""
+    """The name of a database on a server; for a file, any name is allowed."""
     return "" if url.get_backend_name() == "sqlite" else url.database or ""
 
 
 def _found(secret: str, text: str) -> list[tuple[int, int]]:
-    """Where a secret, or a piece of it, stands in a text; one that is shorter than a piece only as a whole word."""
+    """The positions of a secret, or of pieces of it, in a text. A very short secret counts only as a whole word."""
     if len(secret) < PIECE:
         return [match.span() for match in re.finditer(rf"(?<!\w){re.escape(secret)}(?!\w)", text)]
     pieces = {secret[i : i + PIECE] for i in range(len(secret) - PIECE + 1)}
-    pieces = {piece for piece in pieces if piece not in "password"}  # which databases say for themselves
+    pieces = {piece for piece in pieces if piece not in "password"}  # a word that databases use themselves
     return [(i, i + PIECE) for i in range(len(text) - PIECE + 1) if text[i : i + PIECE] in pieces]
 
 
 def _is_ambiguous(text: str, url: sqlalchemy.URL) -> bool:
-    """Whether an @ stands behind the one that ends user and password, or where there can be none without them."""
+    """Whether an @ follows the one that ends user and password, or one appears where there can be no user."""
     rest = text.partition("://")[2]
     if url.username is None and url.password is None:
         return "@" in rest.partition("?")[0]
     userinfo = re.match(r"[^:/]*(?::[^@]*)?@", rest)  # as SQLAlchemy reads it
     assert userinfo is not None
-    # A host, a database and a query of which a value holds an @ look like a user and a password as well.
+    # A host, a database and a query with an @ in a value also look like a user and a password.
     return "@" in rest[userinfo.end() :] or re.search("[/?].*=", userinfo[0]) is not None
 
 
@@ -155,7 +155,7 @@ def _scheme(text: str) -> str:
 
 
 def _shown_part(text: str) -> str:
-    """What may be shown of a URL that cannot be read: all but what may be a password."""
+    """What may be shown of a URL that cannot be read: everything that cannot be a password."""
     if "://" not in text or not _scheme(text):
         return text if _FILE_NAME.fullmatch(text) else "***"
     userinfo, at, host = text.partition("://")[2].partition("@")

@@ -1,6 +1,6 @@
-"""An archive in a database: an Optuna RDB URL such as `postgresql://user:password@host/name` or `sqlite:///file.db`.
+"""A study store in a database: an Optuna RDB URL such as `postgresql://user:password@host/name` or `sqlite:///file.db`.
 
-Whatever is told of it, in messages and files, is told without its password.
+Messages and files never contain its password.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from search.storage.retrying import RetryingStorage, reason_of
 
 
 class Database:
-    """An archive: studies of an Optuna database, each with a lease for its one driver."""
+    """A study store: the studies of an Optuna database. A lease gives each study at most one driver."""
 
     def __init__(self, url: str):
         self._address = Address(url)
@@ -74,7 +74,7 @@ class Database:
             return Lease(storage.engine, storage.get_study_id_from_name(name), name).holder()
 
     def _connected(self) -> RetryingStorage:
-        """The storage, one for all studies; makes Optuna's tables where there are none."""
+        """The storage, one for all studies. Creates Optuna's tables if there are none."""
         if self._storage is None:
             with self._explained():
                 url = self._address.for_sqlalchemy.replace("{", "{{").replace("}", "}}")  # Optuna formats it
@@ -84,17 +84,17 @@ class Database:
                 made, ours = optunas.get_current_version(), optunas.get_head_version()
             if made != ours:
                 raise StudyError(
-                    f"{self} was made by another Optuna (its tables are of {made}, not {ours}); use that one here, "
+                    f"{self} was made by another Optuna (its tables are of {made}, not {ours}); use that version here, "
                     "or make a copy and run `optuna storage upgrade --storage URL`"
                 )
             self._storage = storage
         return self._storage
 
     def _has_tables(self) -> bool:
-        """Whether there are Optuna's tables. Raises StudyError where others are in their place; writes nothing."""
+        """Whether Optuna's tables exist. Raises StudyError if the database has other tables; writes nothing."""
         if self._storage is not None:
             return True
-        if (file := self._address.file) is not None and not file.exists():  # connecting would make it
+        if (file := self._address.file) is not None and not file.exists():  # connecting would create it
             return False
         with self._explained():
             engine = sqlalchemy.create_engine(self._address.for_sqlalchemy, connect_args=self._address.connect_args)
@@ -111,7 +111,7 @@ class Database:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """What keeps the database from being opened becomes a StudyError with a remedy."""
+        """Turns errors of opening the database into a StudyError with a remedy."""
         backend, driver = self._address.backend, self._address.driver
         try:
             yield
@@ -128,7 +128,7 @@ class Database:
 
 
 def _opened(url: str, options: dict[str, Any]) -> IdempotentStorage:
-    """Optuna's storage, whose tables it makes where there are none; two who do so at once get in each other's way."""
+    """Optuna's storage; creates its tables if there are none. Retries, because two processes that do so may collide."""
     pauses = iter((0.5, 1.0, 2.0))
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Where a study is kept: its folder, and its Optuna record, which is a journal file there unless told otherwise."""
+"""A study's folder, and the store of its Optuna record: a journal file in that folder unless a database is given."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from search.storage.optuna_private import distributions_decoded_once
 
 FORMAT_VERSION = 1
 JOURNAL = "journal.log"
-FAULTS = "faults"  # the study attribute that lists what went wrong beside the trials, in sentences
+FAULTS = "faults"  # the study attribute that lists faults outside the trials, a sentence each
 Direction = Literal["minimize", "maximize"]  # of a metric
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -30,40 +30,41 @@ class StudyError(ValueError):
     """A study that cannot be opened or created as asked; the message says which, why, and what to do."""
 
 
-class Archive(Protocol):
-    """Where the Optuna records of studies are, each under its study's name; `str` names the place in messages."""
+class StudyStore(Protocol):
+    """Holds the Optuna records of studies, each under its study's name; `str` names the location in messages."""
 
     def names(self) -> list[str]:
-        """The studies there, the one that was run last at the end."""
+        """The studies in this store; the one that ran last comes last."""
 
     def find(self, name: str) -> optuna.Study | None:
-        """A study; None where it is not there, or no more than begun. Raises StudyError for a foreign one."""
+        """A study; None if there is none, or if its creation was cut off. Raises StudyError for a foreign one."""
 
     def open(self, name: str) -> BaseStorage:
-        """The storage that a study is in, or is to be."""
+        """The Optuna storage that holds the study, or will hold it."""
 
     def hold(self, name: str, directions: Sequence[Direction]) -> contextlib.AbstractContextManager[None]:
-        """Write to a study as its only driver; begins one of these directions where it is not there.
+        """Write to a study as its only driver. A study that does not exist is created with these directions.
 
-        Raises StudyError where another driver has it.
+        Raises StudyError if another driver has it.
         """
 
     def driver(self, name: str) -> str | None:
-        """Who runs a study, wherever that is, as far as this place knows."""
+        """The driver that runs a study, on any machine, as far as this store knows; None if there is none."""
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """`runs/<name>/`: the space as given, the checkpoints, who drives; the study's record is in its archive."""
+    """`runs/<name>/`: the space as given, the checkpoints, and who drives the study. Its record is in `store`."""
 
     runs: Path
     name: str
-    archive: Archive | None = None  # journal files in `runs` if left out
+    store: StudyStore | None = None  # None: journal files in `runs`
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise StudyError(
-                f"{self.name!r} is no name for a study; use letters, digits, '.', '_' and '-' (it names a folder)"
+                f"{self.name!r} is not a valid name for a study; use letters, digits, '.', '_' and '-' "
+                "(it names a folder)"
             )
 
     @property
@@ -72,21 +73,21 @@ class StudyFolder:
 
     @property
     def journal(self) -> Path:
-        """The file of the record, unless that is in a database."""
+        """The file of the record, unless the record is in a database."""
         return self.path / JOURNAL
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints, unless the study has them at a URL."""
+        """The folder of checkpoints, unless they are at a URL."""
         return self.path / "checkpoints"
 
     @property
     def owner(self) -> Path:
-        """The file that says which driver has the study, once one has had it."""
+        """The file that names the driver of the study; it exists once a driver has had the study."""
         return self.path / "driver.json"
 
     def check_writable(self) -> None:
-        """Raises StudyError where the folder cannot be made or written to; writes nothing that stays."""
+        """Raises StudyError if the folder cannot be made or written to. Leaves nothing behind."""
         nearest = next(p for p in (self.path, *self.path.parents) if p.exists())
         if not nearest.is_dir():
             raise StudyError(
@@ -104,9 +105,9 @@ class StudyFolder:
 
     @contextlib.contextmanager
     def lock(self, directions: Sequence[Direction] = ()) -> Iterator[None]:
-        """Take the study for this driver until the block ends, or the process. Raises StudyError if it is taken.
+        """Take the study for this driver until the block or the process ends. Raises StudyError if it is taken.
 
-        `directions` are those of a study that is not there yet, which is begun.
+        A study that does not exist is created with these `directions`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / "driver.lock")
@@ -116,49 +117,49 @@ class StudyFolder:
             raise taken(self.name, _driver_in(self.owner)) from None
         try:
             self.owner.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-            with self._archive.hold(self.name, directions):
+            with self._store.hold(self.name, directions):
                 yield
         finally:
             lock.release()
 
     def driver(self) -> str | None:
-        """Who is running the study now, or None."""
+        """The driver that runs the study now, or None."""
         file = self.path / "driver.lock"
         if not file.exists():
-            return self._archive.driver(self.name)
+            return self._store.driver(self.name)
         lock = FileLock(file)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return _driver_in(self.owner)
         lock.release()
-        return self._archive.driver(self.name)
+        return self._store.driver(self.name)
 
     def open_storage(self) -> BaseStorage:
-        """The study's Optuna storage. Raises StudyError where there is something else in its place."""
-        return self._archive.open(self.name)
+        """The study's Optuna storage. Raises StudyError if something else is stored at its location."""
+        return self._store.open(self.name)
 
     def find(self) -> optuna.Study | None:
-        """The study, or None where it is not there yet. Raises StudyError for one that tinysearch did not make."""
-        return self._archive.find(self.name)
+        """The study, or None if it does not exist yet. Raises StudyError if tinysearch did not create it."""
+        return self._store.find(self.name)
 
     def load(self) -> optuna.Study:
-        """The study. Raises StudyError where there is none, or one that tinysearch did not make."""
+        """The study. Raises StudyError if there is none, or if tinysearch did not create it."""
         study = self.find()
         if study is None:
-            known = sorted(self._archive.names())
+            known = sorted(self._store.names())
             there = f"studies there: {', '.join(known)}" if known else "there are no studies there yet"
-            raise StudyError(f"no study {self.name!r} in {self._archive}; {there}")
+            raise StudyError(f"no study {self.name!r} in {self._store}; {there}")
         return study
 
     @property
-    def _archive(self) -> Archive:
-        return self.archive if self.archive is not None else JournalFiles(self.runs)
+    def _store(self) -> StudyStore:
+        return self.store if self.store is not None else JournalFiles(self.runs)
 
 
 @dataclass(frozen=True)
 class JournalFiles:
-    """An archive: a journal file in the folder of each study, whose only driver is whoever has the folder's lock."""
+    """A study store: a journal file in the folder of each study. The driver is the process with the folder's lock."""
 
     runs: Path
 
@@ -183,7 +184,7 @@ class JournalFiles:
         return whole_study(storage, name, str(file)) if there else None
 
     def open(self, name: str) -> JournalStorage:
-        # A file that never was a journal is told otherwise than a damaged one: look at the first line.
+        # A file that never was a journal gets another message than a damaged journal: look at the first line.
         file = self._file(name)
         if file.exists() and file.stat().st_size:
             with open(file, "rb") as journal:
@@ -205,24 +206,24 @@ class JournalFiles:
 
     @contextlib.contextmanager
     def hold(self, name: str, directions: Sequence[Direction]) -> Iterator[None]:
-        # This driver is the only writer now. One that was killed may have left the journal locked, or its last line
-        # unfinished: nobody was told of that entry, and what is appended to it could never be read.
+        # This driver is the only writer now. A killed one may have left the journal locked, or its last line
+        # unfinished. That entry was never confirmed, and anything appended to it could not be read.
         file = self._file(name)
         Path(f"{file}.lock").unlink(missing_ok=True)
         _drop_torn_line(file)
         yield
-        with contextlib.suppress(OSError, JournalError):  # it can be made later, and no faults are missed without
+        with contextlib.suppress(OSError, JournalError):  # it only saves time
             keep_snapshot(file)
 
     def driver(self, name: str) -> str | None:
-        return None  # the folder's lock has told already
+        return None  # the folder's lock has answered already
 
     def _file(self, name: str) -> Path:
         return self.runs / name / JOURNAL
 
 
 def whole_study(storage: BaseStorage, name: str, where: str) -> optuna.Study | None:
-    """A study that is in `storage`; None for one whose creation was cut off. Raises StudyError for a foreign one."""
+    """A study in `storage`; None if its creation was cut off. Raises StudyError if tinysearch did not create it."""
     study = optuna.load_study(study_name=name, storage=storage)
     attrs = study.user_attrs
     version = attrs.get("format_version")
@@ -242,13 +243,13 @@ def whole_study(storage: BaseStorage, name: str, where: str) -> optuna.Study | N
 
 
 def note_fault(study: optuna.Study, text: str) -> None:
-    """Keep a sentence about what went wrong beside the trials, such as a storage that did not answer."""
+    """Record a fault outside the trials in a sentence, such as a storage that did not answer."""
     study.set_user_attr(FAULTS, [*study.user_attrs.get(FAULTS, []), text])
 
 
 def taken(name: str, driver: str) -> StudyError:
-    """The refusal of a study that another driver has."""
-    return StudyError(f"the study {name} is being run by {driver}; wait for it, or end it there")
+    """The error for a study that another driver has."""
+    return StudyError(f"the study {name} is being run by {driver}; wait for it, or stop it there")
 
 
 def _drop_torn_line(file: Path) -> None:

@@ -1,12 +1,11 @@
-"""Optuna's journal file with transactions: what the study records in one step reaches the disk in one write.
+"""Optuna's journal file with transactions: everything that one step of the study records is written at once.
 
 Optuna's own backend locks, writes and syncs the file for every attribute, about thirty times a trial, and replays each
-of these entries when the study is opened. One write is faster, most of all on slow disks, and it leaves a driver that
-dies hardly a moment to record half a step; and the file is read as one entry for each trial (replay.py), of which a
-snapshot is kept (snapshot.py).
+of these entries when the study is opened. One write per step is faster, most of all on slow disks, and a driver that
+dies hardly ever leaves half a step behind. Reading replays one entry for each trial (replay.py); snapshot.py keeps
+these.
 
-A journal that could not be written takes nothing more: what is in memory is ahead of the file then, and the file is
-what counts.
+After a write has failed, the journal accepts no more writes: memory is then ahead of the file, and the file counts.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from search.storage.replay import Replay, UnknownOperation
 from search.storage.snapshot import WORTHWHILE, Snapshot
 
-LINES_AT_ONCE = 10_000  # decoded together: much faster than one by one, and the memory stays bounded
+LINES_AT_ONCE = 10_000  # decoded together: much faster than one by one, with bounded memory
 
 
 class JournalError(ValueError):
@@ -33,27 +32,27 @@ class JournalError(ValueError):
 
 
 class Journal(JournalFileBackend):
-    """A journal file whose writer is one thread of one process; others may read, and write between transactions.
+    """A journal file. One thread of one process writes transactions; others may read, and write between transactions.
 
-    For one storage: what was read is handed out once. Writing raises JournalError, and after the first one always does.
+    Serves one storage, because each entry is returned once. Writing raises JournalError, and after one failure always.
     """
 
     def __init__(self, file_path: str):
         self._reentrant = _ReentrantLock(file_path)
         super().__init__(file_path, lock_obj=self._reentrant)
         self._path = Path(file_path)
-        self._pending: list[dict[str, Any]] | None = None  # in a transaction: what is not in the file yet
-        self._unread: list[dict[str, Any]] = []  # entries that the storage has not taken ...
-        self._first = 0  # ... the first of which has this number, as the storage counts them
+        self._pending: list[dict[str, Any]] | None = None  # in a transaction: entries that are not in the file yet
+        self._unread: list[dict[str, Any]] = []  # entries that the storage has not read ...
+        self._first = 0  # ... and the number of the first one, as the storage counts
         self._num_bytes = 0  # of the file that became entries
         self._num_lines = 0
         self._error: JournalError | None = None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Keep the lock, and write all entries of the block at its end, also where it raises."""
+        """Hold the lock, and write all entries of the block at its end, even if the block raises."""
         if self._pending is not None:
-            yield  # part of the outer one
+            yield  # joins the outer transaction
             return
         with self._writing():
             self._read_on()
@@ -69,14 +68,14 @@ class Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         if self._pending is not None:
-            self._pending += copy.deepcopy(logs)  # what the storage makes of one, later ones may change
+            self._pending += copy.deepcopy(logs)  # the storage may change its own objects later
             self._unread += logs
             return
         with self._writing():
             self._append(logs)
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # is read at once
-        """The entries from that number on, which the storage has not taken before. Raises JournalError."""
+        """The entries from that number on that the storage has not read yet. Raises JournalError."""
         del self._unread[: log_number_from - self._first]
         self._first = log_number_from
         if self._pending is None:
@@ -85,7 +84,7 @@ class Journal(JournalFileBackend):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the lock. Raises JournalError where the file was not writable, now or before."""
+        """Hold the lock. Raises JournalError if the file cannot be written, or could not be before."""
         if self._error is not None:
             raise self._error
         try:
@@ -98,23 +97,23 @@ class Journal(JournalFileBackend):
             self._reentrant.release()
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
-        """All of them or none: what a full disk took of them is taken back."""
+        """Append all entries or none: a partial write on a full disk is undone."""
         size = os.path.getsize(self._path)
         try:
             super().append_logs(logs)
         except OSError as error:
-            with contextlib.suppress(OSError):  # else the torn line is dropped when the study is opened again
+            with contextlib.suppress(OSError):  # if that fails, the torn line is dropped at the next opening
                 os.truncate(self._path, size)
             raise self._failed(error) from error
 
     def _failed(self, error: OSError) -> JournalError:
-        advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it"
+        advice = "free some space there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix the cause"
         why = f"{self._path} cannot be written: {error.strerror}"
-        self._error = JournalError(f"{why}; {advice}, then the same command resumes from what it holds")
+        self._error = JournalError(f"{why}; {advice}, then the same command resumes from what was written")
         return self._error
 
     def _read_on(self) -> None:
-        """Take what was added to the file since; at first, all of it. A last line without an end is not there yet."""
+        """Read what was appended since; the first time, everything. A last line without a line end is not read yet."""
         with open(self._path, "rb") as file:
             file.seek(self._num_bytes)
             new = file.read()
@@ -133,7 +132,7 @@ class Journal(JournalFileBackend):
         self._num_bytes, self._num_lines = snapshot.num_bytes, snapshot.num_lines
         try:
             self._take(content[snapshot.num_bytes :], replay.take)
-        except UnknownOperation:  # Optuna takes all entries itself
+        except UnknownOperation:  # Optuna reads all entries itself
             self._num_bytes = self._num_lines = 0
             self._take(content, self._unread.append)
             return
@@ -153,7 +152,7 @@ class Journal(JournalFileBackend):
         self._num_bytes += sum(map(len, lines)) + len(lines)
 
     def _decoded(self, lines: list[bytes]) -> Iterator[Any]:
-        """Each line's entry; all are decoded at once, and one by one only to find the line that is none."""
+        """Each line's entry. All lines are decoded together, and one by one only to find the damaged one."""
         try:
             entries = json.loads(b"[" + b",".join(lines) + b"]")
         except (ValueError, RecursionError):
@@ -177,13 +176,13 @@ class Journal(JournalFileBackend):
 
 
 def keep_snapshot(file: Path) -> None:
-    """Spare the next reader of a journal that has grown what this one takes. Raises JournalError."""
+    """Write a snapshot if the journal has grown, to save the next reader time. Raises JournalError."""
     if file.stat().st_size >= WORTHWHILE:
         Journal(str(file)).read_logs(0)
 
 
 class _ReentrantLock(JournalFileSymlinkLock):
-    """Held for a transaction, so that what others write (a note in the dashboard, say) stands before or after it."""
+    """Held for a whole transaction, so that other writers (a note in the dashboard, say) come before or after it."""
 
     def __init__(self, file_path: str):
         super().__init__(file_path)

@@ -1,8 +1,8 @@
-"""The lease of a study in a database: one driver at a time, wherever it runs.
+"""The lease of a study in a database: one driver at a time, on any machine.
 
-Who drives a study is kept in its attribute `driver`, which the driver changes every few seconds. Whoever wants the
-study watches whether it still changes: no clock of another machine is believed. And it is only ever written in place
-of exactly what was read, so of two that want a study at once one gets it.
+The study attribute `driver` names the driver, which changes it every few seconds. A process that wants the study
+watches whether the attribute still changes, so no machine trusts another's clock. A write replaces exactly what was
+read before, so if two processes want a study at once, one of them gets it.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ import sqlalchemy
 from search.storage.folder import StudyError, taken
 from search.storage.optuna_database import Attribute
 
-DRIVER = "driver"  # the study attribute: who drives it; after that, only its turn
+DRIVER = "driver"  # the study attribute that names the driver; after the driver has ended, only its turn
 BEAT_SECONDS = 2.0
-WATCH_SECONDS = 20.0  # without a beat, after which a driver elsewhere counts as dead
-LEAVE_SECONDS = 10.0  # for the last beat to end, whose connection is left open otherwise
+WATCH_SECONDS = 20.0  # without a beat, after which a driver on another machine counts as dead
+LEAVE_SECONDS = 10.0  # to wait for the last beat; after that its connection is left open
 
 
 class Lease:
-    """A study's lease as one process sees it: anyone may look, one at a time holds it."""
+    """A study's lease as seen by one process. Any process may look; only one holds it at a time."""
 
     def __init__(self, engine: sqlalchemy.Engine, study_id: int, name: str):
         self._engine, self._study_id, self._name = engine, study_id, name
         self._token = uuid.uuid4().hex
-        self._text = ""  # what we wrote last
+        self._text = ""  # what this process wrote last
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     def holder(self) -> str | None:
-        """Who drives the study, or None. Waits for a beat where that is not known at once."""
+        """The driver of the study, or None. If that is not certain at once, waits for a beat."""
         found, is_alive = self._watch()
         return _who(found) if is_alive else None
 
     def acquire(self) -> None:
-        """Hold the lease until `release`, or until this process ends. Raises StudyError where a driver holds it."""
+        """Hold the lease until `release` or until this process ends. Raises StudyError if another driver holds it."""
         found, is_alive = self._watch()
         if is_alive:
             raise taken(self._name, _who(found))
@@ -56,16 +56,16 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises StudyError where another driver has taken over, as it may while this one is frozen for long."""
+        """Raises StudyError if another driver has taken over, which is possible if this one was frozen for long."""
         found = self._read()
         if _content(found).get("token") != self._token:
             raise StudyError(
                 f"the study {self._name} was taken over by {_who(found)}, since this driver did not answer for "
-                f"{WATCH_SECONDS:.0f} s or more; it ends here, the study goes on there"
+                f"{WATCH_SECONDS:.0f} s or more; it ends here, and the study continues there"
             )
 
     def release(self) -> None:
-        """Leave the study to others; where the storage does not answer, they find that this process has ended."""
+        """Give the lease back. If the storage does not answer, others will find that this process has ended."""
         self._is_over.set()
         self._thread.join(timeout=LEAVE_SECONDS)
         with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
@@ -78,7 +78,7 @@ class Lease:
                     return
 
     def _beat(self) -> bool:
-        """Change the lease; False once it is another's."""
+        """Renew the lease; False if another driver has it."""
         content = _content(self._text)
         changed = json.dumps({**content, "beats": content["beats"] + 1})
         if self._swap(self._text, changed):
@@ -87,11 +87,11 @@ class Lease:
         found = self._read()
         if found is None or _content(found).get("token") != self._token:
             return False
-        self._text = found  # a beat that was written, and whose confirmation was lost
+        self._text = found  # a beat was written, but its confirmation was lost
         return True
 
     def _watch(self) -> tuple[str | None, bool]:
-        """What the lease says, and whether its holder is alive."""
+        """The content of the lease, and whether its holder is alive."""
         found = self._read()
         content = _content(found)
         if "token" not in content:
@@ -111,7 +111,7 @@ class Lease:
             return connection.execute(query).scalar()
 
     def _swap(self, before: str | None, after: str) -> bool:
-        """Write `after` in place of `before`; False where something else is there."""
+        """Write `after` if the stored value is still `before`; False if it is not."""
         if before is None:
             new = {"study_id": self._study_id, "key": DRIVER, "value_json": after}
             change: sqlalchemy.Insert | sqlalchemy.Update = sqlalchemy.insert(Attribute).values(new)
@@ -121,7 +121,7 @@ class Lease:
         try:
             with self._engine.begin() as connection:
                 return connection.execute(change).rowcount == 1 or before is None
-        except sqlalchemy.exc.IntegrityError:  # another was first to write any
+        except sqlalchemy.exc.IntegrityError:  # another process was the first to write it
             return False
 
     @property
@@ -135,7 +135,7 @@ class Lease:
 
 
 def turn_of(driver: dict[str, Any]) -> int:
-    """The how-manieth run of a database's studies the last one of a study was, from its attribute `driver`."""
+    """The number of the last run of a study among all runs in its database, from its attribute `driver`."""
     return driver.get("turn", 0)
 
 
@@ -153,7 +153,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _this_machine() -> dict[str, Any]:
-    """Where a process id means the same process: a host since it was started, and one container of those on it."""
+    """Where a process id is unambiguous: one host since its start, and one container on it."""
     try:
         system = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux

@@ -1,6 +1,7 @@
-"""What the search takes from the private parts of Optuna's database storage; see optuna_private.py.
+"""What the search uses of the private parts of Optuna's database storage; see optuna_private.py.
 
-In a file of its own, since it takes SQLAlchemy, which a study in a journal does without: a quarter of a second.
+A file by itself, because it imports SQLAlchemy, which takes a quarter of a second and a study in a journal does not
+need.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy.orm import Session
 
-TABLES = frozenset(models.BaseModel.metadata.tables)  # the names of Optuna's tables: a database with others is foreign
-Attribute = models.StudyUserAttributeModel  # the lease changes a row of it only if it still says what was read
-TOKEN = "tinysearch:token"  # the trial's system attribute by which one is found that may have been created
+TABLES = frozenset(models.BaseModel.metadata.tables)  # Optuna's tables; a database with other tables is foreign
+Attribute = models.StudyUserAttributeModel  # the lease replaces a row only if it still has the value that was read
+TOKEN = "tinysearch:token"  # system attribute that finds a trial whose creation was not confirmed
 
 
 class IdempotentStorage(RDBStorage):
-    """Optuna's storage, in which creating a trial with a TOKEN that is there already returns that trial.
+    """Optuna's storage, but creating a trial with a TOKEN that exists returns the existing trial.
 
-    Optuna itself tries a creation again, and cannot know whether the first one was carried out.
+    Optuna itself retries a creation without knowing whether the first one was carried out.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
@@ -28,7 +29,7 @@ class IdempotentStorage(RDBStorage):
             super().__init__(*arguments, **options)
         except Exception:
             if hasattr(self, "engine"):
-                self.engine.dispose()  # else its connections are closed whenever Python comes to it
+                self.engine.dispose()  # otherwise its connections stay open until Python collects it
             raise
 
     def _get_prepared_new_trial(

@@ -1,11 +1,11 @@
-"""The entries of an Optuna journal as fewer ones that say the same: each study, its attributes, and each trial once.
+"""Replays the entries of an Optuna journal into fewer ones: each study, each of its attributes, and each trial once.
 
 Optuna applies an entry by copying the trial that it changes, which takes seconds for the quarter of a million entries
-of ten thousand trials. Here an entry changes a plain mapping, the one that created its trial, and Optuna takes that. It
-also passes over entries that make no sense; here they are refused, since they mean that others are missing.
+of ten thousand trials. Here an entry changes a plain mapping, the entry that created its trial, and Optuna reads only
+that. Optuna skips entries that make no sense; here they are refused, because they mean that other entries are missing.
 
-An operation that a newer Optuna has and this file does not know is no fault of the journal: UnknownOperation says so,
-and the journal is then read as Optuna reads it.
+If the journal has an operation of a newer Optuna, which this file does not know, UnknownOperation is raised and Optuna
+reads the journal itself.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ MAPPINGS = ("params", "distributions", "user_attrs", "system_attrs", "intermedia
 
 
 class UnknownOperation(Exception):
-    """An entry is of an operation that this Optuna has and Replay does not know."""
+    """An entry has an operation that this Optuna knows and Replay does not."""
 
 
 class Replay:
-    """Takes a journal's entries in their order; `entries` are what they come to, in the journal's own format."""
+    """Takes a journal's entries in order; `entries` is the shorter equivalent, in the journal's own format."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self._names: dict[int, str | None] = {}  # of studies; None: deleted
         self._attributes: dict[tuple[int, str, str], Entry] = {}  # the entry of each attribute of a study
         self._num_trials = 0
-        self._open: dict[int, Entry] = {}  # the trials that have not ended
+        self._open: dict[int, Entry] = {}  # trials that have not ended
         self._takers: dict[int, Callable[[Entry], None]] = {
             JournalOperation.CREATE_STUDY: self._create_study,
             JournalOperation.DELETE_STUDY: self._delete_study,
@@ -54,7 +54,7 @@ class Replay:
         }
 
     def take(self, entry: Entry) -> None:
-        """Raises ValueError, naming the fault, for an entry that no Optuna writes, and UnknownOperation."""
+        """Apply an entry. Raises ValueError, naming the fault, for one that no Optuna writes, and UnknownOperation."""
         try:
             taker = self._takers.get(entry["op_code"])
             if taker is not None:
@@ -69,7 +69,7 @@ class Replay:
             raise ValueError(str(error)) from None
 
     def _pass_over(self, entry: Entry) -> None:
-        """Optuna does so too: another program writes DISCARD_TRIALS, for its own readers."""
+        """Skip the entry, as Optuna does: another program writes DISCARD_TRIALS for its own readers."""
 
     # Studies.
 
@@ -77,7 +77,7 @@ class Replay:
         name, directions = entry["study_name"], [StudyDirection(d) for d in entry["directions"]]
         if not isinstance(name, str) or not directions:
             raise ValueError("a study has a name and directions")
-        if name not in self._names.values():  # else it came second, and its writer was told so
+        if name not in self._names.values():  # otherwise it was the second, and its writer got an error
             self._names[len(self._names)] = name
             self.entries.append(entry)
 
@@ -97,7 +97,7 @@ class Replay:
     def _is_there(self, entry: Entry) -> bool:
         return self._names[entry["study_id"]] is not None
 
-    # Trials. What comes after a trial's end came too late, and its writer was told so.
+    # Trials. An entry after a trial's end was too late, and its writer got an error.
 
     def _create_trial(self, entry: Entry) -> None:
         if not self._is_there(entry):
@@ -141,7 +141,7 @@ class Replay:
     def _set_state(self, entry: Entry) -> None:
         state, values = STATES[entry["state"]], entry["values"]
         trial = self._open_trial(entry)
-        if trial is None or trial["state"] == state == TrialState.RUNNING:  # another runs it already
+        if trial is None or trial["state"] == state == TrialState.RUNNING:  # another process runs it already
             return
         trial["state"] = state.value
         if values is not None:

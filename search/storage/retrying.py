@@ -1,8 +1,8 @@
-"""An Optuna storage that outlasts a database that does not answer: it retries for minutes.
+"""An Optuna storage that survives a database outage: it retries for minutes.
 
-A call may have been carried out although its answer was lost. So whatever is tried again is done once: attributes and
-intermediate values are overwritten with the same, a state that is there already is taken for set, and a new trial has a
-token by which it is found again.
+A call may have been carried out although its answer was lost. So every call that is retried takes effect once:
+attributes and intermediate values are overwritten with the same value, a state that is set already counts as set, and a
+new trial has a token by which it is found again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from trainer.checks import printable
 
 PATIENCE_SECONDS = 600.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 15.0
-LOCAL_TROUBLES = ("locked", "busy", "disk is full", "disk i/o error")  # of SQLite, which has no other error for them
+LOCAL_TROUBLES = ("locked", "busy", "disk is full", "disk i/o error")  # SQLite has no other error for these
 T = TypeVar("T")
 
 
 class RetryingStorage(BaseStorage):
-    """Passes every call on to Optuna's storage; `guard` is called before each that writes, `on_fault` after a wait."""
+    """Forwards every call to Optuna's storage; `guard` is called before each write, and `on_fault` after a wait."""
 
     def __init__(self, storage: IdempotentStorage, name: str, masked: Callable[[str], str]):
-        """`name` is what messages call it, and `masked` takes the password out of what the database says."""
+        """`name` is used in messages; `masked` removes the password from what the database says."""
         self.guard: Callable[[], None] = lambda: None
         self.on_fault: Callable[[str], None] = lambda text: None
         self.engine = storage.engine
@@ -133,7 +133,7 @@ class RetryingStorage(BaseStorage):
         return self._patiently(guarded)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        """The call's result, after as many tries as it takes. Raises StudyError where waiting does not help."""
+        """The call's result, after as many tries as needed. Raises StudyError if waiting does not help."""
         started: float | None = None
         for pause in _pauses():
             try:
@@ -147,7 +147,7 @@ class RetryingStorage(BaseStorage):
                     started = time.monotonic()
                     print(printable(f"{self._name} does not answer, waiting: {reason}"), file=sys.stderr, flush=True)
                 if self._has_given_up or time.monotonic() - started > PATIENCE_SECONDS:
-                    self._has_given_up = True  # what is still written while the driver ends is not waited for again
+                    self._has_given_up = True  # do not wait again for what is written while the driver ends
                     raise StudyError(
                         f"{self._name} did not answer for {PATIENCE_SECONDS:.0f} s ({reason}); "
                         "once it does, the same command resumes"
@@ -161,7 +161,7 @@ class RetryingStorage(BaseStorage):
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the database is away, starting or locked, and not wrongly asked."""
+    """Whether the same call may succeed later: the database is down, starting or locked, and the call is valid."""
     cause = _database_error(error)
     if isinstance(cause, sqlalchemy.exc.TimeoutError):  # no connection was free
         return True
@@ -182,7 +182,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _database_error(error: BaseException | None) -> sqlalchemy.exc.SQLAlchemyError | None:
-    """SQLAlchemy's error within Optuna's, which says only that there was one."""
+    """SQLAlchemy's error inside Optuna's, whose message has no details."""
     while error is not None and not isinstance(error, sqlalchemy.exc.SQLAlchemyError):
         error = error.__cause__
     return error

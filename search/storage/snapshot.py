@@ -1,7 +1,7 @@
-"""The beginning of a journal as fewer entries, kept beside it so that a large study is opened at once.
+"""The beginning of a journal as fewer entries, kept beside it so that a large study opens at once.
 
-A snapshot says of itself which bytes of the journal it stands for, by their number and, together with its own, by their
-digest: it is passed over where either file has changed there since. It may be deleted at any time.
+A snapshot records which bytes of the journal it replaces: their number, and a digest over them and its own entries. It
+is ignored if either file has changed there since. It may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = 1
-WORTHWHILE = 2_000_000  # bytes of a journal beyond its snapshot, which take a tenth of a second to read
+WORTHWHILE = 2_000_000  # bytes of a journal after its snapshot; reading them takes a tenth of a second
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The entries that the journal's first `num_bytes`, in `num_lines`, come to."""
+    """The entries that replace the journal's first `num_bytes` bytes, in `num_lines` lines."""
 
     entries: Sequence[dict[str, Any]] = ()
     num_bytes: int = 0
@@ -29,7 +29,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, journal: Path, content: bytes) -> Snapshot:
-        """The one kept beside a journal of this content; an empty one where none is, or it is none of this content."""
+        """The snapshot beside a journal with this content; an empty one if there is none or it does not match."""
         try:
             header, _, rest = _file(journal).read_bytes().partition(b"\n")
             about = json.loads(header)
@@ -44,9 +44,9 @@ class Snapshot:
             return cls()
 
     def keep(self, journal: Path, content: bytes) -> None:
-        """Write it beside its journal, in one step; where that cannot be written to, there is none.
+        """Write it beside its journal, in one step. If that fails, there is no snapshot.
 
-        Distributions, a third of it as Optuna repeats them for each trial, are written once.
+        Distributions, which Optuna repeats for each trial (a third of the bytes), are written once.
         """
         texts: dict[str, int] = {}
         entries = []

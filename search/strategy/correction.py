@@ -1,7 +1,7 @@
-"""How far estimates of memory were off in this search, as one factor for the estimates to come.
+"""How far estimates of memory were off in this search, as one factor for later estimates.
 
-Few measurements are weak evidence of a bias, but one that exceeded its estimate is proof that an estimate can: so the
-factor is the middle of what was seen, drawn towards 1 where little was, and never below what the worst case demands.
+Few measurements are weak evidence of a bias, but one that exceeded its estimate proves that this is possible. So the
+factor is the median of the ratios, drawn towards 1 if there are few, and never below what the worst case demands.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import statistics
 from collections.abc import Iterable
 
 MARGIN = 0.10  # by which a measured peak may exceed its corrected estimate
-PRIOR_TRIALS = 4  # as many trials that measured just what was estimated
+PRIOR_TRIALS = 4  # as strong as this many trials that measured exactly the estimate
 
 
 def correction(pairs: Iterable[tuple[float, float]]) -> float:
-    """By what to multiply estimates, given (estimated, measured), both positive; 1.0 where there are none.
+    """The factor for estimates, given pairs (estimated, measured), both positive; 1.0 without pairs.
 
-    The median ratio, its logarithm weighted n to PRIOR_TRIALS against 0, but at least the largest ratio / (1 + MARGIN).
-    The pairs' order does not matter.
+    The median ratio, with its logarithm weighted n to PRIOR_TRIALS against 0, but at least the largest ratio / (1 +
+    MARGIN). The order of the pairs does not matter.
     """
     ratios = [measured / estimated for estimated, measured in pairs]
     if not ratios:

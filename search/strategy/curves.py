@@ -1,4 +1,4 @@
-"""Trials as those see them who decide what is trained next: a point and a learning curve each, alone or as arrays."""
+"""Trials as the strategy sees them: a point and a learning curve each, one by one or as arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass
 class Curve:
-    """A trial: its point in the unit cube and its values; lower is better, NaN a failure."""
+    """A trial: its point in the unit cube, and its values; lower is better, NaN is a failure."""
 
     number: int
     point: np.ndarray
@@ -23,15 +23,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """n trials with m values in all, as arrays: a decision among thousands of trials looks at each several times."""
+    """n trials with m values in all, as arrays: fast enough for several passes over thousands of trials."""
 
     numbers: np.ndarray  # (n,)
     points: np.ndarray  # (n, d)
     is_running: np.ndarray  # (n,)
     is_paused: np.ndarray  # (n,)
-    owners: np.ndarray  # (m,), which of the n
-    rungs: np.ndarray  # (m,), their indices
-    values: np.ndarray  # (m,), NaN a failure
+    owners: np.ndarray  # (m,): index of the trial
+    rungs: np.ndarray  # (m,): index of the rung
+    values: np.ndarray  # (m,): NaN is a failure
 
     @classmethod
     def of(cls, curves: Sequence[Curve]) -> Curves:
@@ -54,14 +54,14 @@ class Curves:
 
     @cached_property
     def deepest(self) -> np.ndarray:
-        """Index of each trial's deepest rung with a value, (n,); -1 before the first."""
+        """The index of each trial's deepest rung with a value, (n,); -1 before the first."""
         deepest = np.full(len(self), -1)
         np.maximum.at(deepest, self.owners, self.rungs)
         return deepest
 
     @cached_property
     def has_failed(self) -> np.ndarray:
-        """Which trials diverged or could not be had, (n,)."""
+        """Which trials diverged or did not fit, (n,)."""
         failed = np.zeros(len(self), dtype=bool)
         failed[self.owners[~np.isfinite(self.values)]] = True
         return failed

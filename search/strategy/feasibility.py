@@ -1,7 +1,7 @@
-"""Which configurations may be launched: rules, buildability, and limits against the trainer's estimates.
+"""Which configurations may be launched: rules, buildability, and limits on the trainer's estimates.
 
-A configuration that fails here is rejected inside the proposal loop and never costs a worker. Memory is an
-estimate, which correction.py corrects by what earlier trials measured. If a trial then takes more than its limit, it is
+A configuration that fails here is rejected inside the proposal loop and never costs a worker. Memory is an estimate,
+which correction.py corrects by what earlier trials measured. If a trial then takes more than its limit, it is
 infeasible.
 """
 
@@ -30,16 +30,16 @@ from trainer.families.registry import family_of
 from trainer.text.units import TextUnits
 
 ESTIMATED = ("num_params", "peak_vram_bytes")
-"""Measurements that trainer/estimate.py knows before a trial runs; limits on the others are checked at the rungs."""
+"""Measurements that trainer/estimate.py estimates before a trial runs; other limits are checked at the rungs."""
 
-SPARSE_SHARE = 0.05  # of a space that may be launched: with less, a proposal takes tens of draws
+SPARSE_SHARE = 0.05  # launchable share of a space; below it, a proposal takes tens of draws
 
 
 @dataclass(frozen=True)
 class Feasibility:
-    """The test that every proposal passes before it becomes a trial.
+    """The check that every proposal passes before it becomes a trial.
 
-    `run` holds fields of TrainConfig that the search sets and no trial does, such as the machine's precision.
+    `run` has fields of TrainConfig that the search sets and no trial does, such as the machine's precision.
     """
 
     space: Space
@@ -48,7 +48,7 @@ class Feasibility:
     min_steps: int = 1
     run: Mapping[str, Any] = field(default_factory=dict)
     units: TextUnits | None = None  # of a study with several vocabularies
-    peaks: list[tuple[int, int]] = field(default_factory=list)  # estimated and measured, of trials: see `learn`
+    peaks: list[tuple[int, int]] = field(default_factory=list)  # (estimated, measured) of trials: see `learn`
 
     @classmethod
     def of(
@@ -63,7 +63,7 @@ class Feasibility:
     def learn(self, values: Values, measurement: Mapping[str, Any]) -> bool:
         """Correct later estimates of memory by a trial's measurement, unless its peak is an estimate itself.
 
-        Returns whether it has: what may be launched can be other configurations from now on. A family without formulas
+        Returns whether the correction changed, so that other configurations may be launched. A family without formulas
         has no estimates to correct.
         """
         peak = measurement.get("peak_vram_bytes")
@@ -76,11 +76,11 @@ class Feasibility:
 
     @property
     def correction(self) -> float:
-        """What estimated memory is multiplied by: 1.0 before the first trial was measured."""
+        """The factor for estimated memory: 1.0 before the first trial was measured."""
         return correction(self.peaks)
 
     def reasons_against(self, values: Values) -> list[str]:
-        """Why a complete configuration must not be launched; empty where it may."""
+        """Why a complete configuration may not be launched; empty if it may."""
         if broken := self.space.broken_rules(values):
             return [str(rule) for rule in broken]
         if outside := self.space.outside(values):
@@ -94,13 +94,13 @@ class Feasibility:
         return list(self._beyond_limits(config))
 
     def all_reasons(self, values: Values) -> dict[str, str]:
-        """As `reasons_against`, but all of them, also those behind others; each with the same in full, with values."""
+        """As `reasons_against`, but all of them; each with the same reason in full, with values."""
         return self.examined(values)[0]
 
     def examined(self, values: Values) -> tuple[dict[str, str], bool]:
-        """`all_reasons`, and whether the configuration can be built, so that its limits could be asked.
+        """`all_reasons`, and whether the configuration can be built, so that its limits could be checked.
 
-        So each reason can be counted for itself: where a rule is broken, a limit may be as well. It takes longer.
+        So each reason can be counted by itself: a configuration may break both a rule and a limit. It takes longer.
         """
         found = {str(rule): f"breaks the rule {rule}" for rule in self.space.broken_rules(values)}
         outside = self.space.outside(values)
@@ -108,7 +108,7 @@ class Feasibility:
         try:
             config = self.train_config(values)
         except ConfigError as error:
-            return found or {str(error): str(error)}, False  # mostly what a rule has said already
+            return found or {str(error): str(error)}, False  # a rule has usually said the same
         if words := self._too_few_steps(config):
             found[words] = words
         return found | self._beyond_limits(config), True
@@ -119,7 +119,7 @@ class Feasibility:
         return f"fewer than {self.min_steps} optimizer steps in {config.budget_tokens:,} tokens"
 
     def _beyond_limits(self, config: TrainConfig) -> dict[str, str]:
-        """The limits that the estimates break: words that can be counted, and these with the value."""
+        """The limits that the estimates break: words that can be counted, and the same with the value."""
         if not any(name in self.limits for name in ESTIMATED):
             return {}
         try:
@@ -137,7 +137,7 @@ class Feasibility:
 
 
 def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | None:
-    """How a measurement breaks its limit, in words without the value (so that reasons can be counted), or None."""
+    """How a measurement breaks its limit, in words without the value, so that reasons can be counted; or None."""
     if limit is None or value is None:
         return None
     if limit.max is not None and value > limit.max:
@@ -148,7 +148,7 @@ def beyond(name: str, value: float | None, limit: LimitSpec | None) -> str | Non
 
 
 def unestimated(space: Space, budget: BudgetSpec) -> list[str]:
-    """A sentence about a limit on memory that nothing can be held against before it trains."""
+    """A sentence about a limit on memory that cannot be checked before training."""
     if family_of(space.family).cost is not None or "peak_vram_bytes" not in space.limits(budget):
         return []
     return [
@@ -158,7 +158,7 @@ def unestimated(space: Space, budget: BudgetSpec) -> list[str]:
 
 
 def overrun(value: float, limit: LimitSpec) -> float:
-    """By how much a value breaks its limit, relative to it; above 0 is infeasible, as in Optuna's constraints."""
+    """By how much a value breaks its limit, relative to the limit; above 0 is infeasible, as for Optuna."""
     excesses = [-1.0]
     if limit.max is not None:
         excesses.append((value - limit.max) / max(abs(limit.max), 1e-12))
@@ -168,9 +168,9 @@ def overrun(value: float, limit: LimitSpec) -> float:
 
 
 def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, num_samples: int = 500) -> float:
-    """Bytes of the largest estimated peak memory of a sample and the presets, of what may be launched, with a margin.
+    """The largest estimated peak memory in bytes of a sample and the presets that may be launched, with a margin.
 
-    0.0 where nothing of these may be. Raises ValueError for a family without formulas of memory.
+    0.0 if none may be launched. Raises ValueError for a family without formulas of memory.
     """
     if family_of(space.family).cost is None:
         raise ValueError(f"the memory of {space.family} is not known before it trains; give a number of trials")
@@ -187,18 +187,18 @@ def largest_peak(space: Space, budget: BudgetSpec, run: Mapping[str, Any], *, nu
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a sample of a space's configurations showed: the share that may be launched, and why the others may not."""
+    """What a sample of a space's configurations showed: the launchable share, and why others may not be launched."""
 
     share: float
     num_sampled: int
-    reasons: dict[str, int]  # what rejects most stands first; a configuration may have several
-    num_launchable: int | None = None  # in all, where they can be listed and are no more than were drawn
-    asked: dict[str, int] = field(default_factory=dict)  # of how many, where it is not all: a limit, those that build
-    reference: str = ""  # what there is to say of what the search is compared with, see search/strategy/reference.py
+    reasons: dict[str, int]  # the most frequent first; a configuration may have several
+    num_launchable: int | None = None  # in total, if they can be listed and are no more than were drawn
+    asked: dict[str, int] = field(default_factory=dict)  # of how many, if not of all: limits apply only to what builds
+    reference_note: str = ""  # a sentence if the reference is not the first preset, see search/strategy/reference.py
 
     @property
     def warning(self) -> str:
-        """What to do where hardly anything may be launched; empty where enough may."""
+        """What to do if hardly anything may be launched; empty if enough may."""
         if self.share >= SPARSE_SHARE:
             return ""
         reason = next(iter(self.reasons))
@@ -208,17 +208,17 @@ class Assessment:
         )
 
     def rate(self, reason: str) -> float:
-        """The share that a reason rejects of the configurations that it could reject."""
+        """The share that a reason rejects of the configurations that it applies to."""
         return self.reasons[reason] / self.asked.get(reason, self.num_sampled)
 
 
 def assess(
     space: Space, budget: BudgetSpec, *, known: Iterable[Values] = (), num_samples: int = 2000, seed: int = 0
 ) -> Assessment:
-    """Draw configurations at random and count; list those of a small space, too.
+    """Draw configurations at random and count; also list those of a small space.
 
-    `known` are configurations beside the presets of which one may be all that there is. Raises SpaceError for a rule,
-    or a space, that nothing satisfies.
+    `known` are configurations besides the presets, in case one of them is the only launchable one. Raises SpaceError
+    for a rule, or a space, that nothing satisfies.
     """
     feasibility = Feasibility.of(space, budget)
     rng = np.random.default_rng(seed)
@@ -228,7 +228,7 @@ def assess(
     num_feasible = num_built = 0
 
     def note(values: Values) -> list[bool]:
-        """Which rules have their parameters there; what a configuration satisfies is noted."""
+        """Which rules have all their parameters active; also notes the rules that the configuration satisfies."""
         there = [rule.require.names <= values.keys() for rule in space.rules]
         for j, (rule, is_there) in enumerate(zip(space.rules, there, strict=True)):
             satisfied[j] = satisfied[j] or not is_there or rule.holds(values)

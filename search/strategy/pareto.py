@@ -1,11 +1,11 @@
 """Several metrics at once: the front, its hypervolume, and a scalarization for each decision.
 
 A search with several metrics looks for their front: the trials that no other beats in one metric without losing in
-another. The strategy decides by one number for each trial and rung. A scalarization makes it of several, anew for every
-decision: the largest weighted shortfall (augmented Tchebycheff, Knowles 2006, ParEGO) with weights at random, so that
-one decision looks for a low loss, the next for speed and the third for something between. A small fast trial that looks
-hopeless by the first is what the second resumes; it is paused meanwhile, since nothing is stopped before the end. Then
-each paused trial is judged by the weights that suit it best, and stopped if even so it has hardly a chance.
+another. The strategy needs one number for each trial and rung. A scalarization computes it from several, anew for every
+decision: the largest weighted shortfall (augmented Tchebycheff, Knowles 2006, ParEGO) with random weights. So one
+decision looks for a low loss, the next for speed and the third for something between. A small fast trial that looks
+hopeless by the first may be resumed by the second; until then it is paused, because nothing is stopped before the end.
+At the end each paused trial is judged by the weights that suit it best, and stopped if even so it has hardly a chance.
 
 In every function lower values are better, and a row with NaN is beaten by all and beats none.
 """
@@ -22,7 +22,7 @@ from search.strategy.curves import Curve
 Vectors = Mapping[int, Mapping[int, tuple[float, ...]]]
 """Number of a trial -> index of a rung -> a value for each metric."""
 
-SUM_WEIGHT = 0.05  # of the sum beside the maximum, so that of two with one maximum the better is better
+SUM_WEIGHT = 0.05  # weight of the sum beside the maximum, which decides between equal maxima
 
 
 def undominated(values: np.ndarray) -> np.ndarray:
@@ -36,9 +36,10 @@ def undominated(values: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
-    """The volume that the rows of `values` (n, metrics) beat, up to `reference` (metrics,), a point worse than most.
+    """The volume that the rows of `values` (n, metrics) dominate, up to `reference` (metrics,), a point worse than
+    most.
 
-    Exact, by slicing along the last metric: fit for fronts of up to some hundred and few metrics.
+    Exact, by slicing along the last metric: suitable for fronts of up to a few hundred points and few metrics.
     """
     values = np.asarray(values, dtype=float)
     values = values[(values < reference).all(axis=1)]
@@ -56,7 +57,7 @@ def hypervolume(values: np.ndarray, reference: np.ndarray) -> float:
 
 
 def random_scalarization(curves: Sequence[Curve], vectors: Vectors, *, seed: int) -> list[Curve]:
-    """The curves with one value at each rung, by weights of the metrics drawn uniformly from their simplex.
+    """The curves with one value at each rung, with weights of the metrics drawn uniformly from their simplex.
 
     The same curves and seed give the same values.
     """
@@ -66,9 +67,9 @@ def random_scalarization(curves: Sequence[Curve], vectors: Vectors, *, seed: int
 
 
 def favourable_scalarizations(curves: Sequence[Curve], vectors: Vectors) -> Iterator[list[Curve]]:
-    """As `random_scalarization`, for each paused trial by the weights that suit it best among those that got as far.
+    """As `random_scalarization`, for each paused trial with the weights that suit it best among those that got as far.
 
-    A trial that has no chance by its own weights is beaten in every metric by one that finished, or soon will be.
+    A trial without a chance by its own weights is beaten in every metric by one that has finished or soon will.
     """
     shares = _Shares(curves, vectors)
     for curve in curves:
@@ -81,7 +82,7 @@ def favourable_scalarizations(curves: Sequence[Curve], vectors: Vectors) -> Iter
 
 
 class _Shares:
-    """The curves with a value for each metric, each as the share of all values, of all rungs, that are better."""
+    """The curves with a value for each metric: the share of all values, of all rungs, that are better."""
 
     def __init__(self, curves: Sequence[Curve], vectors: Vectors):
         self._curves = curves
@@ -99,7 +100,7 @@ class _Shares:
 
 
 def _share_below(values: np.ndarray) -> np.ndarray:
-    """The share of the other values that each one is worse than, 0 the best and 1 the worst; NaN stays."""
+    """The share of the other values that are better than each one, 0 for the best and 1 for the worst; NaN stays."""
     ordered = np.sort(values[np.isfinite(values)])
     middle = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1
     return np.where(np.isfinite(values), middle / 2 / max(len(ordered) - 1, 1), np.nan)

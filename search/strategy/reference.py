@@ -1,7 +1,7 @@
-"""The configuration that a search is compared with: the first preset, or what takes its place where that does not fit.
+"""The configuration that a search is compared with: the first preset, or its replacement if that does not fit.
 
-A limit, a goal or `--set` may leave out the first preset, or every preset. Then the next one that may be launched is
-the reference; without any, the first one moved as little as possible until it may be, under a name of its own.
+A limit, a goal or `--set` may exclude the first preset, or every preset. Then the next launchable one is the reference.
+If there is none, the first one is moved as little as possible until it may be launched, under another name.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NUM_STEPS = 40  # from the reference down to the smallest sizes
 NUM_NEAR = 40  # configurations around each of these
 NEAR = 0.05  # of an axis
 NUM_DRAWS = 2000  # of the whole space, if nothing on that way may be launched
-MAX_TOLD = 6  # changes of a configuration that are told
+MAX_NAMED = 6  # changes of a configuration that a message names
 
 
 def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None = None) -> tuple[Space, str]:
-    """The space led by what a search of it is compared with, and what there is to say of it; mostly nothing."""
+    """The space with its reference first, and a sentence if the reference is not the first preset; usually empty."""
     feasibility = Feasibility.of(space, budget, run or {})
     if space.reference is None:
         return space, ""
@@ -39,8 +39,8 @@ def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None =
         if not left_out(feasibility, preset):
             if preset.name == missed:
                 return space, ""
-            told = f"{whose} {missed!r} may not be launched; {preset.name!r} takes its place as the reference"
-            return space.led_by(preset), told
+            note = f"{whose} {missed!r} may not be launched; {preset.name!r} takes its place as the reference"
+            return space.led_by(preset), note
     base = _within(space, space.reference)
     values = None if base is None else nearest(space, feasibility, base)
     nothing = f"{whose} {missed!r} may not be launched"
@@ -50,8 +50,8 @@ def referenced(space: Space, budget: BudgetSpec, run: Mapping[str, Any] | None =
         return space, f"{nothing}, so there is no reference to compare with"
     chosen = {name: value for name, value in values.items() if space.parameters[name].derived is None}
     changes = changes_of(space.complete(space.reference.values), values, space)
-    told = f"{nothing}, so {whose} reference is missing; {missed!r} shrunk to fit takes its place, with {changes}"
-    return space.led_by(Preset(name=SHRUNK, values=chosen)), told
+    note = f"{nothing}, so {whose} reference is missing; {missed!r} shrunk to fit takes its place, with {changes}"
+    return space.led_by(Preset(name=SHRUNK, values=chosen)), note
 
 
 def left_out(feasibility: Feasibility, preset: Preset) -> str:
@@ -64,20 +64,20 @@ def left_out(feasibility: Feasibility, preset: Preset) -> str:
 
 def changes_of(before: Values, now: Values, space: Space) -> str:
     """`d_model 64 instead of 128, n_layers 2 instead of 4`; of many, the first and their number."""
-    told = [
+    changes = [
         f"{name} {shown(value)}" + (f" instead of {shown(before[name])}" if name in before else "")
         for name, value in now.items()
         if before.get(name) != value and space.parameters[name].derived is None
     ]
-    more = f" and {len(told) - MAX_TOLD} more" if len(told) > MAX_TOLD else ""
-    return ", ".join(told[:MAX_TOLD]) + more
+    more = f" and {len(changes) - MAX_NAMED} more" if len(changes) > MAX_NAMED else ""
+    return ", ".join(changes[:MAX_NAMED]) + more
 
 
 def nearest(space: Space, feasibility: Feasibility, base: Values) -> dict[str, Value] | None:
-    """A configuration that may be launched and differs from `base` in little; None where none was found.
+    """A launchable configuration that differs little from `base`; None if none was found.
 
-    The sizes are lowered together until something near may be launched. Then each parameter goes back to where it was
-    as far as that may be.
+    The sizes are lowered together until something nearby may be launched. Then each parameter is restored as far as
+    possible.
     """
     if not feasibility.reasons_against(base):
         return dict(base)
@@ -89,7 +89,7 @@ def nearest(space: Space, feasibility: Feasibility, base: Values) -> dict[str, V
 
 
 def _within(space: Space, preset: Preset) -> dict[str, Value] | None:
-    """The preset's configuration with each searched parameter moved into what is left of its range."""
+    """The preset's configuration with each searched parameter moved into its current range."""
 
     def value_for(parameter: Parameter, values: Values) -> Value:
         value = preset.values.get(parameter.name)
@@ -103,7 +103,7 @@ def _within(space: Space, preset: Preset) -> dict[str, Value] | None:
 
 
 def _moved_into(parameter: Parameter, value: Value, values: Values) -> Value:
-    """The value, or the nearest one that the parameter may have here."""
+    """The value, or the nearest one that the parameter can have here."""
     if parameter.fault_of(value, values) is None:
         return value
     if not parameter.is_range:
@@ -126,7 +126,7 @@ def _distance(choice: Value, value: Value) -> float:
 def _on_the_way_down(
     space: Space, feasibility: Feasibility, base: Values, rng: np.random.Generator
 ) -> dict[str, Value] | None:
-    """The first that may be launched while all sizes are lowered together, each a little off the way at random."""
+    """The first launchable configuration while all sizes are lowered together, each with a little randomness."""
     ways: dict[str, tuple[float, float]] = {}
     for name, parameter in space.searched.items():
         start = base.get(name)
@@ -157,7 +157,7 @@ def _on_the_way_down(
 
 
 def _is_size(space: Space, feasibility: Feasibility, base: Values, name: str, low: float) -> bool:
-    """Whether a parameter makes the model or its step smaller."""
+    """Whether a lower value of the parameter makes the model or its step smaller."""
     parameter = space.parameters[name]
     with contextlib.suppress(ExpressionError, ValueError):
         smaller = space.complete({**base, name: _moved_into(parameter, low, base)})
@@ -166,13 +166,13 @@ def _is_size(space: Space, feasibility: Feasibility, base: Values, name: str, lo
         fewer_tokens = config.tokens_per_step < before.tokens_per_step
         less_memory = (now.peak_vram_bytes or 0) < (then.peak_vram_bytes or 0)
         return now.num_params < then.num_params or less_memory or fewer_tokens
-    return True  # it cannot be told: the rules that it is part of stand against it alone
+    return True  # unknown: only the rules that it is part of decide
 
 
 def _anywhere(
     space: Space, feasibility: Feasibility, candidates: Candidates, start: np.ndarray, rng: np.random.Generator
 ) -> dict[str, Value] | None:
-    """The nearest of many drawn at random."""
+    """The nearest of many random launchable configurations."""
     drawn = []
     for _ in range(NUM_DRAWS):
         with contextlib.suppress(ExpressionError):
@@ -182,7 +182,7 @@ def _anywhere(
 
 
 def _restored(space: Space, feasibility: Feasibility, base: Values, found: dict[str, Value]) -> dict[str, Value]:
-    """`found` with as many parameters as may be put back to `base`, and the others as near to it as they may."""
+    """`found` with as many parameters as possible restored to `base`, and the others as near to it as possible."""
     chosen = {name: value for name, value in found.items() if space.parameters[name].derived is None}
 
     def tried(name: str, value: Value) -> dict[str, Value] | None:
@@ -192,7 +192,7 @@ def _restored(space: Space, feasibility: Feasibility, base: Values, found: dict[
                 return values
         return None
 
-    for name in [*chosen, *chosen]:  # what is put back later may make room for an earlier one
+    for name in [*chosen, *chosen]:  # restoring one parameter may allow restoring an earlier one
         if name not in base or chosen.get(name) == base[name] or not space.parameters[name].is_searched:
             continue
         for value in _towards(space.parameters[name], base[name], chosen[name], found):
@@ -204,7 +204,7 @@ def _restored(space: Space, feasibility: Feasibility, base: Values, found: dict[
 
 
 def _towards(parameter: Parameter, base: Value, now: Value, values: Values) -> list[Value]:
-    """The values from `base` to `now`, `base` first and `now` left out; of a range, some."""
+    """The values from `base` to `now`, including `base` but not `now`; of a range, some of them."""
     if not parameter.is_range:
         ordered = sorted(parameter.choices, key=lambda choice: _distance(choice, base))
         return [choice for choice in ordered if _distance(choice, base) < _distance(now, base)]

@@ -1,4 +1,4 @@
-"""From a Space to points of the unit cube and back, to Optuna distributions, and to candidates for new trials."""
+"""Converts between a Space and points of the unit cube, Optuna distributions, and candidates for new trials."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from search.space.parameter import Parameter, Value, Values, typed
 from search.space.space import Space, extremes
 
 MAX_RANDOM_DRAWS = 20_000
-MAX_KNOWN_DRAWS = 32  # that may be launched but were started before, until the space is listed
-MAX_DRAWS_UNLISTED = 2000  # likewise, of any
+MAX_KNOWN_DRAWS = 32  # launchable, but started before, until the space is listed
+MAX_DRAWS_UNLISTED = 2000  # likewise, of any kind
 POOL_SIZE = 256  # configurations drawn once, to look everywhere
 NUM_NEAR = 20  # configurations near each leader
 STEP_SIZES = (0.05, 0.12, 0.25)  # of a change, in units of an axis
 CHANGE_SHARE = 0.6  # of the axes, at each change
-UNKNOWN = 0.5  # where a parameter that is not there lies on its axis
+UNKNOWN = 0.5  # position on its axis of a parameter that is not active
 
 
 class NothingFeasible(RuntimeError):
-    """No configuration that may be launched was found; the message says what stood against most of them."""
+    """No launchable configuration was found; the message says what most of them break."""
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
     """An Optuna distribution for each searched parameter; bounds that are expressions get their widest range.
 
-    Optuna and its dashboard see the true value.
+    Optuna and its dashboard see the true values.
     """
     return {name: _distribution(space, parameter) for name, parameter in space.searched.items()}
 
 
 class NothingNew(RuntimeError):
-    """Every configuration that may be launched has been started.
+    """Every launchable configuration has been started.
 
-    `is_exact`: the space was listed. Else it is too large for that, and MAX_RANDOM_DRAWS gave none that is new.
+    `is_exact`: the space was listed. Otherwise it is too large, and MAX_RANDOM_DRAWS gave nothing new.
     """
 
     def __init__(self, *, is_exact: bool):
@@ -62,12 +62,12 @@ class Candidates:
         self._axes = [axis for parameter in space.searched.values() for axis in _axes_of(space, parameter)]
         ranges = {p.name: p for p in space.searched.values() if p.is_range}
         self._ends = {n: tuple(_scale(p, end) for end in extremes(space, p)) for n, p in ranges.items()}  # of the axes
-        self._bounds = {n: p.bounds({}) for n, p in ranges.items() if not p.reads}  # where they depend on nothing
+        self._bounds = {n: p.bounds({}) for n, p in ranges.items() if not p.reads}  # if they depend on nothing
         self._pool: list[dict[str, Value]] | None = None
         self._pool_points = np.zeros((0, self.num_dims))
         self.rejections: Counter[str] = Counter()
         self.started: set[Identity] = set()
-        self.nothing_new: NothingNew | None = None  # once that was found
+        self.nothing_new: NothingNew | None = None  # once that is known
         self._listing: Listing | None = None
 
     @property
@@ -75,22 +75,22 @@ class Candidates:
         return len(self._axes)
 
     def point(self, values: Values) -> np.ndarray:
-        """A configuration in the unit cube, (num_dims,): log axes applied, a level each for the values of a list."""
+        """A configuration in the unit cube, (num_dims,): log axes applied; the values of a list are levels."""
         return np.array([axis.position(values) for axis in self._axes], dtype=float)
 
     def start(self, values: Values) -> None:
-        """From now on this configuration is none that is new."""
+        """This configuration is no longer new."""
         self.started.add(identity(values))
 
     def limits_changed(self) -> None:
-        """Other configurations may be launched from now on."""
+        """The limits have changed, so other configurations may be launched."""
         self.nothing_new = self._listing = None
 
     def random(self, rng: np.random.Generator) -> dict[str, Value]:
-        """A random configuration that is new and may be launched. Raises NothingFeasible, or NothingNew.
+        """A random new configuration that may be launched. Raises NothingFeasible or NothingNew.
 
-        Where draws give what was started before, or nothing, few may be left: then the space is listed, if it is small
-        enough. Where it is not, and draws without number give nothing new, none is taken to be left.
+        If draws give only configurations started before, or none, few may be left. Then the space is listed, if it is
+        small enough. If it is not, and very many draws give nothing new, none is assumed to be left.
         """
         if self.nothing_new is not None:
             raise self.nothing_new
@@ -120,12 +120,12 @@ class Candidates:
         raise self.nothing_new
 
     def left(self, rng: np.random.Generator) -> list[dict[str, Value]]:
-        """All that are new and may be launched, or POOL_SIZE of them, of a space that can be listed; else none."""
+        """All new launchable configurations, or POOL_SIZE of them, if the space can be listed; else none."""
         left = self._left() if self._listed().is_whole else []
         return [left[i] for i in rng.permutation(len(left))[:POOL_SIZE]]
 
     def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Value]], np.ndarray]:
-        """Configurations from everywhere and then some near `leaders` (k, num_dims), with their points (n, num_dims).
+        """Configurations from everywhere, then some near `leaders` (k, num_dims), with their points (n, num_dims).
 
         They may break a rule or a limit: ask `may_launch`.
         """
@@ -142,12 +142,12 @@ class Candidates:
         return [*self._pool, *near], np.vstack([self._pool_points, self._points(near)])
 
     def may_launch(self, values: Values) -> bool:
-        """Whether a configuration is new and nothing stands against it; what does is counted in `rejections`."""
+        """Whether a configuration is new and may be launched; reasons against it are counted in `rejections`."""
         against = self._against(values)
         if against or not self._is_new(values):
             self.rejections.update(against)
             kept = [i for i, pooled in enumerate(self._pool or ()) if pooled is not values]
-            if self._pool is not None and len(kept) < len(self._pool):  # not to be asked again
+            if self._pool is not None and len(kept) < len(self._pool):  # do not check it again
                 self._pool, self._pool_points = [self._pool[i] for i in kept], self._pool_points[kept]
             return False
         return True
@@ -156,7 +156,7 @@ class Candidates:
         return identity(values) not in self.started
 
     def _listed(self) -> Listing:
-        """What may be launched, listed once for the limits as they are corrected."""
+        """The launchable configurations, listed once for the current corrected limits."""
         if self._listing is None:
             self._listing = Listing.of(self._space, self._against)
         return self._listing
@@ -175,11 +175,11 @@ class Candidates:
         self._pool_points = self._points(self._pool)
 
     def _points(self, found: list[dict[str, Value]]) -> np.ndarray:
-        """The points of configurations, (n, num_dims), also where nothing is searched."""
+        """The points of configurations, (n, num_dims), even if nothing is searched."""
         return np.array([self.point(values) for values in found], dtype=float).reshape(len(found), self.num_dims)
 
     def _at(self, point: np.ndarray) -> dict[str, Value] | None:
-        """The configuration at a point, each parameter within bounds that the others set; None where there is none."""
+        """The configuration at a point, each parameter within bounds that the others set; None if there is none."""
         where: dict[str, list[float]] = {}
         for axis, position in zip(self._axes, point, strict=True):
             where.setdefault(axis.parameter.name, []).append(float(position))
@@ -212,7 +212,7 @@ class Candidates:
 
 
 class _Axis:
-    """One dimension of the cube: a number's place in its range, its level, or whether it is a certain word."""
+    """One dimension of the cube: a number's position in its range, its level, or whether it equals one word."""
 
     def __init__(self, parameter: Parameter, low: float, high: float, word: Value | None = None):
         self.parameter = parameter
@@ -245,7 +245,7 @@ def _levels(parameter: Parameter) -> list[Any]:
 
 
 def _scale(parameter: Parameter, value: Any) -> float:
-    """A value along its axis: the logarithm on a log axis, the level of a value of a list."""
+    """A value along its axis: the logarithm on a log axis, the level for a list."""
     if not parameter.is_range:
         return float(_levels(parameter).index(value))
     return math.log(value) if parameter.log else float(value)

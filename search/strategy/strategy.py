@@ -31,15 +31,15 @@ from search.strategy.success import SuccessModel
 from search.strategy.surrogate import CurveModel, Observations, Posterior
 
 NUM_FIRST = 6  # random configurations before the model proposes any
-RANDOM_SHARE = 0.1  # of the new configurations, drawn at random whatever the model says
+RANDOM_SHARE = 0.1  # of the new configurations, drawn at random in any case
 PREFERENCE = 0.5  # weight of a new configuration's acquisition value beside a paused trial's
-MIN_CHANCE = 0.02  # of becoming the best; once nothing new is to start, a paused trial below it does not resume
-MAX_OBSERVATIONS = 128  # the model looks at; more say little more and cost with their third power
-MAX_UNDER_WAY = 128  # of the trials under way, the best expected, count as if they had ended
-REFIT_GROWTH = 1.15  # observations since the last fit that make another one worth its time
+MIN_CHANCE = 0.02  # of becoming the best; once nothing new can start, a paused trial below it does not resume
+MAX_OBSERVATIONS = 128  # for the model; more say little more, and the time grows with their third power
+MAX_RUNNING = 128  # running trials, the best expected, that count as if they had ended
+REFIT_GROWTH = 1.15  # growth of the observations since the last fit that makes another one worth its time
 NUM_LEADERS = 6
-MIN_SUCCESS = 0.7  # chance of a new configuration to be trained to its end, if any has that much
-CEILING, SOFTNESS = 0.7, 0.3  # standardised values above are all simply bad
+MIN_SUCCESS = 0.7  # minimum chance of success for a new configuration, if any has that much
+CEILING, SOFTNESS = 0.7, 0.3  # standardised values above the ceiling are all simply bad
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Continue:
 
 
 class Candidates(Protocol):
-    """Where new configurations come from; see `search.strategy.sampling`. `random` raises if there is none."""
+    """The source of new configurations; see `search.strategy.sampling`. `random` raises if there is none."""
 
     def random(self, rng: np.random.Generator) -> dict[str, Any]: ...
     def spread(self, leaders: np.ndarray, rng: np.random.Generator) -> tuple[list[dict[str, Any]], np.ndarray]: ...
@@ -80,13 +80,13 @@ class Strategy:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What was learned and cannot be computed again from the curves alone, as plain values."""
+        """What was learned and cannot be computed again from the curves, as plain values."""
         return {"theta": self.model.theta.tolist(), "fits": self.model.num_fits, "fitted": self._num_fitted}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Resume another strategy's `state`; one of a space with other dimensions is ignored.
+        """Resume from another strategy's `state`; one of a space with other dimensions is ignored.
 
-        Raises ValueError, TypeError, KeyError or AttributeError for what is no state.
+        Raises ValueError, TypeError, KeyError or AttributeError if it is not a state.
         """
         if len(state.get("theta", ())) == len(self.model.theta):
             self.model.restore(np.array(state["theta"], dtype=float), int(state["fits"]))
@@ -121,13 +121,13 @@ class Strategy:
         return min(best, float(mean[shows].min())) if shows.any() else best
 
     def _success(self, curves: Curves) -> SuccessModel:
-        """The chances of success after all that was seen; of those not failed, the share of rungs passed counts."""
+        """The chances of success given everything seen; unfailed trials count by the share of rungs they passed."""
         tried, has_failed = curves.deepest >= 0, curves.has_failed
         passed = np.where(has_failed, 1.0, (curves.deepest + 1) / (self._last + 1))
         return SuccessModel(curves.points[tried], has_failed[tried], passed[tried])
 
     def _posterior(self, curves: Curves, rng: np.random.Generator) -> tuple[Posterior, float]:
-        """The model after all that was seen, and the best value of a finished trial."""
+        """The model given everything seen, and the best value of a finished trial."""
         seen = self._observations(curves, rng)
         num_values = int(np.isfinite(curves.values).sum())
         if num_values >= self._num_fitted * REFIT_GROWTH + 1:
@@ -139,7 +139,7 @@ class Strategy:
     def _of_paused(
         self, curves: Curves, paused: np.ndarray, mean: np.ndarray, sd: np.ndarray, best: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """For each paused trial its acquisition value, and its chance to become the best."""
+        """For each paused trial, its acquisition value and its chance of becoming the best."""
         mean, sd = mean[paused], sd[paused]
         left = 1 - self._share_done[curves.deepest[paused] + 1]
         return expected_improvement(mean, sd, best) / left, _normal_cdf((best - mean) / sd)
@@ -151,8 +151,8 @@ class Strategy:
         rank = np.argsort(np.where(curves.has_failed, np.inf, mean), kind="stable")
         leaders = curves.points[rank[:NUM_LEADERS]]
         running = np.flatnonzero(curves.is_running)
-        if len(running):  # as if they had ended as expected: look elsewhere
-            running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_UNDER_WAY])]
+        if len(running):  # as if they had ended as expected, to look elsewhere
+            running = running[np.sort(np.argsort(mean[running], kind="stable")[:MAX_RUNNING])]
             at_end = np.full(len(running), self._last)
             ends = Observations(curves.points[running], at_end, curves.numbers[running], mean[running])
             posterior = self.model.given(posterior.seen.and_also(ends))
@@ -176,14 +176,14 @@ class Strategy:
         return self._candidates.random(rng), 0.0
 
     def _observations(self, curves: Curves, rng: np.random.Generator) -> Observations:
-        """What was seen but for failures, standardised.
+        """Everything seen except failures, standardised.
 
-        Of more than MAX_OBSERVATIONS the ends, the deepest rungs and the best.
+        Of more than MAX_OBSERVATIONS: final values, the deepest rungs and the best.
         """
         is_value = np.isfinite(curves.values)
         owners, rungs, values = curves.owners[is_value], curves.rungs[is_value], standardised(curves.values[is_value])
         if len(values) > MAX_OBSERVATIONS:
-            behind = curves.deepest[owners] - rungs  # rungs that the trial has come since
+            behind = curves.deepest[owners] - rungs  # rungs that the trial has passed since
             worth = 1.0 * (behind == 0) + 0.3 * (behind == 1) + 2.0 * (rungs == self._last) - 0.5 * values
             worth += 0.5 * rng.random(len(values))
             kept = np.sort(np.argsort(-worth, kind="stable")[:MAX_OBSERVATIONS])
@@ -192,7 +192,7 @@ class Strategy:
 
 
 def _acquisition(posterior: Posterior, success: SuccessModel, points: np.ndarray, best: float) -> np.ndarray:
-    """The acquisition value of each of `points` (n, d), (n,): 0 if it is likely to fail."""
+    """The acquisition value of each of `points` (n, d), (n,); 0 if it is likely to fail."""
     mean, sd = posterior.at_last_rung(points)
     chances = success.chances(points)
     is_likely = chances >= min(MIN_SUCCESS, chances.max(initial=0.0))
@@ -200,9 +200,9 @@ def _acquisition(posterior: Posterior, success: SuccessModel, points: np.ndarray
 
 
 def standardised(values: np.ndarray) -> np.ndarray:
-    """Normal scores of finite values of all rungs together: only their order counts, so no outlier and no unit does.
+    """Normal scores of finite values of all rungs together: only their order counts, so outliers and units do not.
 
-    Lower stays better. What is worse than most is pressed together, since nobody asks how bad.
+    Lower stays better. Values worse than most are compressed, because it does not matter how bad they are.
     """
     if not len(values):
         return values

@@ -1,8 +1,8 @@
-"""How likely a configuration is to be trained to its end: learned from which trials diverged or did not fit.
+"""How likely a configuration is to be trained to its end, learned from which trials diverged or did not fit.
 
 Gaussian process classification (Rasmussen and Williams, Gaussian Processes for Machine Learning, algorithms 3.1, 3.2)
-with a logistic likelihood and Laplace's approximation. Its kernel is a constant, a plane and a Matern-5/2: the edges of
-divergence and of memory are nearly planes on log axes, so that a dozen failures show where they lie.
+with a logistic likelihood and Laplace's approximation. The kernel is a constant, a plane and a Matern-5/2: the edges of
+divergence and of memory are nearly planes on log axes, so a dozen failures show where they are.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ SQRT_5 = 5**0.5
 
 
 class SuccessModel:
-    """What is known of success after trials at `points` (n, d), of which `has_failed` (n,) could not be had.
+    """The chance of success given trials at `points` (n, d), of which `has_failed` (n,) did not reach their end.
 
-    `weights` (n,), in 0 to 1, say how much each counts: a trial that is under way may still fail.
+    `weights` (n,), from 0 to 1, say how much each counts: a running trial may still fail.
     """
 
     def __init__(self, points: np.ndarray, has_failed: np.ndarray, weights: np.ndarray):
@@ -41,7 +41,7 @@ class SuccessModel:
         self._slope = weights * (has_succeeded - _logistic(odds))
 
     def chances(self, points: np.ndarray) -> np.ndarray:
-        """The chance of success of each of `points` (m, d), (m,); 1 while nothing has failed."""
+        """The chance of success at each of `points` (m, d), (m,); 1 while nothing has failed."""
         if not self._knows_failures or not len(points):
             return np.ones(len(points))
         across = _kernel(points, self._points)

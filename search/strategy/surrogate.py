@@ -1,4 +1,4 @@
-"""A model of learning curves: from what trials have shown at their rungs to what they would show at the last one.
+"""A model of learning curves: predicts values at the last rung from what trials have shown at their rungs.
 
 A Gaussian process over configurations and rungs. Values of similar configurations are correlated (a Matern-5/2 kernel
 with a length scale for each axis), and values of one trial more so. Both correlations decay from rung to rung. How fast
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 SQRT_5 = 5**0.5
-LEVEL_VARIANCE = 4.0  # of the mean at the first rung, of standardised values; and of its drift to the last
+LEVEL_VARIANCE = 4.0  # of the mean of standardised values at the first rung, and of its drift to the last
 JITTER = 1e-5
-FIRST_STEPS, LATER_STEPS = 25, 12  # of gradient descent, when the model is new and when it starts from the last fit
+FIRST_STEPS, LATER_STEPS = 25, 12  # of gradient descent, for a new model and from the last fit
 NUM_FIRST_FITS = 3
 LEARNING_RATE = 0.15
-FARTHEST = 3.0  # of a hyperparameter from where it started
+FARTHEST = 3.0  # of a hyperparameter from its initial value
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Observations:
 
 
 class CurveModel:
-    """The process. `fit` learns its hyperparameters, `given` takes what was observed, `at_last_rung` predicts.
+    """The process. `fit` learns its hyperparameters, `given` conditions on observations, `at_last_rung` predicts.
 
     Hyperparameters, all logarithms: d length scales; the standard deviation that configurations explain, and that of
-    what is each trial's own; for each step from a rung to the next, the decay of either; the noise.
+    each trial's own part; for each step from a rung to the next, the decay of both; the noise.
     """
 
     def __init__(self, num_dims: int, rungs: Sequence[int]):
@@ -65,13 +65,13 @@ class CurveModel:
         self._between = [(low <= step) & (step < high) for step in range(self._steps)]
 
     def restore(self, theta: np.ndarray, num_fits: int) -> None:
-        """Resume another model's hyperparameters. Raises ValueError for what `fit` can never have found."""
+        """Resume from another model's hyperparameters. Raises ValueError for values that `fit` cannot have found."""
         if not (np.abs(theta - self._prior) <= FARTHEST + 1e-9).all():
             raise ValueError("hyperparameters beyond their bounds")
         self.theta, self.num_fits = theta, num_fits
 
     def fit(self, seen: Observations) -> None:
-        """Move the hyperparameters towards the most probable ones, from where the last fit left them (Adam)."""
+        """Move the hyperparameters towards the most probable ones, starting from the last fit (Adam)."""
         theta, best = self.theta.copy(), (np.inf, self.theta)
         mean, square = np.zeros_like(theta), np.zeros_like(theta)
         num_steps = FIRST_STEPS if self.num_fits < NUM_FIRST_FITS else LATER_STEPS
@@ -138,7 +138,7 @@ class CurveModel:
 
 
 class Posterior:
-    """What a model expects after `seen`. Raises numpy.linalg.LinAlgError where that cannot be computed."""
+    """What a model predicts after `seen`. Raises numpy.linalg.LinAlgError if that cannot be computed."""
 
     def __init__(self, model: CurveModel, seen: Observations):
         self.seen = seen
@@ -160,7 +160,7 @@ class Posterior:
     def at_last_rung(self, points: np.ndarray, trials: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, (m,) each, of the value at the last rung of `points` (m, d).
 
-        `trials` (m,) says which trials they are; None: trials that have shown nothing yet.
+        `trials` (m,) says which trials they are; None: new trials without values.
         """
         seen = self.seen
         square, distance, decay = _matern_parts((points / self._scales).astype(np.float32), self._x)
@@ -177,7 +177,7 @@ class Posterior:
 
 def _matern_parts(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squared distances, sqrt(5) times the distances, and exp(-those), of points scaled by their length scales."""
-    with np.errstate(invalid="ignore"):  # BLAS computes lanes that it drops, of whatever is in memory behind a vector
+    with np.errstate(invalid="ignore"):  # BLAS computes lanes that it drops, from uninitialised memory behind a vector
         product = x @ y.T
     square = (x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * product
     np.maximum(square, 0, out=square)

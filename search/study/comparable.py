@@ -1,7 +1,7 @@
-"""Whether a search's metrics and limits will be measured at all, and mean the same in all of its trials.
+"""Checks that a search's metrics and limits will be measured, and mean the same in all of its trials.
 
-Found before anything is written: a trial that trained for a measurement that cannot be has trained for nothing, and a
-best trial among numbers that do not compare is none.
+The check comes before anything is written: otherwise trials would train for nothing, or the best one would be chosen
+by numbers that do not compare.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from search.strategy.feasibility import Feasibility
 from trainer.text.sources import find_sources
 
 VOCABULARY = "vocab_size"
-NUM_DRAWS = 400  # of the whole space, and at most so many for each value that may bring another vocabulary
-MAX_VALUES = 40  # of one parameter that are looked at one by one
+NUM_DRAWS = 400  # from the whole space, and at most this many for each value that may change the vocabulary
+MAX_VALUES = 40  # of one parameter that are checked one by one
 MAX_LISTED = 4
 
 
 def unmeasurable(
     space: Space, budget: BudgetSpec, paths: Sequence[Path], *, budget_name: str = "", metrics: Sequence[str] = ()
 ) -> list[str]:
-    """A sentence for each metric and limit that no trial on this text can be measured by.
+    """A sentence for each metric and limit that cannot be measured on this text.
 
-    `metrics` are those that the command line gave, and `budget_name` the budget's: both say where a fault lies.
+    `metrics` are those from the command line, `budget_name` is the budget's; sentences say where the fault is.
     """
     if has_text(paths):
         return []
@@ -56,9 +56,9 @@ def incomparable(
     budget_name: str = "",
     metrics: Sequence[str] = (),
 ) -> list[str]:
-    """As `unmeasurable`, for what does not compare because the trials may read the text in different vocabularies.
+    """As `unmeasurable`, for what does not compare because trials may read the text in different vocabularies.
 
-    Without `paths` the tokens are taken to be of a text; those of .bin files are the same for all trials.
+    Without `paths` the tokens are assumed to come from a text; tokens of .bin files are the same for all trials.
     """
     if paths is not None and not has_text(paths):
         return []
@@ -81,16 +81,16 @@ def incomparable(
 
 
 def has_text(paths: Sequence[Path]) -> bool:
-    """Whether what is trained on is text, not tokens; by the names alone where it is not on this machine."""
+    """Whether the data is text, not tokens; judged by names alone if it is not on this machine."""
     if paths and all(path.exists() for path in paths):
         return not find_sources(tuple(map(str, paths))).are_tokens
     return not any(path.suffix.lower() == ".bin" for path in paths)
 
 
 def vocabularies(space: Space, budget: BudgetSpec) -> list[int]:
-    """The vocabularies that trials of the search may have, ascending: of its presets and of what may be launched.
+    """The vocabularies that trials of the search may have, ascending: those of its presets and of launchable draws.
 
-    Configurations are drawn, of the space and of each value that the vocabulary hangs on.
+    Configurations are drawn from the space, and for each value that decides the vocabulary.
     """
     feasibility = Feasibility.of(space, budget)
     deciding = [space.parameters[name] for name in _decides(space, VOCABULARY)]
@@ -112,7 +112,7 @@ def vocabularies(space: Space, budget: BudgetSpec) -> list[int]:
 
 
 def _note(found: set[int], feasibility: Feasibility, values: Values) -> bool:
-    """Add a configuration's vocabulary if it may be launched; whether it may."""
+    """Add a configuration's vocabulary if it may be launched; returns whether it may."""
     may_be = not feasibility.reasons_against(values)
     if may_be:
         found.add(feasibility.train_config(values).model.vocab_size)
@@ -120,7 +120,7 @@ def _note(found: set[int], feasibility: Feasibility, values: Values) -> bool:
 
 
 def _decides(space: Space, name: str) -> set[str]:
-    """A parameter and all that its value, or whether it is there, hangs on."""
+    """A parameter and everything that its value or its condition depends on."""
     found, waiting = set(), [name] if name in space.parameters else []
     while waiting:
         found.add(one := waiting.pop())
@@ -159,7 +159,7 @@ def _objections(
     because: str,
     instead: str,
 ) -> Iterator[str]:
-    """A sentence for the metrics that are wrong, and one for each such limit: where, why, and what to write."""
+    """A sentence for the wrong metrics together, and one for each wrong limit: where, why, and what to write."""
     document = space.document
     names = [metric.name for metric in space.spec.objectives]
     if wrong := [name for name in names if is_wrong(MEASURED[name])]:

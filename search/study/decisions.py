@@ -17,7 +17,7 @@ from search.worker.messages import PAUSED, RUNNING, WASTED
 
 
 class Decisions:
-    """Keeps the trials' curves, and the strategy's choice until something changes."""
+    """Keeps the trials' learning curves, and the strategy's choice until something changes."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class Decisions:
         seed: int,
         exhausted: Exhausted | None,
     ):
-        self.exhausted = exhausted  # of new configurations, as far as the last choice knew
-        self.is_made = False  # until anything more is learned or started
+        self.exhausted = exhausted  # of new configurations, as of the last choice
+        self.is_made = False  # until the study learns or starts something
         self._strategy, self._candidates = strategy, candidates
         self._metrics, self._rungs, self._seed = metrics, rungs, seed
         self._curves: dict[int, Curve] = {}
-        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # of several metrics, in place of a curve's values
+        self._vectors: dict[int, dict[int, tuple[float, ...]]] = {}  # with several metrics: the values of each curve
         self._choice: Start | Continue | None = None
 
     @property
@@ -50,9 +50,10 @@ class Decisions:
         return self._choice
 
     def learn(self, record: TrialRecord, *, may_continue: bool) -> None:
-        """Tell the strategy what a record says now. A trial that diverged or did not fit has failed at the last rung.
+        """Pass a record's current state to the strategy. A trial that diverged or did not fit has failed at the last
+        rung.
 
-        `may_continue`: it had finished before the study was extended, and may be trained further.
+        `may_continue`: the trial finished before the study was extended, and may be trained further.
         """
         self.is_made = False
         curve = self._curves.get(record.number)
@@ -67,7 +68,7 @@ class Decisions:
         curve.is_paused = record.outcome == PAUSED or may_continue
 
     def forget(self, number: int) -> None:
-        """Another trial continues this one and stands for it."""
+        """Drop a trial that another trial continues."""
         self.is_made = False
         self._curves.pop(number, None)
         self._vectors.pop(number, None)
@@ -85,7 +86,7 @@ class Decisions:
         return self._next(can_start=False)
 
     def _next(self, *, can_start: bool) -> Start | Continue | None:
-        """With several metrics by a random scalarization, and in the end by the first one that has a choice."""
+        """With several metrics: by a random scalarization, and at the end by the first one that gives a choice."""
         curves = list(self._curves.values())
         if len(self._metrics) == 1:
             return self._strategy.next(curves, can_start=can_start)

@@ -1,4 +1,4 @@
-"""What a study says of each trial, read from its Optuna record: the one reading that controller and reports share."""
+"""What a study says of each trial, read from its Optuna record. The controller and the reports share this reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from search.worker.messages import (
     FAILED,
     FINISHED,
     INFEASIBLE,
-    OPEN_OR_FINISHED,
+    NOT_FAILED,
     OUT_OF_MEMORY,
     OUTCOMES,
     PAUSED,
@@ -29,7 +29,7 @@ from search.worker.messages import (
     WAITING,
 )
 
-WHOLE = 2**63  # a count is not larger; beyond, arithmetic with floats would fail
+WHOLE = 2**63  # larger counts are refused: arithmetic with floats would fail
 SCALARS: frozenset[type] = frozenset((bool, int, float, str))
 MEASURED: frozenset[type] = frozenset((bool, int, float, type(None)))
 _RUNG = re.compile("rung [1-9][0-9]{0,17}")
@@ -45,7 +45,7 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "continues": (int, "a trial's number"),
     "faults": (list, "a list"),
 }
-"""What a trial says of itself in its record, beside `rung N`."""
+"""The attributes of a trial in its Optuna record, besides `rung N`."""
 
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,
@@ -55,12 +55,12 @@ STATE_OF = {
     DIVERGED: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
 }
-"""How each end of a trial is told to Optuna."""
+"""The Optuna state for each way in which a trial ends."""
 
 
 @dataclass
 class TrialRecord:
-    """One trial: its configuration, the measurements at its rungs (token count -> name -> value), and how it ended."""
+    """One trial: its configuration, its measurements at the rungs (token count -> name -> value), and how it ended."""
 
     number: int
     values: dict[str, Any]
@@ -71,9 +71,9 @@ class TrialRecord:
     tokens: int = 0  # trained so far, also between rungs
     tokens_per_second: float | None = None  # of the latest report
     traceback: str = ""
-    faults: list[str] = field(default_factory=list)  # what broke on the way, see faults.py
+    faults: list[str] = field(default_factory=list)  # what went wrong on the way, see search/worker/faults.py
     environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
-    continues: int | None = None  # the trial of a smaller budget whose training this one goes on with
+    continues: int | None = None  # the trial with a smaller budget whose training this one continues
 
     @property
     def has_ended(self) -> bool:
@@ -85,18 +85,18 @@ class TrialRecord:
         return max(self.measurements, default=0)
 
     def measured(self, name: str, rung: int | None = None) -> float | None:
-        """A measurement at a rung (the deepest unless told); None where it was not taken."""
+        """A measurement at a rung (default: the deepest); None if it was not taken."""
         return self.measurements.get(self.rung if rung is None else rung, {}).get(name)
 
     def signed(self, metrics: Sequence[MetricSpec], rung: int | None = None) -> tuple[float, ...]:
-        """The metrics at a rung (the deepest unless told), of which less is better; NaN where one was not taken."""
+        """The metrics at a rung (default: the deepest), signed so that less is better; NaN if one was not taken."""
         return tuple(metric.signed(self.measured(metric.name, rung)) for metric in metrics)
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord | None:
-        """The record of an Optuna trial, or None where the driver died before the configuration was complete.
+        """The record of an Optuna trial, or None if the driver died before the configuration was complete.
 
-        Raises StudyError for one that says something no trial can.
+        Raises StudyError if the record says something impossible.
         """
         attrs = trial.user_attrs
         if "values" not in attrs:
@@ -147,7 +147,7 @@ def _faults(attrs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _are_plain(values: Mapping[str, Any], kinds: frozenset[type]) -> bool:
-    """Whether all values are of these kinds, no whole number is too large to be a float, and scalars are finite."""
+    """Whether all values are of these kinds, whole numbers fit into a float, and scalars are finite."""
     for value in values.values():
         kind = type(value)
         if kind not in kinds or kind is int and not -WHOLE <= value <= WHOLE:
@@ -158,7 +158,7 @@ def _are_plain(values: Mapping[str, Any], kinds: frozenset[type]) -> bool:
 
 
 def records_of(study: optuna.Study) -> Iterator[tuple[FrozenTrial, TrialRecord | None]]:
-    """Each trial of a stored study and its record. Raises StudyError, naming the study, where one is damaged."""
+    """Each trial of a stored study and its record. Raises StudyError, naming the study, if one is damaged."""
     for trial in study.get_trials(deepcopy=False):
         try:
             yield trial, TrialRecord.of(trial)
@@ -167,22 +167,23 @@ def records_of(study: optuna.Study) -> Iterator[tuple[FrozenTrial, TrialRecord |
 
 
 def fully_trained(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that finished; where the budget has grown since, those of them that were trained the furthest."""
+    """The trials that finished; if the budget has grown since, only those that trained the furthest."""
     finished = [record for record in records if record.outcome == FINISHED]
     furthest = max((record.rung for record in finished), default=0)
     return [record for record in finished if record.rung == furthest]
 
 
 def best_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
-    """The best of the trials that finished their whole budget; never an unfinished one. None where none finished."""
+    """The best trial that finished its whole budget; None if none finished."""
     finished = [(value, r) for r in fully_trained(records) if _is_number(value := r.measured(metric))]
     return min(finished, key=lambda one: -one[0] if maximize else one[0], default=(math.nan, None))[1]
 
 
 def pareto_front(records: Iterable[TrialRecord], metrics: Sequence[MetricSpec]) -> list[TrialRecord]:
-    """The trials that finished their whole budget and that no other such beats in all metrics; best first metric first.
+    """The trials that finished their whole budget and are not beaten in all metrics; the best by the first metric
+    first.
 
-    Never one that is unfinished, beyond a limit, or without a finite value of each metric.
+    Trials that broke a limit, or have no finite value of a metric, are left out.
     """
     finished = [r for r in fully_trained(records) if all(map(math.isfinite, r.signed(metrics)))]
     is_on_it = undominated(np.array([record.signed(metrics) for record in finished]))
@@ -191,12 +192,12 @@ def pareto_front(records: Iterable[TrialRecord], metrics: Sequence[MetricSpec]) 
 
 
 def leading_record(records: Iterable[TrialRecord], metric: str, *, maximize: bool = False) -> TrialRecord | None:
-    """The trial with the best value measured so far, finished or not, of those that nothing speaks against; or None.
+    """The trial with the best value so far, finished or not, among those that broke no limit and did not fail; or None.
 
-    It is what is worth training to its end if the search must end now, not its result: that is `best_record`.
+    It is the one to train to its end if the search must end now. The result of a search is `best_record`.
     """
-    open_or_finished = [r for r in records if r.outcome in OPEN_OR_FINISHED]
-    measured = [(value, r) for r in open_or_finished if _is_number(value := r.measured(metric))]
+    candidates = [r for r in records if r.outcome in NOT_FAILED]
+    measured = [(value, r) for r in candidates if _is_number(value := r.measured(metric))]
     sign = -1 if maximize else 1
     return min(measured, key=lambda one: (sign * one[0], one[1].number), default=(math.nan, None))[1]
 

@@ -1,4 +1,4 @@
-"""What makes a study the one it is: kept in its storage, and compared when it is opened again."""
+"""What identifies a study: stored with it, and compared when it is opened again."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainer.families.own import FamilyError
 from trainer.families.registry import reopen
 from trainer.text.units import TextUnits
 
-TRIALS = "trials"  # the study attribute that holds how many were asked for last
-SETTLED = "settled"  # and the one that holds the last rung up to which an extended study has decided on every trial
-EXHAUSTED = "exhausted"  # and the one that says that no configuration is left to start, see `Exhausted`
+TRIALS = "trials"  # the study attribute with the number of trials that was asked for last
+SETTLED = "settled"  # the last rung up to which an extended study has decided on every trial
+EXHAUSTED = "exhausted"  # says that no configuration is left to start, see `Exhausted`
 
 ATTRIBUTES: dict[str, tuple[type, str]] = {
     "space": (str, "the text of a space"),
@@ -39,15 +39,16 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "reference": (dict, "a mapping"),
     "family": (dict, "a mapping"),
 }
-"""What a study says of itself, under the names of `to_attrs`; OPTIONAL ones are empty where they are left out."""
+"""The attributes of a study, as `to_attrs` names them. OPTIONAL ones are empty if they are missing."""
 OPTIONAL = ("metrics", "earlier_ends", "reference", "family")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """The space as narrowed, the budget, the seed, the text: all that a trial's result depends on beside its values.
+    """Everything that a trial's result depends on besides its values: the narrowed space, the budget, the seed, the
+    text.
 
-    And where its checkpoints are.
+    Also the location of the checkpoints.
     """
 
     space: Space
@@ -60,20 +61,20 @@ class StudySettings:
     corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
     earlier_ends: tuple[int, ...] = ()  # the last rungs before the study was extended to more tokens
     storage_path: str = ""  # the URL below which its checkpoints and its text are; empty for its own folder
-    storage_id: str = ""  # by which its place there is known for its own
+    storage_id: str = ""  # identifies the study's objects at that URL
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """The token counts at which trials are compared: the budget's, and where it ended before it was extended."""
+        """The token counts at which trials are compared: the budget's, and former last rungs of an extended study."""
         return tuple(sorted({*rungs_of(self.budget), *self.earlier_ends}))
 
     @property
     def units(self) -> TextUnits | None:
-        """How trials of different vocabularies are given the same text; None where there is one vocabulary."""
+        """Gives trials with different vocabularies the same text; None if there is one vocabulary."""
         return TextUnits.of(self.corpus)
 
     def train_config(self, values: dict[str, Any], *, num_threads: int | None = None) -> TrainConfig:
-        """What the trainer takes for a configuration of this study. Raises ConfigError."""
+        """The trainer's configuration for these values. Raises ConfigError."""
         return self.space.train_config(
             values,
             rungs=self.own_rungs(values),
@@ -88,14 +89,14 @@ class StudySettings:
         return self.rungs if self.units is None else self.units.own_rungs(self.rungs, values["vocab_size"])
 
     def extended(self, max_tokens: int) -> StudySettings:
-        """The same study with a later last rung; where it ends now stays a rung."""
+        """The same study with a later last rung; its current last rung remains a rung."""
         assert max_tokens > self.budget.max_tokens, (max_tokens, self.budget.max_tokens)
         budget = self.budget.model_copy(update={"max_tokens": max_tokens})
         return replace(self, budget=budget, earlier_ends=(*self.earlier_ends, self.budget.max_tokens))
 
     @property
     def directions(self) -> list[Direction]:
-        """Of the metrics, as Optuna wants them."""
+        """Of the metrics, as Optuna takes them."""
         return [metric.goal for metric in self.space.spec.objectives]
 
     def to_attrs(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class StudySettings:
             "corpus": self.corpus,
             "storage_path": self.storage_path,
             "storage_id": self.storage_id,
-            "format_version": FORMAT_VERSION,  # the last: a study that has it is whole
+            "format_version": FORMAT_VERSION,  # written last: a study that has it is complete
         }
 
     def extent(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class StudySettings:
 
     @classmethod
     def of(cls, study: optuna.Study) -> StudySettings:
-        """The settings that a study was made with. Raises StudyError, naming the attribute, where they are damaged."""
+        """The settings that a study was created with. Raises StudyError, naming the attribute, if they are damaged."""
         attrs = study.user_attrs
         for name, (kind, expected) in ATTRIBUTES.items():
             if not isinstance(attrs.get(name, kind() if name in OPTIONAL else None), kind):
@@ -136,7 +137,7 @@ class StudySettings:
         try:
             TextUnits.of(attrs["corpus"])
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-            raise _damaged(study, "corpus", f"has bytes per token that are none: {error}") from None
+            raise _damaged(study, "corpus", f"has invalid bytes per token: {error}") from None
         if not all(type(end) is int and end > 0 for end in attrs.get("earlier_ends", ())):
             raise _damaged(study, "earlier_ends", "is not a list of token counts")
         if attrs["seed"] < 0:
@@ -175,7 +176,7 @@ class StudySettings:
         )
 
     def differences(self, other: StudySettings) -> list[str]:
-        """What `other` would change, in words; neither the number of trials nor the last rung counts: both may grow."""
+        """What `other` would change, in words. The number of trials and the last rung do not count: both may grow."""
         found = _differences_of_spaces(self.space, other.space)
         families = [_kept_family(settings.space).get("digest", "none") for settings in (self, other)]
         if families[0] != families[1] and self.space.spec.family == other.space.spec.family:
@@ -189,7 +190,7 @@ class StudySettings:
         may_grow = {"trials", "max_tokens"}
         before, now = self.budget.model_dump(exclude=may_grow), other.budget.model_dump(exclude=may_grow)
         found += [
-            f"budget {key}: {_told(before[key])} before, {_told(now[key])} now"
+            f"budget {key}: {_in_words(before[key])} before, {_in_words(now[key])} now"
             for key in before
             if before[key] != now[key]
         ]
@@ -202,7 +203,7 @@ class StudySettings:
 
 
 def text_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What to say where a study's text is not the one that it was begun with."""
+    """The message if a study's text is not the one that it began with."""
     if before.get("format") != now.get("format"):
         return (
             "an earlier version of tinysearch began this study and split its text in another way, so new trials could "
@@ -210,12 +211,12 @@ def text_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         )
     return (
         f"the text has changed since the search: {before['about']} then, {now['about']} now; "
-        "its trials go on with the same text only"
+        "its trials can only resume with the same text"
     )
 
 
-def _told(value: Any) -> str:
-    """A budget's value in words: limits as `--limit` takes them."""
+def _in_words(value: Any) -> str:
+    """A budget's value in words; limits as `--limit` takes them."""
     if not isinstance(value, dict):
         return repr(value)
     ends = {
@@ -226,7 +227,7 @@ def _told(value: Any) -> str:
 
 
 def _differences_of_spaces(before: Space, now: Space) -> list[str]:
-    """The keys of a space file that say something else, but for its budgets and metrics."""
+    """The keys of a space file that differ, except its budgets and metrics."""
     apart = {"budget", "budgets", "metric", "metrics"}
     ours, theirs = (space.spec.model_dump(exclude=apart) for space in (before, now))
     found = []
@@ -243,7 +244,7 @@ def _differences_of_spaces(before: Space, now: Space) -> list[str]:
 
 
 def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
-    """How many trials a stored study is to have: what was asked last, or its budget's number. Raises StudyError."""
+    """How many trials a stored study should have: the last number asked for, or its budget's. Raises StudyError."""
     number = study.user_attrs.get(TRIALS, settings.budget.trials)
     if type(number) is not int or number < 1:
         raise _damaged(study, TRIALS, f"is {number!r:.60}, not a number from 1")
@@ -251,7 +252,7 @@ def num_trials_of(study: optuna.Study, settings: StudySettings) -> int:
 
 
 def storage_path_of(study: optuna.Study) -> str:
-    """The URL below which a stored study has its checkpoints; empty for its own folder. Raises StudyError."""
+    """The URL below which a stored study has its checkpoints; empty if they are in its folder. Raises StudyError."""
     url = study.user_attrs.get("storage_path", "")
     if not isinstance(url, str) or url and "://" not in url:
         raise _damaged(study, "storage_path", f"is {url!r:.60}, not a URL")
@@ -260,9 +261,9 @@ def storage_path_of(study: optuna.Study) -> str:
 
 @dataclass(frozen=True)
 class Exhausted:
-    """No configuration that may be launched is left to start, after `configurations` were.
+    """No launchable configuration is left to start, after `configurations` were started.
 
-    `is_exact`: all that the space has were listed. Else many random draws gave nothing new.
+    `is_exact`: the whole space was listed. Otherwise many random draws gave nothing new.
     """
 
     configurations: int
@@ -273,19 +274,19 @@ class Exhausted:
 
 
 def exhausted_of(study: optuna.Study, settings: StudySettings) -> Exhausted | None:
-    """Whether a stored study has nothing left to start; not where it has been extended since. Raises StudyError."""
+    """Whether a stored study has nothing left to start; None if it has been extended since. Raises StudyError."""
     found = study.user_attrs.get(EXHAUSTED)
     if found is None:
         return None
     expected = {"configurations": int, "exact": bool, "max_tokens": int}
     if not isinstance(found, dict) or {key: type(value) for key, value in found.items()} != expected:
         raise _damaged(study, EXHAUSTED, f"is {found!r:.60}, not what was found")
-    is_of_now = found["max_tokens"] == settings.budget.max_tokens  # more tokens can let more be launched
+    is_of_now = found["max_tokens"] == settings.budget.max_tokens  # with more tokens, more may be launched
     return Exhausted(found["configurations"], found["exact"]) if is_of_now else None
 
 
 def _reference_of(space: Space) -> dict[str, Any]:
-    """The preset that leads a space, where it is not the first one that the space names."""
+    """The reference preset, if it is not the first one that the space names."""
     first = next(iter(space.spec.presets), None)
     if space.reference is None or space.reference.name == first:
         return {}
@@ -294,15 +295,15 @@ def _reference_of(space: Space) -> dict[str, Any]:
 
 
 def _kept_family(space: Space) -> dict[str, str]:
-    """What a study keeps of a family that is not the trainer's."""
+    """What a study stores about a family that is not the trainer's."""
     source = space.family_source
     return {} if source is None else {"location": source.location, "digest": source.digest}
 
 
 def _family_of(study: optuna.Study) -> str:
-    """The family of a stored study, if it is not the trainer's, else empty. Runs its code if it is what it was.
+    """The family of a stored study if it is not the trainer's, else empty. Runs its code if it has not changed.
 
-    Raises StudyError where it has changed or is gone.
+    Raises StudyError if it has changed or is gone.
     """
     kept = study.user_attrs.get("family") or {}
     if not kept:
@@ -319,14 +320,14 @@ def _family_of(study: optuna.Study) -> str:
 
 
 def _led(space: Space, reference: dict[str, Any]) -> Space:
-    """The space led by that preset again. Raises ValueError where it is none."""
+    """The space with that preset as its reference. Raises ValueError if it is not a valid configuration."""
     if not reference:
         return space
     name, values = reference.get("preset"), reference.get("values")
     if name in space.presets and values is None:
         return space.led_by(space.presets[name])
     if not isinstance(name, str) or not isinstance(values, dict) or not values.keys() <= space.parameters.keys():
-        raise ValueError(f"{reference!r:.60} is no configuration")
+        raise ValueError(f"{reference!r:.60} is not a configuration")
     if wrong := [key for key, value in values.items() if checked_value(value, space.parameters[key].type) is None]:
         raise ValueError(f"it sets {wrong[0]} to {values[wrong[0]]!r}")
     space = space.led_by(Preset(name=name, values=values))
@@ -335,7 +336,7 @@ def _led(space: Space, reference: dict[str, Any]) -> Space:
 
 
 def _check_set(space: Space, budget: BudgetSpec) -> None:
-    """Raises ValueError where a budget sets what is no parameter of the space, or to a value of another kind."""
+    """Raises ValueError if a budget sets something that is not a parameter, or a value of the wrong type."""
     for name, value in budget.set.items():
         if name not in space.parameters or checked_value(value, space.parameters[name].type) is None:
             raise ValueError(f"it sets {name} to {value!r}")
@@ -346,7 +347,7 @@ def _damaged(study: optuna.Study, attribute: str, why: str) -> StudyError:
 
 
 def settled_of(study: optuna.Study, settings: StudySettings) -> int:
-    """The last rung up to which a study has decided on every trial; 0 where it is open. Raises StudyError."""
+    """The last rung up to which a study has decided on every trial; 0 if it is still open. Raises StudyError."""
     if not settings.earlier_ends:
         return settings.budget.max_tokens
     settled = study.user_attrs.get(SETTLED, 0)

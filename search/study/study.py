@@ -1,7 +1,7 @@
 """The search controller: proposes configurations, records what trials report, and decides which of them resume.
 
-It knows neither Ray nor a clock; whatever runs the trials calls `propose`, `report`, `finish` and `release`. It is the
-study's only writer, and the storage is the one truth: everything here is rebuilt from it when a study is opened again.
+It knows neither Ray nor a clock; the driver calls `propose`, `report`, `finish` and `release`. It is the only writer of
+the study's record, and rebuilds all of its state from the storage when a study is opened again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STRATEGY = "strategy"  # the study attribute that holds what the strategy has le
 
 
 def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of Study that is one step."""
+    """Makes a method of Study one step, written at once."""
 
     @functools.wraps(method)
     def wrapped(self: Study, *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def _at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A trial to run: its number, its complete configuration, and whether it goes on from a checkpoint."""
+    """A trial to run: its number, its complete configuration, and whether it resumes from a checkpoint."""
 
     number: int
     values: dict[str, Any]
@@ -64,7 +64,7 @@ class Proposal:
 
 
 class Study:
-    """A search in progress. All token counts are absolute; a trial is known by its Optuna number."""
+    """A search in progress. All token counts are absolute; a trial is identified by its Optuna number."""
 
     def __init__(
         self,
@@ -75,11 +75,11 @@ class Study:
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ):
-        """`trials` is how many configurations to train in all; else what was asked last, or the budget's number.
+        """`trials` is the total number of configurations to train; None: the last number asked for, or the budget's.
 
-        It may be infinite, and is then not remembered. `settings` may end at more tokens than the study's own: trials
-        that had finished then resume if they are worth it. `feasibility` says what may be launched, where that is
-        not for the space and the trainer to say, and `strategy` decides what is trained.
+        It may be infinite, and is then not stored. `settings` may end at more tokens than the study's own: trials that
+        had finished then resume if they are worth it. `feasibility` says what may be launched (default: by the space
+        and the trainer), and `strategy` decides what is trained.
         """
         self.settings = settings
         self.space = settings.space
@@ -91,11 +91,11 @@ class Study:
         self.skipped_presets: dict[str, str] = {}
         self.exhausted = exhausted_of(study, settings)
         self._study = study
-        study.sampler = optuna.samplers.RandomSampler()  # never asked: the strategy proposes
+        study.sampler = optuna.samplers.RandomSampler()  # unused: the strategy proposes
         searched = {name: d for name, d in distributions(self.space).items() if not d.single()}
         self._recorder = Recorder(study, self.metrics, searched)
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
-        if self.exhausted and not self.exhausted.is_exact:  # what draws found is not drawn for again
+        if self.exhausted and not self.exhausted.is_exact:  # draws found nothing, so do not draw again
             self._candidates.nothing_new = NothingNew(is_exact=False)
         decides = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
         try:
@@ -109,10 +109,10 @@ class Study:
             decides, self._candidates, self.metrics, self.rungs, seed=settings.seed, exhausted=self.exhausted
         )
         self._interrupted: deque[int] = deque()
-        self._continued: set[int] = set()  # trials that others continue, to more tokens than they were to be trained
-        self._tried: dict[int, None] = {}  # trials in the order of their last news to this driver
-        self._num_launchable: int | None = None  # where those were counted and are fewer than the trials
-        self._num_started = 0  # configurations; a trial that continues another is none of its own
+        self._continued: set[int] = set()  # trials that others continue, to more tokens
+        self._tried: dict[int, None] = {}  # trials in the order of their last report or end in this driver
+        self._num_launchable: int | None = None  # if those were counted and are fewer than the trials
+        self._num_started = 0  # configurations; a trial that continues another does not count again
         with one_step(storage_of(study)):
             known = study.user_attrs
             changed = {name: value for name, value in settings.extent().items() if known.get(name) != value}
@@ -135,7 +135,7 @@ class Study:
         feasibility: Feasibility | None = None,
         strategy: type[Strategy] = Strategy,
     ) -> Study:
-        """A new study in `storage`, or one whose creation was cut off; the options are those of Study itself."""
+        """A new study in `storage`, or one whose creation was cut off. The options are those of Study itself."""
         metrics = settings.space.spec.objectives
         with one_step(storage), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # metric names, since Optuna 3.2
@@ -151,7 +151,7 @@ class Study:
 
     @staticmethod
     def check_same(study: optuna.Study, expected: StudySettings) -> None:
-        """Raises StudyError, naming each difference, where a study was made with other settings."""
+        """Raises StudyError, naming each difference, if a study was created with other settings."""
         if found := StudySettings.of(study).differences(expected):
             listed = "".join(f"\n  {line}" for line in found)
             raise StudyError(
@@ -159,16 +159,16 @@ class Study:
                 "Give this search another --name, or undo the change."
             )
 
-    # What runs the trials calls these four.
+    # The driver calls these four.
 
     @_at_once
     def propose(self) -> Proposal | None:
-        """The next trial to run, or None when all have been handed out.
+        """The next trial to run, or None if there is none.
 
-        Interrupted trials come first, under their own numbers; then the guide's presets; then the strategy's choice: a
+        Interrupted trials come first, under their own numbers, then the guide's presets, then the strategy's choice: a
         new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
-        search goes on as after the last of its trials. With None, the trials that are still paused have been stopped.
-        Raises NothingFeasible where no configuration may be launched at all.
+        search continues as after its last trial. When it returns None, the trials that are still paused have been
+        stopped. Raises NothingFeasible if no configuration may be launched at all.
         """
         if self._interrupted:
             return self._resume(self._interrupted.popleft())
@@ -189,16 +189,16 @@ class Study:
         for record in self.records.values():
             if record.outcome == PAUSED:
                 self._stop(record)
-        if self.settings.earlier_ends:  # those that had finished before and do not go on are not told so themselves
+        if self.settings.earlier_ends:  # trials that had finished before and do not continue are not marked themselves
             self._study.set_user_attr(SETTLED, self.rungs[-1])
         return None
 
     @_at_once
     def report(self, number: int, measurement: Mapping[str, Any]) -> bool:
-        """Record a trial's measurement at a rung, or its progress between rungs; True if the trial goes on.
+        """Record a trial's measurement at a rung, or its progress between rungs; True if the trial continues.
 
-        Where it does not go on, the trial has been ended or paused here, as its record shows. A rung recorded before,
-        by a worker that was lost after reporting it, is not recorded twice. Raises StudyFailed, as `finish` does.
+        If it does not, the trial has been ended or paused here, as its record shows. A rung that a lost worker had
+        reported already is not recorded twice. Raises StudyFailed, as `finish` does.
         """
         record = self.records[number]
         tokens = measurement["tokens"]
@@ -212,14 +212,14 @@ class Study:
             self._end(record, *ending)
             self._check_failures()
             return False
-        goes_on = False
+        continues = False
         try:
-            goes_on = self._goes_on(record)
-        finally:  # what was measured is kept, also where nothing else may be launched
-            if not goes_on:
+            continues = self._continues(record)
+        finally:  # a measurement is kept even if nothing else may be launched
+            if not continues:
                 self._recorder.will_pause(record, tokens)
             self._recorder.write_rung(record)
-        if goes_on:
+        if continues:
             return True
         if self._choose() is None:
             return self._stop(record)
@@ -245,7 +245,7 @@ class Study:
 
     @_at_once
     def release(self, number: int) -> None:
-        """Put an interrupted trial back: it waits, with all it has reported, to be proposed again.
+        """Put an interrupted trial back: it waits, with everything it has reported, to be proposed again.
 
         Does nothing to a trial that has ended or is paused.
         """
@@ -259,7 +259,7 @@ class Study:
 
     @_at_once
     def note_fault(self, number: int, fault: str, *, traceback: str = "") -> None:
-        """Keep what broke on a trial's way, see faults.py. Does nothing to a trial that has ended."""
+        """Record a fault during a trial, see search/worker/faults.py. Does nothing to a trial that has ended."""
         record = self.records[number]
         if record.has_ended:
             return
@@ -267,7 +267,7 @@ class Study:
         self._recorder.note(number, faults=record.faults)
         self._keep_traceback(record, traceback)
 
-    # What reports and displays read.
+    # For reports and displays.
 
     @property
     def name(self) -> str:
@@ -275,7 +275,7 @@ class Study:
 
     @property
     def stored(self) -> optuna.Study:
-        """The study as its storage has it, to be read."""
+        """The study in its storage, for reading."""
         return self._study
 
     @property
@@ -286,32 +286,32 @@ class Study:
     @property
     @_at_once
     def has_more(self) -> bool:
-        """Whether, after `propose` gave None, it would give something: trials that were under way before wait, or the
-        last trials have corrected the limits, so that more may be launched.
+        """Whether there would be a proposal after `propose` returned None: trials that were running wait, or the last
+        trials have corrected the limits, so that more may be launched.
         """
         return bool(self._interrupted) or isinstance(self._choose(), Start)
 
     def count_launchable(self) -> int | None:
-        """How many configurations may be launched, if those are fewer than the trials and can be listed; else None."""
+        """How many configurations may be launched, if they can be listed and are fewer than the trials; else None."""
         found = Listing.of(self.space, self.feasibility.reasons_against, at_most=min(self.num_trials, MAX_CHECKS))
         self._num_launchable = len(found.configurations) if found.is_whole else None
         return self._num_launchable
 
     @property
     def num_expected(self) -> float:
-        """How many configurations there will be in the end, as far as is known: no more than may be launched."""
+        """How many configurations the study will have in the end, as far as is known: at most what may be launched."""
         if self.exhausted is not None:
             return self._num_started
         return self.num_trials if self._num_launchable is None else max(self._num_started, self._num_launchable)
 
     @property
     def reference_name(self) -> str:
-        """The preset that every search is compared with; empty where it may not be launched."""
+        """The preset that the search is compared with; empty if it may not be launched."""
         reference = self.space.reference
         return reference.name if reference and reference.name not in self.skipped_presets else ""
 
     def close_to_new_trials(self) -> None:
-        """Start no more trials: the number of a study without one is how many it has started."""
+        """Start no more trials. For a study without a number of trials, that number is what it has started."""
         self.num_trials = self._num_started
         self._study.set_user_attr(TRIALS, self.num_trials)
         self._decisions.is_made = False
@@ -326,7 +326,7 @@ class Study:
         return record.preset != "" and record.preset == self.reference_name
 
     def _may_continue(self, record: TrialRecord) -> bool:
-        """Whether a trial had finished before the study was extended, and has not gone on."""
+        """Whether a trial finished before the study was extended, and no other trial continues it."""
         return record.outcome == FINISHED and record.rung < self.rungs[-1] and record.number not in self._continued
 
     def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
@@ -339,7 +339,7 @@ class Study:
         return Proposal(record.number, record.values)
 
     def _continue(self, before: TrialRecord) -> Proposal:
-        """A trial that had finished goes on, as a new one."""
+        """A new trial that continues a finished one."""
         record = self._recorder.start_from(before)
         self.records[record.number] = record
         self._continued.add(before.number)
@@ -348,7 +348,7 @@ class Study:
         return Proposal(record.number, record.values, is_resumed=True)
 
     def _choose(self) -> Start | Continue | None:
-        """The strategy's choice. The study keeps what it has learned, so that it decides the same when opened again."""
+        """The strategy's choice. What it has learned is stored, so that it decides the same when opened again."""
         if self._decisions.is_made:
             return self._decisions.choose(can_start=self._can_start)
         choice = self._decisions.choose(can_start=self._can_start)
@@ -361,21 +361,21 @@ class Study:
         return choice
 
     def _learn(self, record: TrialRecord) -> None:
-        """Tell the strategy what a record says now."""
+        """Pass a record's current state to the strategy."""
         if record.number in self._continued:
             self._decisions.forget(record.number)
         else:
             self._decisions.learn(record, may_continue=self._may_continue(record))
 
     def _measure(self, record: TrialRecord, tokens: int, measurement: Mapping[str, Any]) -> None:
-        """Take a measurement at a rung into the record; the recorder writes it."""
+        """Add a measurement at a rung to the record; the recorder writes it."""
         record.measurements[tokens] = {key: value for key, value in measurement.items() if key != "environment"}
         record.environment = measurement.get("environment") or record.environment
         self._try(record)
         self._learn(record)
 
     def _try(self, record: TrialRecord) -> None:
-        """A trial has shown something: a measurement or its end."""
+        """Note that a trial has reported a measurement or ended."""
         self._tried.pop(record.number, None)
         self._tried[record.number] = None
 
@@ -387,8 +387,8 @@ class Study:
             record.traceback = traceback
             self._recorder.note(record.number, traceback=traceback)
 
-    def _goes_on(self, record: TrialRecord) -> bool:
-        """Whether a trial at a rung trains on at once. If not, its outcome is `paused` from now on."""
+    def _continues(self, record: TrialRecord) -> bool:
+        """Whether a trial at a rung continues at once. If not, its outcome becomes `paused`."""
         if self._is_reference(record):
             return True
         record.outcome = PAUSED
@@ -417,11 +417,11 @@ class Study:
         return False
 
     def _recover(self) -> None:
-        """Rebuild the records from the storage; trials that were under way wait to be resumed."""
+        """Rebuild the records from the storage; trials that were running wait to be resumed."""
         unfinished = {}
         for frozen, record in records_of(self._study):
             if record is None:
-                if not frozen.state.is_finished():  # not one of ours
+                if not frozen.state.is_finished():  # not a trial of this search
                     self._recorder.abandon(frozen)
                 continue
             self.records[frozen.number] = record
@@ -431,7 +431,7 @@ class Study:
                 self._continued.add(record.continues)
             if not frozen.state.is_finished():
                 unfinished[frozen.number] = frozen
-        for record in self.records.values():  # in their order, which is that of the strategy's curves too
+        for record in self.records.values():  # in this order, so that the strategy's curves have it too
             try:
                 if record.number in unfinished:
                     self._complete(record, unfinished[record.number])
@@ -446,11 +446,11 @@ class Study:
                     raise ValueError(f"it has no {', '.join(sorted(missing))}")
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 raise StudyError(
-                    f"the study {self.name} is damaged: trial {record.number} is none of this space: {error}"
+                    f"the study {self.name} is damaged: trial {record.number} does not fit its space: {error}"
                 ) from None
 
     def _complete(self, record: TrialRecord, frozen: FrozenTrial) -> None:
-        """Write what a driver that was killed within a step had still to write of an unfinished trial."""
+        """Write what a driver that was killed within a step had yet to write of an unfinished trial."""
         if outcome := frozen.user_attrs.get("outcome"):
             self._end(record, outcome, record.reason)
             return
@@ -465,11 +465,11 @@ class Study:
             if paused_at == record.rung:
                 record.outcome = PAUSED
                 self._recorder.wait(record.number)
-            else:  # it was about to be paused at a rung that the record does not have
+            else:  # it was about to be paused at a rung that was never recorded
                 self._recorder.will_not_pause(record.number)
 
     def _resume(self, number: int) -> Proposal:
-        """A waiting or paused trial again."""
+        """Resume a waiting or paused trial."""
         record = self.records[number]
         if self._may_continue(record):
             return self._continue(record)

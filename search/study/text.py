@@ -1,4 +1,4 @@
-"""The text of a study: read and cached before it starts, and the same one whenever it goes on."""
+"""The text of a study: read and cached before it starts, and checked to be the same when it resumes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.corpus import Corpus
 from trainer.data import FORMAT, open_corpus
 from trainer.reading import reading_lines, tokens_line
 
-MEASURED_SIZES = 4  # vocabularies of a range whose bytes a token are measured; those between are interpolated
+MEASURED_SIZES = 4  # vocabularies of a range whose bytes per token are measured; others are interpolated
 READING = ("token_dtype", "text_key", "skip_bad")
 """The fields of a training run that say how text is read."""
 
@@ -26,14 +26,14 @@ class StudyText:
 
     paths: tuple[str, ...]
     corpora: Mapping[int, Corpus]
-    has_all: bool  # every vocabulary that a trial may have is among them
+    has_all: bool  # whether every vocabulary that a trial may have is among them
 
     @property
     def reference(self) -> Corpus:
         return next(iter(self.corpora.values()))
 
     def to_settings(self) -> dict[str, Any]:
-        """What a study keeps of its text."""
+        """What a study stores about its text."""
         sizes = sorted(self.corpora)
         kept: dict[str, Any] = {
             "paths": list(self.paths),
@@ -47,7 +47,7 @@ class StudyText:
         return kept
 
     def lines(self) -> list[str]:
-        """What was read, for a person."""
+        """What was read, for people."""
         others = list(self.corpora.values())[1:]
         return reading_lines(self.reference) + [f"  {tokens_line(corpus)}" for corpus in others]
 
@@ -87,7 +87,7 @@ def _vocabularies(space: Space) -> tuple[list[int], bool]:
 
 
 def check_text(settings: StudySettings, *, on_progress: Callable[[str], None] | None = None) -> StudyText:
-    """The study's text. Raises StudyError where it is not what the study has been trained on."""
+    """The study's text. Raises StudyError if it is not the text that the study was trained on."""
     found = read_text(settings.space, settings.corpus["paths"], settings.run, on_progress=on_progress)
     if found.to_settings()["digest"] != settings.corpus["digest"]:
         raise StudyError(text_changed(settings.corpus, found.to_settings()))
@@ -95,5 +95,5 @@ def check_text(settings: StudySettings, *, on_progress: Callable[[str], None] | 
 
 
 def corpus_digests(settings: StudySettings) -> list[str]:
-    """The digests of the study's text, one for each vocabulary; none where a trial may have one not read before."""
+    """The digests of the study's text, one for each vocabulary; empty if a trial may need one that was not read."""
     return settings.corpus["digest"].split("+") if _vocabularies(settings.space)[1] else []

@@ -1,4 +1,4 @@
-"""What a measurement means by itself: a trial that has diverged, broke a limit, failed or finished."""
+"""What a measurement means by itself: a trial diverged, broke a limit, failed or finished."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MAX_FAILURES_IN_A_ROW = 3
 
 
 class StudyFailed(RuntimeError):
-    """The study cannot go on: every trial fails in the same way. The message holds the last traceback."""
+    """The study cannot continue: every trial fails in the same way. The message has the last traceback."""
 
 
 def ending_of(
     record: TrialRecord, metrics: Sequence[MetricSpec], rungs: tuple[int, ...], feasibility: Feasibility
 ) -> tuple[str, str] | None:
-    """The outcome and reason that the deepest rung's measurement means; None if the trial may train on."""
+    """The outcome and reason that follow from the deepest rung's measurement; None if the trial may train on."""
     for metric, value in zip(metrics, record.signed(metrics), strict=True):
         if (measured := record.measured(metric.name)) is None:
             return FAILED, f"{metric.name} was not measured at {record.rung:,} tokens"
@@ -43,7 +43,7 @@ def broken_limits(record: TrialRecord, feasibility: Feasibility) -> list[tuple[s
 
 
 def check_failures(tried: Sequence[TrialRecord]) -> None:
-    """Raises StudyFailed if the last three of `tried` failed: trials in the order of their last news."""
+    """Raises StudyFailed if the last three of `tried` failed: trials in the order of their last report or end."""
     latest = tried[-MAX_FAILURES_IN_A_ROW:]
     if len(latest) == MAX_FAILURES_IN_A_ROW and all(record.outcome == FAILED for record in latest):
         last = latest[-1]

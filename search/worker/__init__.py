@@ -1,1 +1,1 @@
-"""Where a trial trains: its process, its checkpoints, its text. Knows no Optuna, Ray or study."""
+"""The process that trains a trial: its checkpoints, its text, its GPU lock. Knows no Optuna, Ray or study."""

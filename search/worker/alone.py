@@ -1,4 +1,4 @@
-"""A trial trained to its end in a process of its own, without Ray: nothing else of ours is on the device meanwhile."""
+"""Trains a trial to its end in a child process, without Ray, while nothing else of this study uses the device."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from search.worker.trial import BrokenProcess, TrialRun
 
 
 def train_alone(request: TrialRequest, on_report: Callable[[TrialReport], None]) -> TrialReport:
-    """Train a trial, from its checkpoint if it has one, and pass each report on as it comes.
+    """Train a trial, from its checkpoint if it has one, and pass on each report as it comes.
 
     Returns the last report: the measurement at the last rung, an environment error, or an outcome, which is FAILED if
-    the process was killed. Whatever ends this early ends the process too, and costs what was trained since its last
-    checkpoint: about ten seconds.
+    the process was killed. If this function is interrupted, the child process ends too; that costs the training since
+    its last checkpoint, about ten seconds.
     """
-    # Before torch loads OpenMP: threads that spin while waiting for each other are slow beside any other process.
+    # Set before torch loads OpenMP: threads that spin while waiting for each other are slow beside another process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     reports, there = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(request, there), daemon=True)
     with ignoring_interrupts():
         process.start()
-    there.close()  # so that the end of the process is the end of its reports
+    there.close()  # so that the end of the process ends the reports
     try:
         while True:
             try:
@@ -47,7 +47,7 @@ def train_alone(request: TrialRequest, on_report: Callable[[TrialReport], None])
 
 
 def _train(request: TrialRequest, reports: Connection) -> None:
-    """In the other process. Ctrl-C on a terminal reaches it too, and is for the parent to answer."""
+    """The child process. Ctrl-C on a terminal reaches it too, but the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     trial = TrialRun(request)
     with contextlib.suppress(OSError):  # the parent is gone
@@ -69,7 +69,7 @@ def _end_of(exit_code: int | None) -> str:
 
 @contextlib.contextmanager
 def ignoring_interrupts() -> Iterator[None]:
-    """A process started meanwhile has no Ctrl-C and no hangup from its first moment on, before any of its code runs."""
+    """A process started in this block never sees Ctrl-C or a hangup, not even before its own code runs."""
     with held_back():
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:

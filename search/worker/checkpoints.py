@@ -1,6 +1,6 @@
 """Where a study's checkpoints are: in a folder that all machines share, or at a URL that all of them reach.
 
-A checkpoint is known by its name in its place. A place is written as text, for it is sent to workers.
+A checkpoint is identified by its name at that location. A location can be written as text, to be sent to workers.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from typing import Protocol
 
 from search.worker.object_store import PATIENCE_SECONDS, ObjectStore, ObjectStoreError
 
-OWNER = "study.json"  # says which of all studies of a name has its checkpoints at a URL
+OWNER = "study.json"  # names the study that owns the checkpoints at a URL, because several studies may share a name
 
 
 def checkpoint_name(number: int) -> str:
-    """The checkpoint of a trial."""
+    """The name of a trial's checkpoint."""
     return f"trial-{number}.pt"
 
 
 class Checkpoints(Protocol):
-    """A place of checkpoints; `str` is how it is written. All but the folder's own raise ObjectStoreError."""
+    """A location of checkpoints; `str` gives it as text. Methods may raise ObjectStoreError, except for a folder."""
 
     def to_write(self, name: str) -> contextlib.AbstractContextManager[Path]:
-        """A file to write a checkpoint to, which is in its place once the block has ended."""
+        """A file to write a checkpoint to; the checkpoint is stored once the block has ended."""
 
     def to_read(self, name: str) -> contextlib.AbstractContextManager[Path | None]:
-        """The file of a checkpoint for as long as the block lasts; None where there is none."""
+        """The file of a checkpoint until the block ends; None if there is none."""
 
     def exists(self, name: str) -> bool: ...
 
     def delete(self, name: str) -> None:
-        """Delete a checkpoint, if it is there."""
+        """Delete a checkpoint if it exists."""
 
     def sizes(self) -> dict[str, int]:
-        """Every file there by its name, in bytes."""
+        """Name and size in bytes of every file there."""
 
 
 def location_of(folder: Path, name: str, storage_path: str) -> str:
-    """Where a study of this name has its checkpoints: at a URL, or if that is empty, in its folder for them."""
+    """The location of a study's checkpoints: at a URL, or if that is empty, in the study's checkpoint folder."""
     return f"{storage_path.rstrip('/')}/{name}/checkpoints" if storage_path else str(folder)
 
 
 def is_owner(store: ObjectStore, name: str, study_id: str) -> bool:
-    """Whether what is kept under a study's name is this study's own; False where nobody has it yet.
+    """Whether what is stored under a study's name belongs to this study; False if nothing is stored yet.
 
-    Raises ObjectStoreError where it is another's: each would take the other's checkpoints for its own.
+    Raises ObjectStoreError if it belongs to another study: each would take the other's checkpoints for its own.
     """
     if (content := store.read(f"{name}/{OWNER}")) is None:
         return False
@@ -66,22 +66,22 @@ def is_owner(store: ObjectStore, name: str, study_id: str) -> bool:
 
 
 def claim_location(store: ObjectStore, name: str, study_id: str) -> None:
-    """Keep what is under a study's name for this study from now on. Raises ObjectStoreError as `is_owner` does."""
+    """Reserve a study's name at the URL for this study. Raises ObjectStoreError as `is_owner` does."""
     if not is_owner(store, name, study_id):
         store.write(json.dumps({"id": study_id}).encode(), f"{name}/{OWNER}")
 
 
 def checkpoints_at(
-    place: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
+    location: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
 ) -> Checkpoints:
-    """The checkpoints of a place, as `str` wrote it; for how long a URL is asked that does not answer."""
-    if "://" in place:
-        return StoredCheckpoints(ObjectStore(place, patience_seconds=patience_seconds, on_wait=on_wait))
-    return FolderCheckpoints(Path(place))
+    """The checkpoints at a location, as `str` wrote it, and for how long to retry if a URL does not answer."""
+    if "://" in location:
+        return StoredCheckpoints(ObjectStore(location, patience_seconds=patience_seconds, on_wait=on_wait))
+    return FolderCheckpoints(Path(location))
 
 
 class FolderCheckpoints:
-    """Plain files in a folder; links and other things in it are not looked at."""
+    """Plain files in a folder; links and other entries are ignored."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -91,12 +91,12 @@ class FolderCheckpoints:
 
     @contextlib.contextmanager
     def to_write(self, name: str) -> Iterator[Path]:
-        yield self._folder / name  # the trainer itself replaces the file at once
+        yield self._folder / name  # the trainer itself replaces the file atomically
 
     @contextlib.contextmanager
     def to_read(self, name: str) -> Iterator[Path | None]:
         for left in self._folder.glob(f"{name}.*.tmp"):
-            left.unlink(missing_ok=True)  # by a worker that was killed while it saved
+            left.unlink(missing_ok=True)  # by a worker that was killed while saving
         path = self._folder / name
         yield path if path.exists() else None
 
@@ -122,7 +122,7 @@ class FolderCheckpoints:
 
 
 class StoredCheckpoints:
-    """Objects below a URL; what is read or written passes through a file of this machine."""
+    """Objects at a URL, read and written through a temporary file of this machine."""
 
     def __init__(self, store: ObjectStore):
         self._store = store

@@ -1,4 +1,4 @@
-"""Which source code of the trainer a process has."""
+"""Identifies the trainer's source code that a process uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def trainer_folder() -> str:
 
 @functools.cache
 def code_digest() -> str:
-    """Identifies the trainer's source, so that a worker with another copy of it is noticed."""
+    """A digest of the trainer's source, to find a worker with another version of it."""
     root = Path(trainer.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

@@ -1,6 +1,6 @@
-"""A study's text where its machines share no folder: its tokens lie once below a URL, and once on each machine.
+"""A study's text if its machines share no folder: its tokens are stored once at a URL, and once on each machine.
 
-A corpus there is a folder by its digest, with an object for each part and a list of them, which is written last.
+At the URL a corpus is a folder named by its digest, with an object for each part and a list of them, written last.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trainer.text.errors import CorpusError
 
 CORPORA = "corpora"
 LISTED = "corpus.json"
-SHARED = ("train_bytes", "validation_bytes")  # of what was read, what an evaluation needs
+SHARED = ("train_bytes", "validation_bytes")  # of what was read: what an evaluation needs
 
 
 def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
-    """Write a corpus below a URL, unless it is there. Raises ObjectStoreError, and OSError for a full disk."""
+    """Write a corpus to a URL, unless it is there. Raises ObjectStoreError, and OSError for a full disk."""
     folder = f"{CORPORA}/{corpus.digest}"
     if store.exists(f"{folder}/{LISTED}"):
         return
@@ -52,10 +52,10 @@ def share_corpus(corpus: Corpus, store: ObjectStore) -> None:
 
 
 def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir: str | Path | None = None) -> Corpus:
-    """The corpus of that digest, copied into this machine's cache by the first of its processes that asks.
+    """The corpus with that digest, copied into this machine's cache by the first of its processes that asks.
 
-    Raises ObjectStoreError, CorpusError where it is not there or damaged or the cache cannot be written, and OSError
-    for a full disk.
+    Raises ObjectStoreError; CorpusError if it is missing or damaged, or if the cache cannot be written; and OSError for
+    a full disk.
     """
     if (corpus := known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)) is not None:
         return corpus
@@ -74,31 +74,31 @@ def fetch_corpus(digest: str, store: ObjectStore, *, vocab_size: int, cache_dir:
         ) from None
     corpus = known_corpus(digest, vocab_size=vocab_size, cache_dir=cache_dir)
     if corpus is None:
-        raise CorpusError(f"{_place(store, digest)} is not a corpus of {vocab_size} tokens; delete the folder")
+        raise CorpusError(f"{_location(store, digest)} is not a corpus of {vocab_size} tokens; delete the folder")
     return corpus
 
 
 def _copy(digest: str, store: ObjectStore, vocab_size: int, cache: Path, scratch: Path) -> None:
-    folder, place = f"{CORPORA}/{digest}", _place(store, digest)
+    folder, location = f"{CORPORA}/{digest}", _location(store, digest)
     if (listed := store.read(f"{folder}/{LISTED}")) is None:
-        raise CorpusError(f"{place} is gone: the driver writes it again when it starts")
+        raise CorpusError(f"{location} is gone: the driver writes it again when it starts")
     try:
         about = json.loads(listed)
         files = {}
         for name, part in about["parts"].items():
             file = scratch / Path(name).name
             if not store.get(f"{folder}/{name}.bin", file) or _checksum(file) != part["sha256"]:
-                raise CorpusError(f"{place}: its {name} is damaged or not there; delete the folder")
+                raise CorpusError(f"{location}: its {name} is damaged or not there; delete the folder")
             files[file.name] = (file, np.dtype(part["dtype"]).name)
         read = about.get("read", {})
         keep_corpus(files, digest=digest, vocab_size=vocab_size, about=about["about"], read=read, cache_dir=cache)
     except (CorpusError, ObjectStoreError, OSError):
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CorpusError(f"{place} is damaged: {error}; delete the folder") from None
+        raise CorpusError(f"{location} is damaged: {error}; delete the folder") from None
 
 
-def _place(store: ObjectStore, digest: str) -> str:
+def _location(store: ObjectStore, digest: str) -> str:
     return f"{store}/{CORPORA}/{digest}"
 
 

@@ -1,4 +1,4 @@
-"""What an exception in a trial means: an outcome of it, an error of its environment, or the end of its process."""
+"""What an exception in a trial means: an outcome, an environment error, or the end of the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.worker.object_store import NO_SPACE, ObjectStoreError
 
 
 def report_of(error: Exception, *, tokens: int = 0) -> TrialReport:
-    """The last report of a trial that has trained so many tokens."""
+    """The last report of a trial that has trained this many tokens."""
     from trainer.checkpoint import SaveError
     from trainer.loop import Diverged
     from trainer.text.errors import CorpusError
@@ -31,7 +31,7 @@ def report_of(error: Exception, *, tokens: int = 0) -> TrialReport:
 
 
 def breaks_process(error: Exception) -> bool:
-    """Whether CUDA refuses all further work of this process; a lack of memory it survives."""
+    """Whether CUDA refuses all further work of this process; out of memory is not such an error."""
     import torch
 
     if _is_cuda_out_of_memory(error):

@@ -1,7 +1,7 @@
-"""What may break in a worker while its trial goes on: a sentence for each fault.
+"""Faults in a worker that its trial survives, each with a sentence.
 
-A fault is no outcome: its trial goes on, from its checkpoint or from its start, and fails only if it keeps breaking.
-Each sentence begins with its kind and a colon, which is what a report counts.
+A fault is not an outcome: the trial resumes from its checkpoint or restarts, and fails only if it keeps breaking. Each
+sentence begins with its kind and a colon; reports count these kinds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLURAL_OF = {
 
 HOST_OUT_OF_MEMORY = "the host ran out of memory"
 
-_CAUSES = (  # of what Ray says of a lost worker, in its own words: the first that is found
+_CAUSES = (  # of a lost worker, found in Ray's own message: the first match counts
     (re.compile(r"OutOfMemoryError|running low on memory"), HOST_OUT_OF_MEMORY),
     (re.compile(r"node (has died|was terminated|is dead|died)"), "its machine was lost"),
     (re.compile(r"owner has died"), "Ray has ended"),
@@ -36,7 +36,7 @@ MAX_CAUSE = 200  # characters
 
 
 def cause_of(error: str) -> str:
-    """Why a worker was lost, in a few words, from what Ray says of it; its last line where that is unknown."""
+    """Why a worker was lost, in a few words, from Ray's message; the message's last line if the cause is unknown."""
     for pattern, cause in _CAUSES:
         if found := pattern.search(error):
             return found.expand(cause)[:MAX_CAUSE]
@@ -44,7 +44,7 @@ def cause_of(error: str) -> str:
 
 
 def loss(cause: str, tokens: int, then: str) -> str:
-    """The fault of a trial whose worker was lost: why, where its last report was, and what became of it."""
+    """The fault of a trial whose worker was lost: why, where its last report was, and what happened then."""
     kind, _, rest = cause.partition(": ")
     sentence = cause if kind in PLURAL_OF and rest else f"{WORKER_LOST}: {cause}"
     return f"{sentence}, last report at {tokens:,} tokens; {then}"

@@ -1,7 +1,7 @@
-"""A terminal that goes away while a command works: a closed ssh, a reader that has seen enough.
+"""Survives a terminal that goes away while a command works: a closed ssh, or a pager that was quit.
 
-The hangup drains a search as SIGTERM does, unless it was ignored from the start, as under nohup; what is written to the
-terminal afterwards is lost, and is no error.
+The hangup drains a search as SIGTERM does, unless it was ignored from the start, as under nohup. Later output to the
+terminal is lost, which is no error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ GONE = (errno.EIO, errno.EPIPE, errno.ENXIO, errno.EBADF, errno.ENOTCONN, errno.
 
 
 def heeded() -> list[signal.Signals]:
-    """The hangup, if it is anything to this process."""
+    """The hangup signal, unless this process ignores it or the system has none."""
     return [] if HANGUP is None or signal.getsignal(HANGUP) is signal.SIG_IGN else [HANGUP]
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """No hangup comes until the block ends, and none at all to the processes that are started in it."""
+    """Blocks hangups until the block ends; processes started in it never get one."""
     if HANGUP is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +39,7 @@ def held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupting() -> Iterator[None]:
-    """A hangup or SIGTERM is an interruption, as Ctrl-C is: the first raises KeyboardInterrupt."""
+    """Treats a hangup or SIGTERM as Ctrl-C: the first raises KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,7 +61,7 @@ def interrupting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def outliving_the_terminal() -> Iterator[None]:
-    """Until the block ends, whoever reads what is printed may go away."""
+    """Until the block ends, the reader of the output may go away."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)
     try:
@@ -73,7 +73,7 @@ def outliving_the_terminal() -> Iterator[None]:
 
 
 class _Lasting:
-    """A stream that falls silent when its other end is gone."""
+    """A stream that drops its output once its other end is gone."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""What passes between a driver and its workers, and the names of what can become of a trial."""
+"""What a driver and its workers send each other, and the names of a trial's outcomes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ OUT_OF_MEMORY = "out of memory"
 DIVERGED = "diverged"
 FAILED = "failed"
 PAUSED = "paused"  # others come first; it may resume
-WAITING = "waiting"  # interrupted; the next run continues it
+WAITING = "waiting"  # interrupted; the next run resumes it
 RUNNING = "running"
 OUTCOMES = (FINISHED, STOPPED, INFEASIBLE, OUT_OF_MEMORY, DIVERGED, FAILED, PAUSED, WAITING, RUNNING)
 WASTED = (DIVERGED, OUT_OF_MEMORY, INFEASIBLE)
 """Outcomes of trials whose configuration cannot be trained within the limits: a better strategy would avoid them."""
 
-OPEN_OR_FINISHED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+NOT_FAILED = (FINISHED, STOPPED, PAUSED, WAITING, RUNNING)
+"""Outcomes of trials that broke no limit and did not fail, diverge or run out of memory."""
 
 
 class Event(StrEnum):
-    """What a driver tells its listeners about a trial, as it happens."""
+    """An event of a trial that a driver reports to its listeners."""
 
     STARTED = "started"
     REPORTED = "reported"
@@ -39,7 +40,7 @@ class Event(StrEnum):
 
 @dataclass(frozen=True)
 class TextLocation:
-    """A text that a worker fetches: below a URL, by the digest of its tokens."""
+    """A text that a worker fetches: from a URL, by the digest of its tokens."""
 
     url: str
     digest: str
@@ -60,31 +61,31 @@ class TrialRequest:
     train: dict[str, Any]
     """A TrainConfig's `to_dict`."""
     location: str
-    """Where checkpoints are: a folder or a URL."""
+    """The location of checkpoints: a folder or a URL."""
     checkpoint: str
-    """The trial's checkpoint there. If there is none yet, the trial begins with the one it `continues`, if any."""
+    """The trial's checkpoint there. If there is none yet, the trial begins with that of the trial it `continues`."""
     continues: str | None = None
     study_rungs: tuple[int, ...] = ()
     """The rungs of `train` as the study counts them, if it counts tokens of another vocabulary."""
     trace: str | None = None
-    """The file in which a worker that hangs says where; beside the checkpoint if left out."""
+    """The file for the stack trace of a worker that hangs; if left out, beside the checkpoint."""
     text: TextLocation | None = None
-    """Where to fetch the text; if left out, it is read from where `train` says."""
+    """Where to fetch the text; if left out, the worker reads it from the paths in `train`."""
     corpus_digests: tuple[str, ...] = ()
-    """The text must have one of these digests, if there are any."""
+    """The digests that the text may have; if empty, any."""
     exclusive: bool = True
     """Whether no other trial uses the device."""
     measures_alone: bool = False
-    """On a shared device: whether the others pause while this trial measures its speed, so that it can be compared."""
+    """On a shared device: whether the others pause while this trial measures its speed, so that speeds compare."""
     memory_share: float | None = None
-    """On a shared device: the share of its memory that this trial may take."""
+    """On a shared device: the share of its memory that this trial may use."""
     hang_seconds: float | None = None
-    """A step that takes longer, apart from its waits for the device, ends the worker. None waits for ever."""
+    """A step that takes longer ends the worker; waiting for the device does not count. None: no limit."""
     sentinel: Sentinel | None = None
     family: Source | None = None
-    """The user's own family that it trains: where its file is, the digest, and the text."""
+    """The user's own family that it trains: the location of its file, its digest and its text."""
     trainer: str = field(default_factory=trainer_folder)
-    """The driver's copy of the trainer, and the digest of its source: a worker with another one does not train."""
+    """The driver's copy of the trainer and its source digest: a worker with another one does not train."""
     code_digest: str = field(default_factory=code_digest)
 
     @property
@@ -122,7 +123,7 @@ class TrialRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReport:
-    """What a worker says after each slice of training: under way, at a rung, ended, or unable to train."""
+    """A worker's report after each slice of training: in progress, at a rung, ended, or unable to train."""
 
     tokens: int
     """Trained so far."""
@@ -134,12 +135,12 @@ class TrialReport:
     reason: str = ""
     traceback: str = ""
     environment_error: str | None = None
-    """What is wrong around the trial: the text, the disk, the trainer's source. It ends the search, not the trial."""
+    """What is wrong outside the trial: the text, the disk, the trainer's source. It ends the search, not the trial."""
     fault: str | None = None
-    """Something broke and was mended. Each report has one at most, and the driver counts them."""
+    """A fault that the trial survived. Each report has at most one, and the driver counts them."""
 
     def is_last(self, rungs: tuple[int, ...]) -> bool:
-        """Whether a trial with these rungs reports no more."""
+        """Whether this is the last report of a trial with these rungs."""
         is_over = self.outcome is not None or self.environment_error is not None
         return is_over or (self.measurement is not None and self.measurement["tokens"] >= rungs[-1])
 

@@ -1,7 +1,7 @@
-"""A place that every machine reaches by a URL, such as s3://bucket/folder: what fsspec knows, with patience.
+"""Storage that every machine reaches by a URL, such as s3://bucket/folder: anything fsspec supports, with retries.
 
-What an answer was lost of is done again, for all of it may be done twice. An object is written whole or not at all, as
-object stores do by themselves; elsewhere, as over SFTP, a torn checkpoint is noticed by its checksum.
+A call whose answer was lost is repeated, because every call may be carried out twice. An object is written whole or not
+at all, as object stores guarantee; elsewhere, as over SFTP, the checksum finds a torn checkpoint.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from typing import Any, TypeVar
 
 PATIENCE_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # on this machine's own disk: the place is not asked again for it
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # of this package, with what speaks to a URL's scheme
-# What the same call raises again; of those that have no class of their own, by name.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # on this machine's own disk: not retried
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # extras of this package that install the driver of a URL scheme
+# Errors that a retry would raise again; those without a class of their own by name.
 LASTING = (PermissionError, ImportError, ValueError, TypeError, NotImplementedError, IsADirectoryError)
 LASTING_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
 T = TypeVar("T")
 
 
 class ObjectStoreError(ValueError):
-    """A place that cannot be read or written; the message says which, why, and what to do."""
+    """A location that cannot be read or written; the message says which, why, and what to do."""
 
 
 MAX_PORT = 65535
 
 
 def check_url(url: str) -> None:
-    """Raises ObjectStoreError for what is no URL, or holds a password, which the study would keep and show."""
+    """Raises ObjectStoreError for an invalid URL, or one with a password, which the study would store and show."""
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(r"[\w+.-]+(?:::[\w+.-]+)*", scheme):
         raise ObjectStoreError(
-            f"--storage-path {'***' if '@' in url else url}: no URL; write one such as s3://bucket/folder "
+            f"--storage-path {'***' if '@' in url else url}: not a URL; write one such as s3://bucket/folder "
             "(a folder that all machines share is given with --runs)"
         )
-    # A key may hold slashes, a token follows a question mark, and what follows a colon is a port or a secret.
+    # A key may contain slashes, a token follows a question mark, and a port or a secret follows a colon.
     userinfo, at, place = rest.rpartition("@")
     port = re.match(r"[^/]*:([^/]*)", place)
     is_port = port is None or port[1].isdecimal() and int(port[1]) <= MAX_PORT
@@ -54,15 +54,15 @@ def check_url(url: str) -> None:
 
 
 class ObjectStore:
-    """Objects by name below a URL. Every method raises ObjectStoreError where the place does not answer in time.
+    """Objects by name at a URL. Every method raises ObjectStoreError if the location does not answer in time.
 
-    A full disk of this machine is an OSError.
+    A full disk of this machine raises OSError.
     """
 
     def __init__(
         self, url: str, *, patience_seconds: float = PATIENCE_SECONDS, on_wait: Callable[[float], None] | None = None
     ):
-        """`on_wait` is told for how many seconds the place did not answer, once it does."""
+        """`on_wait` gets the seconds for which the location did not answer, once it does."""
         import fsspec
 
         self.url = url.rstrip("/")
@@ -74,7 +74,7 @@ class ObjectStore:
         except ImportError as error:
             how = f"run pip install -e '.[{EXTRAS[scheme]}]' in tinysearch's checkout" if scheme in EXTRAS else error
             raise ObjectStoreError(f"{self.url}: what speaks to {scheme}:// is not installed; {how}") from None
-        except Exception as error:  # each of fsspec's file systems has errors of its own
+        except Exception as error:  # fsspec's file systems have their own errors
             raise ObjectStoreError(f"{self.url} cannot be used: {reason_of(error)}") from None
         self._root = root.rstrip("/")
         self._is_local = scheme in ("file", "local")
@@ -97,7 +97,7 @@ class ObjectStore:
         self._patiently(put, is_writing=True)
 
     def get(self, name: str, file: Path) -> bool:
-        """Read the object `name` into a file; False where there is none."""
+        """Read the object `name` into a file; False if it does not exist."""
         try:
             self._patiently(lambda: self._files.get_file(self._path(name), str(file)))
         except FileNotFoundError:
@@ -105,14 +105,14 @@ class ObjectStore:
         return True
 
     def write(self, content: bytes, name: str) -> None:
-        """Write an object that is small."""
+        """Write a small object."""
         with tempfile.NamedTemporaryFile(prefix="tinysearch-") as scratch:
             scratch.write(content)
             scratch.flush()
             self.put(Path(scratch.name), name)
 
     def read(self, name: str) -> bytes | None:
-        """An object that is small; None where there is none."""
+        """A small object; None if it does not exist."""
         try:
             return self._patiently(lambda: self._files.cat_file(self._path(name)))
         except FileNotFoundError:
@@ -122,12 +122,12 @@ class ObjectStore:
         return self._patiently(lambda: self._files.exists(self._path(name)))
 
     def delete(self, name: str) -> None:
-        """Delete an object, if it is there."""
+        """Delete an object if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._patiently(lambda: self._files.rm_file(self._path(name)))
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """The objects right below a folder, by their names in it, in bytes."""
+        """Name and size in bytes of each object directly in a folder."""
 
         def sizes() -> dict[str, int]:
             self._files.invalidate_cache()
@@ -140,7 +140,7 @@ class ObjectStore:
             return {}
 
     def check_writable(self, folder: str) -> None:
-        """Raises ObjectStoreError where nothing can be written in that folder; leaves nothing there."""
+        """Raises ObjectStoreError if nothing can be written in that folder; leaves nothing there."""
         probe = f"{folder}/.tinysearch"
         self.write(b"", probe)
         self.delete(probe)
@@ -149,7 +149,7 @@ class ObjectStore:
         return f"{self._root}/{name}".rstrip("/")
 
     def _patiently(self, call: Callable[[], T], *, is_writing: bool = False) -> T:
-        """The call's result, after as many tries as the patience lets. Raises FileNotFoundError for no such object."""
+        """The call's result, after as many tries as patience allows. Raises FileNotFoundError if it has no object."""
         started: float | None = None
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -160,7 +160,7 @@ class ObjectStore:
                 if not is_writing:
                     raise
                 raise ObjectStoreError(f"{self.url} is not there: {reason_of(error)}; make the bucket first") from error
-            except Exception as error:  # each of fsspec's file systems has errors of its own
+            except Exception as error:  # fsspec's file systems have their own errors
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
                     raise
                 if isinstance(error, LASTING) or type(error).__name__ in LASTING_NAMES:
@@ -181,6 +181,6 @@ class ObjectStore:
 
 
 def reason_of(error: Any) -> str:
-    """What a file system says of its trouble, in one line."""
+    """A file system's error message, in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""A trial in its worker: a configuration becomes training, and whatever happens to it becomes a report.
+"""Trains one trial in a worker: a configuration becomes training, and whatever happens becomes a report.
 
 Out of memory, divergence and bugs are outcomes of the trial. If its environment is at fault (the text, the disk, the
 trainer's source), the report has an environment error, which stops the search. Only a process that cannot train any
@@ -32,8 +32,8 @@ from trainer.families.registry import receive
 from trainer.text.units import study_tokens
 
 SLICE_SECONDS = 10.0
-SAVE_SHARE = 0.05  # of the training time, at most, goes into checkpoints between rungs ...
-MAX_SLICE_SECONDS = 60.0  # ... unless a save is so slow that a cluster's notice would not do
+SAVE_SHARE = 0.05  # of the training time, at most, for checkpoints between rungs ...
+MAX_SLICE_SECONDS = 60.0  # ... unless a save is so slow that a cluster's notice would be too short
 
 
 class BrokenProcess(RuntimeError):
@@ -41,7 +41,7 @@ class BrokenProcess(RuntimeError):
 
 
 class TrialRun:
-    """One trial under way in this process."""
+    """A trial that this process trains."""
 
     def __init__(self, request: TrialRequest):
         self._request = request
@@ -50,20 +50,20 @@ class TrialRun:
         self._hang_seconds = request.hang_seconds
         self._longest_slice = math.inf if self._hang_seconds is None else self._hang_seconds / 4
         self._run: Any = None
-        self._gpu_lock: GpuLock | None = None  # where others use the device too
+        self._gpu_lock: GpuLock | None = None  # if other trials use the device too
         self._slice_seconds = min(SLICE_SECONDS, self._longest_slice)
         self._unreported: list[dict[str, Any]] = []
         self._faults: list[str] = []
 
     def step(self) -> TrialReport:
         """Train to the next rung, or for a slice of time, and save. Raises BrokenProcess."""
-        if misplaced := self._misplaced():  # before anything of that trainer, or of that folder, is used
+        if misplaced := self._misplaced():  # before any code of that trainer, or that folder, is used
             return TrialReport(tokens=0, environment_error=misplaced)
         try:
-            corpus = self._fetched_text() if self._run is None else None  # not watched: it may be large
+            corpus = self._fetched_text() if self._run is None else None  # without the watchdog: it may be large
             with self._watched() if self._request.exclusive else contextlib.nullcontext():
                 report = self._advance(corpus)
-        except Exception as error:  # every end of a trial is a result, whatever caused it
+        except Exception as error:  # every end of a trial is a result, whatever its cause
             if breaks_process(error):
                 self._run = None  # `close` would call the GPU
                 raise BrokenProcess(str(error).splitlines()[0]) from error
@@ -74,13 +74,13 @@ class TrialRun:
         return report
 
     def close(self) -> None:
-        """Free the model's memory; the worker goes on to another trial."""
+        """Free the model's memory; the worker then runs another trial."""
         if self._run is not None:
             self._run.close()
             self._run = None
 
     def _counted_as_the_study(self, report: TrialReport) -> TrialReport:
-        """The report with tokens as the study counts them: it may count those of another vocabulary."""
+        """The report with tokens as the study counts them, which may be those of another vocabulary."""
         own, shared = self._rungs, self._request.counted_rungs
         if own == shared:
             return report
@@ -94,7 +94,7 @@ class TrialRun:
         return self._run.tokens if self._run is not None else 0
 
     def _misplaced(self) -> str:
-        """Why this process cannot take part: it has other code than the driver, or does not see its folder."""
+        """Why this process cannot take part: it has other code than the driver, or does not see the driver's folder."""
         if self._request.code_digest != code_digest():
             here, ours = trainer_folder(), self._request.trainer
             return f"a worker imports another trainer: {here} there, {ours} here; make them equal"
@@ -115,7 +115,7 @@ class TrialRun:
 
     @functools.cached_property
     def _trace(self) -> Path:
-        """Where the driver looks for it; on another machine, which has no such folder, it is of no use to anyone."""
+        """Where the driver looks for it; on another machine, which has no such folder, nobody needs it."""
         trace = self._request.trace_path
         is_elsewhere = "://" in self._request.location and not trace.parent.parent.is_dir()
         return Path(tempfile.mkdtemp(prefix="tinysearch-"), trace.name) if is_elsewhere else trace
@@ -126,7 +126,7 @@ class TrialRun:
 
     @property
     def _patience(self) -> dict[str, Any]:
-        """With a place that does not answer: as long as usual, but for a small share of what counts as a hang."""
+        """How long to retry if the checkpoint location does not answer: the usual time, but a small share of a hang."""
         return {"patience_seconds": min(PATIENCE_SECONDS, self._longest_slice), "on_wait": self._note_wait}
 
     def _note_wait(self, seconds: float) -> None:
@@ -142,7 +142,7 @@ class TrialRun:
         return self._train()
 
     def _fetched_text(self) -> Corpus | None:
-        """The text, where it is not read from where the configuration says. Raises CorpusError, ObjectStoreError."""
+        """The text, if it is not read from the paths of the configuration. Raises CorpusError, ObjectStoreError."""
         if (text := self._request.text) is None:
             return None
         from trainer.config import TrainConfig
@@ -151,7 +151,7 @@ class TrialRun:
         return fetch_corpus(text.digest, store, vocab_size=train.model.vocab_size, cache_dir=train.cache_dir)
 
     def _start(self, corpus: Corpus | None) -> None:
-        """Begin, or go on from the checkpoint. Raises CorpusError where the text is not the search's."""
+        """Begin, or resume from the checkpoint. Raises CorpusError if the text is not the search's."""
         from trainer.checkpoint import CheckpointError
         from trainer.config import TrainConfig
         from trainer.loop import TrainingRun
@@ -169,7 +169,7 @@ class TrialRun:
             )
         for name in filter(None, (self._checkpoint, self._request.continues)):
             with contextlib.ExitStack() as reading:
-                with self._watched_lock():  # the device is not waited for, nor kept from others, by what is fetched
+                with self._watched_lock():  # fetching needs no lock on the device
                     path = reading.enter_context(self._checkpoints.to_read(name))
                 if path is None:
                     continue
@@ -185,7 +185,7 @@ class TrialRun:
                         self._faults.append(
                             f"{CHECKPOINT_DAMAGED}: {reason}; deleted, and trained again from the start"
                         )
-        # The report of a rung may have been lost with the worker; the driver ignores those it has.
+        # The report of a rung may have been lost with the worker; the driver ignores reports that it has.
         self._unreported = [self._reported(m) for m in run.measurements]
 
     def _train(self) -> TrialReport:
@@ -203,7 +203,7 @@ class TrialRun:
         )
 
     def _lock_of_device(self) -> GpuLock | None:
-        """The lock on a device that others use too. A trial that need not measure alone lets others do so."""
+        """The lock on a device that others use too. A trial that does not measure alone still lets others do so."""
         if self._request.exclusive:
             return None
         with self._watched_lock():
@@ -217,7 +217,7 @@ class TrialRun:
 
     @contextlib.contextmanager
     def _locked(self, *, is_exclusive: bool = False) -> Iterator[None]:
-        """Hold the device. That is watched; waiting for it is not, because whoever has the device is watched too."""
+        """Hold the device, under the watchdog. Waiting for it is not watched, because the holder is watched too."""
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._gpu_lock is not None:
             lock = self._gpu_lock.exclusive() if is_exclusive else self._gpu_lock.shared()
@@ -228,11 +228,11 @@ class TrialRun:
         return watched(self._trace, self._hang_seconds)
 
     def _watched_lock(self) -> contextlib.AbstractContextManager[None]:
-        """What is watched of a step that may have to wait for others; of any other step, all is."""
+        """The watchdog of a step that may wait for others covers only part of it; of any other step it covers all."""
         return contextlib.nullcontext() if self._request.exclusive else self._watched()
 
     def _train_beside_others(self, rung: int) -> Any:
-        """As TrainingRun's `advance`. What is trained alone is not parted by a slice's end, so no save is within it."""
+        """As TrainingRun's `advance`. No slice ends within the steps trained alone, so no save comes between them."""
         run, speed = self._run, None
         seconds = self._slice_seconds
         while (steps := self._steps_beside_others(rung)) and seconds > 0:
@@ -250,13 +250,13 @@ class TrialRun:
             return run.measure(speed)
 
     def _speed_to(self, rung: int) -> float:
-        """Train to a rung; the speed is that of whole steps if there is one: one cut short takes as long for less."""
+        """Train to a rung. The speed is that of whole steps if there are any: a cut step takes as long for less."""
         run, size = self._run, self._run.config.tokens_per_step
         whole = run.tokens + (rung - run.tokens) // size * size
         return [run.train(tokens) for tokens in (whole, rung) if tokens > run.tokens][0]
 
     def _steps_beside_others(self, rung: int) -> int:
-        """Steps to train beside others before the speed is measured at this rung, or all where it need not be."""
+        """Steps to train beside others before the speed is measured at this rung; all, if it is not measured alone."""
         run = self._run
         size = run.config.tokens_per_step
         left = -(-(rung - run.tokens) // size)
@@ -274,31 +274,31 @@ class TrialRun:
 
     @property
     def _tokens_per_second(self) -> float:
-        """Of the run so far; once it was measured alone, that speed: what was trained beside others says less."""
+        """The speed of the run so far, or the last one that was measured alone: speeds beside others say less."""
         if self._request.measures_alone and self._run.measurements:
             return self._run.measurements[-1].tokens_per_second
         return self._run.tokens_per_second
 
     def _reported(self, measurement: Any) -> dict[str, Any]:
-        """A Measurement as the driver records it; the trainer cannot know who shares its device, the driver does."""
+        """A Measurement as the driver records it. The driver knows whether the device is shared; the trainer cannot."""
         exclusive = measurement.exclusive and (self._request.exclusive or self._request.measures_alone)
         return {**measurement.to_dict(), "exclusive": exclusive, "environment": environment(self._run)}
 
     def _save(self) -> None:
-        """Save, and make slices so long that saving stays a small share of them, and they stay far from a hang."""
+        """Save. Then set the slice length so that saving stays a small share of it, and far from a hang."""
         started = time.monotonic()
         with contextlib.ExitStack() as writing:
             path = writing.enter_context(self._checkpoints.to_write(self._checkpoint))
             with self._locked():
                 self._run.save(path)
             with self._watched_lock():
-                writing.close()  # what goes to another machine keeps the device from nobody
+                writing.close()  # an upload needs no device
         wanted = max(SLICE_SECONDS, (time.monotonic() - started) / SAVE_SHARE)
         self._slice_seconds = min(wanted, MAX_SLICE_SECONDS, self._longest_slice)
 
 
 def environment(run: Any) -> dict[str, Any]:
-    """What a run's figures depend on beside its configuration: the machine, the versions, the trainer's source."""
+    """What a run's results depend on besides its configuration: the machine, the versions, the trainer's source."""
     import torch
 
     on_gpu = run.device.type == "cuda"
@@ -313,7 +313,7 @@ def environment(run: Any) -> dict[str, Any]:
 
 
 def limit_memory(share: float) -> None:
-    """Let this process have that share of its GPU's memory; what it wants beyond is out of memory, and only for it."""
+    """Limit this process to a share of its GPU's memory; beyond it, only this process is out of memory."""
     import torch
 
     if torch.cuda.is_available():

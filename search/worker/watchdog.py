@@ -1,8 +1,8 @@
 """A worker that hangs ends itself and says where it hung.
 
-The clock is faulthandler's: a thread of C that needs no interpreter lock, so that it ends a process which waits for a
-GPU, a network drive or a lock for ever. What every thread was doing stays in a file beside the checkpoint, where the
-driver looks for it when a worker is lost.
+The timer is faulthandler's: a C thread that needs no interpreter lock, so it can end a process that waits for ever for
+a GPU, a network drive or a lock. The stack of every thread is written to a file beside the checkpoint, where the driver
+looks for it when a worker is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TRACE_SUFFIX = ".hang"
 
 @contextlib.contextmanager
 def watched(trace: Path, seconds: float | None) -> Iterator[None]:
-    """End this process if the block takes longer than `seconds`, leaving a trace; None watches nothing."""
+    """End this process if the block takes longer than `seconds`, leaving a trace; None: no limit."""
     if seconds is None:
         yield
         return
@@ -34,12 +34,12 @@ def watched(trace: Path, seconds: float | None) -> Iterator[None]:
 
 
 def trace_file(checkpoint: Path) -> Path:
-    """The trace of the worker of this checkpoint."""
+    """The trace file for the worker of this checkpoint."""
     return checkpoint.with_suffix(TRACE_SUFFIX)
 
 
 def take_trace(trace: Path) -> str:
-    """What a worker was doing when it ended itself; empty where it was lost otherwise."""
+    """What a worker was doing when it ended itself; empty if it was lost for another reason."""
     try:
         return trace.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The fault campaign: it finds what must not be, and a search that is struck a few times has none of it."""
+"""The fault campaign: it finds wrong states, and a search with a few faults has none of them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def odd_case(folder: Path, number: int) -> Opening:
     return opening
 
 
-def test_every_way_to_fail_is_found_and_the_campaign_goes_on(monkeypatch: pytest.MonkeyPatch):
+def test_every_way_to_fail_is_found_and_the_campaign_continues(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(benchmarks.fuzz.campaign, "MAX_SECONDS", 2.0)
     findings = run_campaign(odd_case, range(9))
     assert findings.outcomes == {

@@ -1,4 +1,4 @@
-"""The rung experiment: its statistics by hand, the scale it keeps to, and that it goes on where it stopped."""
+"""The rung experiment: its statistics by hand, the scale that it uses, and that it resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def job(number: int, learning_rate: float = 1e-3) -> Job:
     return Job(f"job {number}", {"learning_rate": learning_rate}, config)
 
 
-def test_trainings_go_on_after_the_last_whole_line(trained, tmp_path):
+def test_trainings_resume_after_the_last_whole_line(trained, tmp_path):
     path = tmp_path / "curves.jsonl"
     first = curves_of([job(0), job(1)], path)
     with open(path, "a") as file:

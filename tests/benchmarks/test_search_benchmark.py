@@ -81,11 +81,11 @@ def by_hand(costs: list[list[float]], values: list[list[float]], *, restart: boo
 
 
 class Scripted:
-    """Proposes what it is given, in order; goes on at a rung where `goes_on` says so; remembers what it is told."""
+    """Proposes what it is given, in order; continues at a rung if `continues` says so; remembers its reports."""
 
-    def __init__(self, proposals: list[Proposal], rungs: tuple[int, ...] = (), goes_on=lambda key, rung: True):
-        self.proposals, self.rungs, self.goes_on = list(proposals), rungs, goes_on
-        self.told: list[tuple] = []
+    def __init__(self, proposals: list[Proposal], rungs: tuple[int, ...] = (), continues=lambda key, rung: True):
+        self.proposals, self.rungs, self.continues = list(proposals), rungs, continues
+        self.reports: list[tuple] = []
         self.places: dict[int, list[float]] = {}
         self.best: tuple[float, int | None] = (math.inf, None)
 
@@ -96,11 +96,11 @@ class Scripted:
         self.places[key] = point.tolist()
 
     def report(self, key: int, rung: int, value: float) -> bool:
-        self.told.append((key, rung, value))
-        return self.goes_on(key, rung)
+        self.reports.append((key, rung, value))
+        return self.continues(key, rung)
 
     def finished(self, key: int, rung: int, value: float) -> None:
-        self.told.append((key, rung, value, "end"))
+        self.reports.append((key, rung, value, "end"))
         self.best = min(self.best, (value, key))
 
     def incumbent(self) -> int | None:
@@ -117,7 +117,7 @@ def new(*places: float) -> list[Proposal]:
 def test_two_workers_share_the_clock_and_the_cost_is_the_sum_over_both():
     table = by_hand([[1.0, 2.0], [2.0, 6.0]], [[5.0, 3.0], [4.0, 2.0]])
     run = simulate(table, Scripted(new(0, 1)), num_workers=2, budget=100)
-    # At time 2 the first has ended and both have consumed 2; alone, the second goes on to 6.
+    # At time 2 the first has ended and both have consumed 2; alone, the second continues to 6.
     # Its own regret is a guess's, so that the hand-over's changes only with the second.
     assert (run.costs, run.regrets) == ([8.0], [0.0])
     assert run.total == 8.0
@@ -131,7 +131,7 @@ def test_a_hand_over_counts_from_the_cost_at_which_it_was_made():
     assert [run.regret_at(cost) for cost in (0, 1.9, 2.0, 7.9, 8.0, 99)] == [GUESS, GUESS, 0.5, 0.5, 0.0, 0.0]
 
 
-def test_what_is_under_way_when_the_budget_ends_is_charged_up_to_there():
+def test_what_is_running_when_the_budget_ends_is_charged_up_to_there():
     table = by_hand([[1.0, 2.0], [2.0, 6.0]], [[5.0, 3.0], [4.0, 2.0]])
     run = simulate(table, Scripted(new(0, 1)), num_workers=2, budget=5)
     assert run.total == 5.0
@@ -142,20 +142,20 @@ def test_what_is_under_way_when_the_budget_ends_is_charged_up_to_there():
 @pytest.mark.parametrize(("restart", "costs"), [(False, [3.0, 3.0]), (True, [3.0, 4.0])])
 def test_a_stopped_trial_that_is_resumed_pays_what_is_left_or_under_restart_the_whole(restart: bool, costs: list):
     table = by_hand([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], [[5.0, 4.0, 3.0], [4.0, 3.0, 2.0]], restart=restart)
-    policy = Scripted([*new(0, 1), Proposal(1)], rungs=(1,), goes_on=lambda key, rung: key == 0)
+    policy = Scripted([*new(0, 1), Proposal(1)], rungs=(1,), continues=lambda key, rung: key == 0)
     run = simulate(table, policy, num_workers=1, budget=100)
-    first = 4.0 if restart else 3.0  # going on pays the whole run again as well
+    first = 4.0 if restart else 3.0  # continuing pays for the whole run again
     assert run.spent == {0: first, 1: costs[1]}
     assert run.total == first + costs[1]
     assert run.unfinished == []
-    assert [told[:2] for told in policy.told] == [(0, 1), (0, 3), (1, 1), (1, 3)]
+    assert [report[:2] for report in policy.reports] == [(0, 1), (0, 3), (1, 1), (1, 3)]
 
 
 def test_a_trial_ends_at_its_own_last_rung():
     table = by_hand([[1.0, 2.0], [1.0, 2.0, 3.0, 4.0]], [[5.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
     policy = Scripted(new(0, 1), rungs=(1, 3))
     simulate(table, policy, num_workers=1, budget=100)
-    assert policy.told == [(0, 1, 5.0), (0, 2, 4.0, "end"), (1, 1, 4.0), (1, 3, 2.0), (1, 4, 1.0, "end")]
+    assert policy.reports == [(0, 1, 5.0), (0, 2, 4.0, "end"), (1, 1, 4.0), (1, 3, 2.0), (1, 4, 1.0, "end")]
 
 
 def test_a_worker_without_a_proposal_costs_nothing_and_is_asked_again():
@@ -163,7 +163,7 @@ def test_a_worker_without_a_proposal_costs_nothing_and_is_asked_again():
 
     class Hesitant(Scripted):
         def propose(self):
-            return super().propose() if len(self.told) == 4 - len(self.proposals) else None
+            return super().propose() if len(self.reports) == 4 - len(self.proposals) else None
 
     run = simulate(table, Hesitant(new(0, 1 / 3, 2 / 3, 1)), num_workers=3, budget=100)
     assert (run.total, run.num_finished) == (4.0, 4)
@@ -176,7 +176,7 @@ def test_when_every_configuration_is_trained_the_rest_of_the_budget_does_nothing
     assert table.regrets[run.handed] == table.regrets.min() == run.regret_at(500)
 
 
-def test_divergence_is_told_as_nan_and_never_handed_over(tmp_path: Path):
+def test_divergence_is_reported_as_nan_and_never_handed_over(tmp_path: Path):
     parts = arrays()
     parts["Y"][:30, 4:] = [np.nan, np.inf, 1e30, -np.inf, np.nan]
     table = read_table(written(tmp_path, **parts))
@@ -194,9 +194,9 @@ def test_a_proposal_becomes_the_nearest_configuration_that_is_left(table: Table)
     assert rows.num_left == 0
 
 
-def test_a_policy_is_told_which_configuration_a_new_trial_trains_and_only_a_new_one():
+def test_a_policy_learns_which_configuration_a_new_trial_trains_and_only_a_new_one():
     table = by_hand([[1.0, 2.0]] * 3, [[5.0, 4.0], [4.0, 3.0], [3.0, 2.0]])
-    policy = Scripted([*new(0.6, 0.6, 0.6), Proposal(0)], rungs=(1,), goes_on=lambda key, rung: key > 0)
+    policy = Scripted([*new(0.6, 0.6, 0.6), Proposal(0)], rungs=(1,), continues=lambda key, rung: key > 0)
     policy.propose, propose = lambda: log.append("propose") or propose(), policy.propose
     policy.given, given = lambda key, at: log.append(("given", key)) or given(key, at), policy.given
     log: list = []
@@ -291,7 +291,7 @@ def test_a_learning_policy_records_what_was_trained_in_place_of_what_it_proposed
         proposal = original()
         if proposal is not None and proposal.point is not None:
             assert len(optuna_study(policy).trials) == proposal.key + 1, (
-                "another was drawn before it was told of this one"
+                "another was drawn before this one was reported"
             )
             proposed[proposal.key] = values_at(table.axes, proposal.point)
         return proposal
@@ -317,7 +317,7 @@ def test_a_learning_policy_records_what_was_trained_in_place_of_what_it_proposed
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_next_proposal_is_that_of_a_study_that_had_proposed_what_was_trained(name: str, table: Table):
-    """All train far from where they were proposed; twelve have ended, and two are under way."""
+    """All train far from where they were proposed; twelve have ended, and two are running."""
     policy = ENTRANTS[name].factory(Problem.of(table, 20), 0)
     places = np.random.default_rng(1).random((14, 2)) / 4
     for key, at in enumerate(places):
@@ -325,20 +325,20 @@ def test_the_next_proposal_is_that_of_a_study_that_had_proposed_what_was_trained
         policy.given(key, at)
         if key < 12:
             policy.finished(key, table.num_rungs, float(at.sum()))
-    told = optuna_study(policy)
-    same = optuna.create_study(study_name=told.study_name, pruner=told.pruner)  # brackets hang on the name
-    for key, values in enumerate([values_at(table.axes, at) for at in places] + [t.params for t in told.trials[14:]]):
+    actual = optuna_study(policy)
+    same = optuna.create_study(study_name=actual.study_name, pruner=actual.pruner)  # brackets hang on the name
+    for key, values in enumerate([values_at(table.axes, at) for at in places] + [t.params for t in actual.trials[14:]]):
         same.enqueue_trial(values)
         trial = same.ask(distributions(table.axes))
         if key < 12:
             same.tell(trial, float(places[key].sum()))
-    told.sampler, same.sampler = (optuna.samplers.TPESampler(seed=2) for _ in range(2))
-    drawn, expected = (study.ask(distributions(table.axes)) for study in (told, same))
+    actual.sampler, same.sampler = (optuna.samplers.TPESampler(seed=2) for _ in range(2))
+    drawn, expected = (study.ask(distributions(table.axes)) for study in (actual, same))
     assert drawn.number == expected.number >= 14
     assert drawn.params == expected.params
 
 
-def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
+def test_the_controller_gets_the_end_of_a_short_training_as_a_finished_one(tmp_path: Path):
     parts = arrays()
     parts["last"][:] = 4  # five of nine rungs
     table = read_table(written(tmp_path, **parts))
@@ -349,7 +349,7 @@ def test_the_brain_is_told_the_end_of_a_short_training_as_a_finished_one(tmp_pat
     assert all(set(r.measurements) == {9} for r in finished)
 
 
-def test_the_brain_hands_over_the_trial_that_leads(table: Table):
+def test_the_controller_hands_over_the_trial_that_leads(table: Table):
     policy = Tinysearch(Problem.of(table, 20), 0)
     keys = [policy.propose().key for _ in range(5)]
     assert policy.incumbent() is None
@@ -373,7 +373,7 @@ def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Ta
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_brain_without_one_of_its_parts_searches_otherwise(tmp_path: Path, name: str):
+def test_a_controller_without_one_of_its_parts_searches_differently(tmp_path: Path, name: str):
     made = arrays(n=100, num_rungs=27)
     made["Y"][made["U"][:, 0] > 0.7, 2:] = math.nan
     table = read_table(written(tmp_path, **made))

@@ -74,7 +74,7 @@ def test_a_run_counts_every_launched_trial_and_all_of_its_cost(problem: str):
         assert all(cost == waste.LAUNCH_COST for _, cost, key in run.spent if key in lost)
 
 
-def test_the_brain_hears_of_each_loss_as_a_search_tells_it():
+def test_the_controller_gets_each_loss_as_a_search_reports_it():
     for problem, outcome in (("diverging", DIVERGED), ("out of memory", OUT_OF_MEMORY), ("limit", "infeasible")):
         land = PROBLEMS[problem](1)
         controller = PLAYERS["tinysearch"](land, 16, 1)

@@ -109,15 +109,15 @@ def test_a_line_is_not_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch):
     assert f"{folder}space.yaml is valid" in tinysearch("validate", f"{folder}space.yaml")[1]
 
 
-def test_only_one_place_makes_a_console_and_nothing_turns_markup_on():
+def test_only_one_function_makes_a_console_and_nothing_turns_markup_on():
     makers = set()
     for file in sorted((ROOT / "search").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 makers |= {file.stem} if name in ("Console", "PlainConsole") else set()
-                told = {keyword.arg for keyword in node.keywords} & {"markup", "emoji", "highlight"}
-                assert not told or file.stem == "console", f"{file.name}:{node.lineno} says {told}"
+                given = {keyword.arg for keyword in node.keywords} & {"markup", "emoji", "highlight"}
+                assert not given or file.stem == "console", f"{file.name}:{node.lineno} says {given}"
                 assert name not in ("from_markup", "render_markup", "secho", "rprint"), f"{file.name}:{node.lineno}"
                 if name == "Status":  # rich takes its text for markup, whatever the console does
                     assert not isinstance(node.args[0], ast.Constant | ast.JoinedStr | ast.Name)

@@ -72,7 +72,7 @@ def space_file(text: str, name: str = "space.yaml") -> str:
     return name
 
 
-def test_an_unfinished_trial_that_is_ahead_is_told_and_is_not_the_best():
+def test_an_unfinished_trial_that_is_ahead_is_reported_and_is_not_the_best():
     study = make_study("race", trials=3, is_trained=False)
     first, second = study.propose(), study.propose()
     for rung in study.rungs:
@@ -89,7 +89,7 @@ def test_an_unfinished_trial_that_is_ahead_is_told_and_is_not_the_best():
     assert json.loads(tinysearch("best", "race", "--json")[1])["trial"] == first.number
 
 
-def test_what_was_wasted_is_told_and_nothing_where_nothing_was():
+def test_what_was_wasted_is_reported_and_nothing_if_nothing_was():
     make_study("clean")
     assert "wasted" not in tinysearch("status", "clean")[1]
     study = make_study("wasteful", trials=8, is_trained=False)
@@ -105,8 +105,8 @@ def test_what_was_wasted_is_told_and_nothing_where_nothing_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trials", "0"], "--trials 0 is no search; give at least 1"),
-        (["--trials", "+0"], "--trials +0 is no search; give at least 1"),
+        (["--trials", "0"], "--trials 0: give at least 1"),
+        (["--trials", "+0"], "--trials +0: give at least 1"),
         (["--trials", "many"], "--trials many: give a number, or +N for N more"),
         (["--budget", "huge"], f"{SMOKE}: unknown budget 'huge'. Known: ."),
         (["--goal", "faster"], f"{SMOKE}: unknown goal 'faster'. Known: ."),
@@ -120,11 +120,11 @@ def test_what_was_wasted_is_told_and_nothing_where_nothing_was():
         (["--set", "d_model"], "--set d_model: write name=value"),
         (["--set", "d_model=wide"], "--set d_model=wide: d_model is a whole number, not 'wide'"),
         (["--set", "n_heads=3"], "no configuration satisfies d_model % n_heads == 0"),
-        (["--name", "../escape"], "'../escape' is no name for a study"),
+        (["--name", "../escape"], "'../escape' is not a valid name for a study"),
         (["--name", ""], "--name has an empty value"),
         (["--storage", ""], "--storage has an empty value"),
         (["--data", "nowhere"], "nowhere"),
-        (["--parallel", "0"], "--parallel 0 is no number of trials; give at least 1"),
+        (["--parallel", "0"], "--parallel 0: give at least 1"),
         (["--gpus-per-trial", "-1"], "--gpus-per-trial -1 is negative"),
         (["--gpus-per-trial", "99"], "--gpus-per-trial 99, but there are"),
         (["--token-dtype", "int64"], "Invalid value for '--token-dtype'"),
@@ -221,7 +221,7 @@ def test_fewer_trials_than_there_are_is_refused():
 
 
 @pytest.mark.parametrize("content", [b"SQLite format 3\x00", b"notes of mine\n", b"[1, 2]\n", b"{}\n", b"\xff\xfe\n"])
-def test_a_foreign_file_in_the_journals_place_is_refused_and_kept(content: bytes):
+def test_a_foreign_file_instead_of_the_journal_is_refused_and_kept(content: bytes):
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/journal.log").write_bytes(content)
     assert "is not an Optuna journal" in refused("run", SMOKE, "--name", "mine", "--data", "text")
@@ -357,7 +357,7 @@ def test_best_prints_what_the_trainer_takes():
     assert json.loads(tinysearch("best", "mine", "--format", "train")[1]) == document["train"]
 
 
-def test_validate_as_json_tells_the_feasible_share():
+def test_validate_as_json_has_the_feasible_share():
     space = space_file(SMOKE.read_text().replace("n_heads: {value: 2}", "n_heads: {values: [2, 3], default: 2}"))
     document = json.loads(tinysearch("validate", space, "--json")[1])
     assert document["feasible_share"] == pytest.approx(0.5, abs=0.05)
@@ -365,7 +365,7 @@ def test_validate_as_json_tells_the_feasible_share():
     assert document["warning"] is None
 
 
-def test_validate_tells_what_a_budget_sets():
+def test_validate_shows_what_a_budget_sets():
     code, out, _ = tinysearch("validate", str(SMOKE.parent / "bdh.yaml"), "--budget", "quick")
     assert code == 0 and "in this budget every configuration, presets too, has batch_size 2" in out
 
@@ -393,7 +393,7 @@ def test_a_preset_trains_alone():
     assert rungs[-1]["loss"] < rungs[0]["loss"]
 
 
-def test_set_replaces_what_the_preset_says_and_a_rule_it_breaks_is_told_with_its_section():
+def test_set_replaces_what_the_preset_says_and_a_rule_it_breaks_is_reported_with_its_section():
     config = preset_config("robo/tiny", RunOptions(space=None, assignments=("n_embd=256", "n_heads=4", "d_ff=1024")))
     assert (config.model.d_model, config.model.n_layers, config.model.d_ff) == (256, 4, 1024)
     assert refused("train", "--preset", "robo/tiny", "--set", "d_model=256") == (

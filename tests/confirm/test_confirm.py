@@ -154,7 +154,7 @@ def test_rows_are_ranked_by_mean_and_ties_are_called_so():
     assert any(line.startswith("your 'default': +1.0500 [") and line.endswith("outside the noise") for line in lines)
 
 
-def test_a_tie_is_told_with_the_seeds_that_would_separate_it_and_their_cost():
+def test_a_tie_is_reported_with_the_seeds_that_would_separate_it_and_their_cost():
     found = confirmation({0: [3.0, 3.1, 3.2], 1: [2.0, 2.1, 2.2], 2: [1.95, 2.05, 2.15]})
     _, tie, behind = found.rows
     num = seeds_to_separate(0.05, 0.1, 0.1)
@@ -235,13 +235,13 @@ def test_a_configuration_that_diverged_with_a_seed_never_leads():
     assert "none of these configurations trained with every seed" in closing_lines(alone)
 
 
-def test_one_seed_tells_no_ties():
+def test_one_seed_shows_no_ties():
     found = confirmation({0: [3.0], 1: [2.0]}, num_seeds=1)
     assert verdicts(found) == [(1, BEST), (0, "")]
     lines = closing_lines(found)
     assert "best: trial 1, loss 2.0000 after 36K tokens" in lines
     assert "your 'default': +1.0000" in lines
-    assert "one seed shows no noise, so no tie can be told; give --seeds 3: 4 more runs, 144K tokens" in lines
+    assert "one seed shows no noise, so no ties can be seen; give --seeds 3: 4 more runs, 144K tokens" in lines
     assert found.to_dict()["cost_of_spread"] == {"seeds": 3, "runs": 4, "tokens": 144_000, "seconds": None}
 
 
@@ -348,7 +348,7 @@ def test_more_seeds_and_more_trials_train_only_what_is_new(study: Study, trainin
     assert len(training.trained) == 4
 
 
-def test_an_interrupted_confirmation_goes_on_where_it_was(study: Study, training: FakeTraining):
+def test_an_interrupted_confirmation_resumes_where_it_was(study: Study, training: FakeTraining):
     training.ends[3, 2] = KeyboardInterrupt()
     code, out, err = tinysearch("confirm")
     assert code == 130 and err == ""

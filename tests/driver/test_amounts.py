@@ -19,12 +19,12 @@ from trainer.config import ConfigError, TrainConfig
 
 REFUSED = [
     (["--seed", str(2**64)], "--seed 18446744073709551616: give a whole number from 0 to 9223372036854775807"),
-    (["--gpus-per-trial", "nan"], "--gpus-per-trial nan is no number of them"),
-    (["--gpus-per-trial", "inf"], "--gpus-per-trial inf is no number of them"),
-    (["--cpus-per-trial", "nan"], "--cpus-per-trial nan is no number of them"),
-    (["--cpus-per-trial", "0"], "--cpus-per-trial 0 is no share of a core"),
+    (["--gpus-per-trial", "nan"], "--gpus-per-trial nan is not a valid number"),
+    (["--gpus-per-trial", "inf"], "--gpus-per-trial inf is not a valid number"),
+    (["--cpus-per-trial", "nan"], "--cpus-per-trial nan is not a valid number"),
+    (["--cpus-per-trial", "0"], "--cpus-per-trial 0 is not a valid share of a core"),
     (["--hang-minutes", "nan"], "--hang-minutes nan: give 0.5 to"),
-    (["--parallel", "0"], "--parallel 0 is no number of trials"),
+    (["--parallel", "0"], "--parallel 0: give at least 1"),
     (["--trials", "nan"], "--trials nan: give a number"),
     (["--trials", "1e30"], "--trials 1e30: give a number"),
     (["--trials", "1T"], "--trials 1T: give at most"),
@@ -32,7 +32,7 @@ REFUSED = [
     (["--max-tokens", "1.5"], "--max-tokens 1.5: give a token count"),
     (["--max-tokens", "inf"], "--max-tokens inf: give a token count"),
     (["--until", "nan"], "--until nan is not a time"),
-    (["--storage-path", "here"], "--storage-path here: no URL"),
+    (["--storage-path", "here"], "--storage-path here: not a URL"),
 ]
 COMMANDS = {"run": [str(SMOKE)], "submit": [str(SMOKE), "--to", "slurm"], "resume": []}
 

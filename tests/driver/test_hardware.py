@@ -14,8 +14,8 @@ from search.driver.options import RunOptions
 from search.driver.preparing import prepare_space, slots_for
 from search.driver.requests import Requests
 from search.report import tables
-from search.storage.archive import archive_at
 from search.storage.folder import StudyFolder
+from search.storage.study_store import study_store
 from search.strategy.feasibility import largest_peak
 from search.study.record import TrialRecord
 from search.study.settings import StudySettings
@@ -64,14 +64,14 @@ def test_each_trial_gets_a_share_of_one_machine(nodes, asked, expected):
         ([Node(4, 1), Node(4, 1)], {"gpus_per_trial": 2}, "--gpus-per-trial 2, but no machine has more than 1 GPUs"),
         ([Node(4, 2)], {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5: above one, only whole GPUs can be given"),
         ([Node(4)], {"cpus_per_trial": 1.5}, "--cpus-per-trial 1.5: above one, only whole cores can be given"),
-        ([Node(4)], {"cpus_per_trial": 0}, "--cpus-per-trial 0 is no share of a core; give more than 0"),
+        ([Node(4)], {"cpus_per_trial": 0}, "--cpus-per-trial 0 is not a valid share of a core; give more than 0"),
         (
             [Node(4)],
             {"cpus_per_trial": math.nan},
-            "--cpus-per-trial nan is no number of them; give one such as 1 or 0.5",
+            "--cpus-per-trial nan is not a valid number; give one such as 1 or 0.5",
         ),
         ([Node(4)], {"gpus_per_trial": -1}, "--gpus-per-trial -1 is negative"),
-        ([Node(4)], {"parallel": 0}, "--parallel 0 is no number of trials; give at least 1"),
+        ([Node(4)], {"parallel": 0}, "--parallel 0: give at least 1"),
     ],
 )
 def test_a_share_that_no_machine_has_is_refused(nodes, asked, message):
@@ -200,7 +200,7 @@ def test_where_trials_share_a_gpu_a_speed_that_matters_is_measured_alone(
         slots = slots_for(options, contextlib.ExitStack(), space, budget)
         settings = StudySettings(space=space, budget=budget, corpus={"digest": "d", "about": "text", "paths": []})
         study = Study.create(InMemoryStorage(), "smoke", settings)
-        folder = StudyFolder(tmp_path, "smoke", archive_at(None, tmp_path))
+        folder = StudyFolder(tmp_path, "smoke", study_store(None, tmp_path))
         with folder.lock(settings.directions):
             proposal = study.propose()
             request = Requests(study, folder, slots, 100.0).request(proposal.number, proposal.values)

@@ -87,7 +87,7 @@ def settings(space: str = SPACE, budget: str | None = None) -> StudySettings:
 def test_a_trial_is_expected_to_train_each_stretch_with_the_chance_to_get_there():
     assert expected_tokens(RUNGS, 0) == pytest.approx(1000 + PASS_SHARE * 2000 + PASS_SHARE**2 * 6000)
     assert expected_tokens(RUNGS, 300, pass_share=1) == 9000 + 3 * 300 * EVALUATION
-    assert expected_tokens(RUNGS, 0, tokens=2000) == pytest.approx(1000 + PASS_SHARE * 6000)  # under way
+    assert expected_tokens(RUNGS, 0, tokens=2000) == pytest.approx(1000 + PASS_SHARE * 6000)  # running
     assert expected_tokens(RUNGS, 0, tokens=3000) == pytest.approx(PASS_SHARE * 6000)  # waits at a rung
     assert expected_tokens(RUNGS, 0, tokens=9000) == 0
 
@@ -173,7 +173,7 @@ def test_time_has_the_words_of_until():
         seconds_of("soon")
 
 
-def test_seconds_left_counts_the_trials_under_way_and_those_to_start():
+def test_seconds_left_counts_the_running_trials_and_those_to_start():
     assert seconds_left([9000], 0, RUNGS, 100) == 0
     assert seconds_left([3000], 0, RUNGS, 100) == pytest.approx(PASS_SHARE * 60)
     assert seconds_left([], 2, RUNGS, 100) == pytest.approx(2 * expected_tokens(RUNGS, 0) / 100)
@@ -188,7 +188,7 @@ def test_time_left_is_known_after_the_first_rung():
     assert "not known yet" in display._time_left(Overview.of(study))
     study.report(number, {"tokens": 1000, "loss": 3.0, "tokens_per_second": 100.0})
     assert "about" in display._time_left(Overview.of(study))
-    again = Display(lambda: Overview.of(study), console=Console(file=io.StringIO()))  # the study goes on later
+    again = Display(lambda: Overview.of(study), console=Console(file=io.StringIO()))  # the study resumes later
     assert "not known yet" in again._time_left(Overview.of(study))
 
 

@@ -1,4 +1,4 @@
-"""The image and the service of deploy/: what can be held against them without an engine that runs containers."""
+"""The image and the service of deploy/: everything that can be checked without a container engine."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_image_has_the_tested_versions_and_known_extras():
     assert any(requirement.startswith("ray[default]") for requirement in project["optional-dependencies"]["cluster"])
 
 
-def test_the_image_holds_only_what_it_is_told_to():
+def test_the_image_contains_only_what_is_listed():
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"

@@ -1,4 +1,4 @@
-"""What is submitted to a cluster: whole texts, the schemas of their kinds, what is refused, what programs are asked."""
+"""What is submitted to a cluster: whole texts, the schemas of their kinds, refusals, and calls of programs."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_schemas_refuse_what_is_wrong(damage: Any):
         jsonschema.Draft202012Validator(schema("RayJob")).validate(document)
 
 
-def test_names_are_dns_names_and_tell_studies_apart():
+def test_names_are_dns_names_and_distinguish_studies():
     names = set()
     for study in ("hybrid", "Hybrid", "hybrid.quick", "hybrid-quick", "x" * 100, "x" * 99, "9", "a_b", "a.b"):
         name = dataclasses.replace(JOB, study=study).name
@@ -193,7 +193,7 @@ def test_times_are_slurms(text: str, seconds: int | None):
         ("slurm", {"partition": "gpu\n#SBATCH --account=x"}, ["--partition"]),
         ("slurm", {"account": "a b", "qos": "$(x)"}, ["--account 'a b'", "--qos"]),
         ("slurm", {"runs": '/a"b'}, ["Slurm reads no path with a quote"]),
-        ("slurm", {"memory_per_node": "64Gi"}, ["--memory-per-node 64Gi: no size; give one such as 64G"]),
+        ("slurm", {"memory_per_node": "64Gi"}, ["--memory-per-node 64Gi: not a size; give one such as 64G"]),
         ("k8s", {"image": None, "claim": None}, ["--to k8s needs --image", "--to k8s needs --claim"]),
         ("k8s", {"namespace": "Lab", "claim": "-x", "image": "a b"}, ["--namespace 'Lab'", "--claim", "--image"]),
         ("k8s", {"namespace": "a.b"}, ["--namespace 'a.b'"]),
@@ -202,7 +202,7 @@ def test_times_are_slurms(text: str, seconds: int | None):
         ("ray", {"address": "http://me:secret@head:8265"}, ["--address"]),
     ],
 )
-def test_what_a_cluster_would_refuse_or_misread_is_told_at_once(to: str, changes: dict, messages: list[str]):
+def test_what_a_cluster_would_refuse_or_misread_is_reported_at_once(to: str, changes: dict, messages: list[str]):
     with pytest.raises(ValueError) as error:
         TARGETS[to].check(changed({"slurm": JOB, "k8s": K8S, "ray": RAY}[to], **changes))
     for message in messages:
@@ -291,7 +291,7 @@ def test_a_faulty_space_is_refused_here_and_not_in_the_queue():
         (["--to", "slurm", "--trials", "x"], "--trials x"),
         (["--to", "slurm", "--until", "soon"], "--until soon"),
         (["--to", "slurm", "--storage-path", "s3://key:pass@b/x"], "--storage-path s3://***@b/x: the study would keep"),
-        (["--to", "slurm", "--name", "a/b"], "no name for a study"),
+        (["--to", "slurm", "--name", "a/b"], "not a valid name for a study"),
         (["--to", "slurm", "--set", "d_modle=1"], "d_modle"),
         (["--to", "slurm", "--image", "x", "--address", "y"], "--to slurm: --address, --image means nothing there"),
         (["--to", "k8s", "--image", "x", "--claim", "y", "--data", "text"], "--data text: a job is not in this folder"),
@@ -330,7 +330,7 @@ def test_no_password_is_printed_or_written(how: str, to: list[str], monkeypatch:
         assert code == 0 and "hunter2" not in out + message
 
 
-def test_a_database_without_a_password_is_told_to_a_ray_job():
+def test_a_database_without_a_password_is_passed_to_a_ray_job():
     url = "postgresql://ada@db/studies"
     code, out, _ = tinysearch("submit", SMOKE, "--dry-run", "--to", "ray", "--cluster-runs", "/r", "--storage", url)
     assert code == 0 and f"--storage={url}" in out

@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def new_study(*, metrics: tuple[str, ...] = ()) -> StudyFolder:
-    """Trials 0, 1 and 2 have finished (1 is the best, 0 the smallest), 3 diverged, 4 is under way; each left a file."""
+    """Trials 0, 1 and 2 have finished (1 is the best, 0 the smallest), 3 diverged, 4 is running; each left a file."""
     parsed = parse_space(SPACE)
     settings = StudySettings(
         space=narrow(parsed, metrics=metrics),
@@ -149,7 +149,7 @@ def test_a_study_that_is_not_there_makes_no_folder():
     "name", ["..", ".", "", "../mine", "a/b", "/etc", "a\0b", ".hidden", "a\nb", "mine/", "~", "a" * 101]
 )
 def test_a_name_cannot_lead_out_of_the_folder_of_studies(name: str):
-    with pytest.raises(StudyError, match="is no name for a study"):
+    with pytest.raises(StudyError, match="is not a valid name for a study"):
         StudyFolder(Path("runs"), name)
 
 

@@ -1,4 +1,4 @@
-"""The table of trials shows what differs between them, and tells what it does not show."""
+"""The table of trials shows what differs between them, and names what it does not show."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def overview_of(num_trials: int = 4, *, metrics: tuple[str, ...] = ("loss",)) ->
     )
 
 
-def told(table: TrialsTable) -> str:
+def notes_text(table: TrialsTable) -> str:
     return "\n".join([*table.lines("t"), *table.notes])
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 160, 250])
 @pytest.mark.parametrize("metrics", [("loss",), ("loss", "bits_per_byte")])
-def test_what_is_not_shown_is_told_and_the_learning_rate_is_shown(width: int, metrics: tuple[str, ...]):
+def test_what_is_not_shown_is_named_and_the_learning_rate_is_shown(width: int, metrics: tuple[str, ...]):
     overview = overview_of(metrics=metrics)
     table = TrialsTable(overview, overview.ranked(), width=width)
     title, headings, *rows = table.lines("t")
@@ -107,7 +107,7 @@ def test_columns_asked_for_are_printed_whole_however_narrow_the_terminal(
 
 def test_a_study_without_trials_has_a_table():
     overview = overview_of(0)
-    assert told(TrialsTable(overview, [], width=80)).startswith("t\ntrial  state")
+    assert notes_text(TrialsTable(overview, [], width=80)).startswith("t\ntrial  state")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The winner for reuse: a configuration to train with in earnest, its tokenizer, and what is said of it on the way."""
+"""The winner for reuse: a configuration for a longer training, its tokenizer, and what reports say about it."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def test_bytes_and_token_files_have_no_tokenizer():
 
 def test_nothing_is_said_of_the_reference_before_another_has_finished():
     study = make_study()
-    told = comparison_line(Overview.of(study))
-    assert "best: trial 0 (your 'base')" in told and told.endswith("no other trial has finished yet")
+    line = comparison_line(Overview.of(study))
+    assert "best: trial 0 (your 'base')" in line and line.endswith("no other trial has finished yet")
     finish(study, study.propose().number, 4.0)
     assert comparison_line(Overview.of(study)).endswith("nothing found beats your reference")
 
@@ -139,5 +139,5 @@ def test_a_preset_of_a_file_is_found_where_the_file_is(tmp_path_factory: pytest.
     assert code == 2 and "nowhere/my.yaml: no such file" in err
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert tinysearch("--version")[:2] == (0, "tinysearch 0.1.0\n")

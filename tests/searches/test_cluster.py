@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes: a job's search runs over all of them, and outlives those that are lost."""
+"""A real Ray cluster of several nodes: a job's search uses all of them, and survives lost ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 from tests.support.raylets import CAN_UNSHARE, RAY, Cluster, running_cluster
 from tests.support.s3 import BUCKET, s3_environment, s3_server
 
-PATIENCE_SECONDS = 900.0  # a slow machine is no fault
+PATIENCE_SECONDS = 900.0  # a slow machine is not a fault
 SHARED = f"s3://{BUCKET}/shared"
 RUNGS = [8_000, 24_000, 72_000]
 
@@ -40,7 +40,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A folder that all nodes share, with a space and a text."""
     path = Path(tempfile.mkdtemp(prefix="ts-"))  # Ray's sockets want a short path
     (path / "space.yaml").write_text(SPACE)
@@ -50,10 +50,10 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def cluster(folder: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A head and two nodes of one core, whose jobs find an S3 in their environment, and a database if there is one."""
     environment = s3_environment()
-    with s3_server(environment), running_cluster(place) as cluster:
+    with s3_server(environment), running_cluster(folder) as cluster:
         cluster.environment.update(environment)
         if binaries() is not None:
             cluster.environment["OPTUNA_STORAGE"] = request.getfixturevalue("_server").new_database()
@@ -63,22 +63,22 @@ def cluster(place: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 class Job:
-    """A search that was submitted as a Ray job, under way in another thread.
+    """A search that was submitted as a Ray job and runs in another thread.
 
     The nodes share its folder, or nothing: then its record is in a database, its checkpoints and text in an S3, and
     what it has beside them on the head alone.
     """
 
-    def __init__(self, cluster: Cluster, place: Path, name: str, *, trials: int, shares_folder: bool):
-        search = [sys.executable, "-m", "search.cli", "run", str(place / "space.yaml")]
+    def __init__(self, cluster: Cluster, folder: Path, name: str, *, trials: int, shares_folder: bool):
+        search = [sys.executable, "-m", "search.cli", "run", str(folder / "space.yaml")]
         search += ["--name", name, "--trials", str(trials), "--address", "auto"]
         if shares_folder:
-            search += ["--data", str(place / "text.txt"), "--runs", str(place / "runs")]
+            search += ["--data", str(folder / "text.txt"), "--runs", str(folder / "runs")]
             words = ["env", "-u", "OPTUNA_STORAGE", *search]
         else:
             own = cluster.own / name
             search += ["--data", str(own / "text.txt"), "--runs", str(own / "runs"), "--storage-path", SHARED]
-            words = ["sh", "-c", f"mkdir {own} && cp {place / 'text.txt'} {own} && exec {shlex.join(search)}"]
+            words = ["sh", "-c", f"mkdir {own} && cp {folder / 'text.txt'} {own} && exec {shlex.join(search)}"]
         command = ["job", "submit", "--address", cluster.jobs, "--working-dir", str(ROOT), "--", *words]
         self._thread = threading.Thread(target=self._run, args=(cluster, command))
         self._thread.start()
@@ -97,7 +97,7 @@ class Job:
         give_up = time.monotonic() + PATIENCE_SECONDS
         while not is_so():
             assert self._thread.is_alive(), self.result.stdout + self.result.stderr
-            assert time.monotonic() < give_up, f"waited in vain for {what}"
+            assert time.monotonic() < give_up, f"timed out waiting for {what}"
             time.sleep(0.5)
 
     @property
@@ -112,28 +112,28 @@ class Job:
         return self.result.stdout
 
 
-def ask(place: Path, command: str, study: str, *, storage: str | None = None) -> Any:
-    """What a command of the tool tells of a study that other processes run; None where there is none yet."""
-    where = ["--runs", str(place / "runs"), *(["--storage", storage] if storage else [])]
+def ask(folder: Path, command: str, study: str, *, storage: str | None = None) -> Any:
+    """What a command of the tool prints about a study that other processes run; None if there is none yet."""
+    where = ["--runs", str(folder / "runs"), *(["--storage", storage] if storage else [])]
     result = CliRunner().invoke(app, [command, study, "--json", *where])
     return json.loads(result.stdout) if result.exit_code == 0 else None
 
 
-def hosts(place: Path, study: str, **options: Any) -> set[str]:
+def hosts(folder: Path, study: str, **options: Any) -> set[str]:
     """Where trials were measured last."""
-    trials = ask(place, "trials", study, **options) or ()
+    trials = ask(folder, "trials", study, **options) or ()
     return {trial["environment"]["host"] for trial in trials if trial["environment"]}
 
 
 def test_two_searches_share_a_database_and_an_s3_but_no_folder_while_a_dashboard_reads_them(
-    cluster: Cluster, place: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, folder: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ):
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, cluster.environment[name])
     storage = cluster.environment["OPTUNA_STORAGE"]
-    jobs = {name: Job(cluster, place, name, trials=6, shares_folder=False) for name in ("one", "other")}
+    jobs = {name: Job(cluster, folder, name, trials=6, shares_folder=False) for name in ("one", "other")}
     for name, job in jobs.items():
-        job.wait_for("a rung", lambda name=name: bool(hosts(place, name, storage=storage)))
+        job.wait_for("a rung", lambda name=name: bool(hosts(folder, name, storage=storage)))
     with dashboard(storage, "one") as url:
         num_read = 0
         while any(job.is_running for job in jobs.values()):
@@ -144,14 +144,14 @@ def test_two_searches_share_a_database_and_an_s3_but_no_folder_while_a_dashboard
     for name, job in jobs.items():
         assert "1 trial at a time" in job.output()
         assert PASSWORD not in job.output() and quote(PASSWORD, safe="") not in job.output()
-        assert ask(place, "status", name, storage=storage)["complete"]
-        trials = ask(place, "trials", name, storage=storage)
+        assert ask(folder, "status", name, storage=storage)["complete"]
+        trials = ask(folder, "trials", name, storage=storage)
         assert len(trials) == 6 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
         finished = {f"trial-{trial['trial']}.pt" for trial in trials if trial["outcome"] == "finished"}
         assert ObjectStore(SHARED).sizes(f"{name}/checkpoints").keys() == finished
-    assert not (place / "runs").exists()
+    assert not (folder / "runs").exists()
     for node in ("first", "second"):
-        assert len(list((place / f"ray-{node}" / "cache").glob("*/train.bin"))) == 1  # its copy of the text
+        assert len(list((folder / f"ray-{node}" / "cache").glob("*/train.bin"))) == 1  # its copy of the text
 
 
 @contextlib.contextmanager
@@ -166,18 +166,18 @@ def dashboard(storage: str, study: str) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
-def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, place: Path):
+def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, folder: Path):
     assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
-    job = Job(cluster, place, "grows", trials=24, shares_folder=True)
-    job.wait_for("both nodes to train", lambda: hosts(place, "grows") >= {"first", "second"})
+    job = Job(cluster, folder, "grows", trials=24, shares_folder=True)
+    job.wait_for("both nodes to train", lambda: hosts(folder, "grows") >= {"first", "second"})
     cluster.start("third", num_cpus=1)
-    job.wait_for("the third to train", lambda: "third" in hosts(place, "grows"))
+    job.wait_for("the third to train", lambda: "third" in hosts(folder, "grows"))
     cluster.kill("second")
     assert "from now on 3 trials at a time" in job.output()
-    trials = ask(place, "trials", "grows")
-    assert ask(place, "status", "grows")["complete"] and len(trials) == 24
+    trials = ask(folder, "trials", "grows")
+    assert ask(folder, "status", "grows")["complete"] and len(trials) == 24
     assert found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
-    assert written_twice(place / "runs" / "grows" / "journal.log") == 0
+    assert written_twice(folder / "runs" / "grows" / "journal.log") == 0
     assert all(fault.startswith("worker lost: its machine ") for trial in trials for fault in trial["faults"])
     assert not any(trial["outcome"] == "failed" for trial in trials)
 

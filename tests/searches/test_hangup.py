@@ -1,4 +1,4 @@
-"""A terminal that is closed, as by a broken ssh: the search saves its trials and leaves a study that goes on."""
+"""A terminal that is closed, as by a broken ssh: the search saves its trials and leaves a study that resumes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from search.worker.hangup import HANGUP, held_back, interrupting, outliving_the_
 from tests.support.paths import ROOT
 from tests.support.thorough import some_of
 
-PATIENCE_SECONDS = 600  # a slow machine is no fault
+PATIENCE_SECONDS = 600  # a slow machine is not a fault
 SPACE = """
 family: hybrid
 budget: {trials: 3, min_tokens: 4K, max_tokens: 4M, eta: 10, eval_tokens: 1K}
@@ -121,7 +121,7 @@ def test_processes_started_meanwhile_have_no_hangup(handlers: None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_ignored", some_of([False, True], always=[False]))
-def test_a_search_whose_terminal_is_closed_leaves_a_study_that_goes_on(small_text: Path, is_ignored: bool):
+def test_a_search_whose_terminal_is_closed_leaves_a_study_that_resumes(small_text: Path, is_ignored: bool):
     Path("space.yaml").write_text(SPACE if not is_ignored else SPACE.replace("4M", "40K"))
     command = [sys.executable, "-m", "search.cli", "run", "space.yaml", "--data", "text", "--parallel", "1"]
     process, terminal = start_on_a_terminal(command, is_ignored=is_ignored)

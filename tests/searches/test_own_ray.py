@@ -1,4 +1,4 @@
-"""A search without --address has a Ray of its own, whatever else runs, or was left behind, on the machine."""
+"""A search without --address starts its own Ray, whatever else runs, or was left behind, on the machine."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_three_nodes_become_one_ray_that_searches_to_the_end(slurm: Path):
 
 
 @pytest.mark.long
-def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
+def test_a_job_that_must_end_drains_is_queued_again_and_resumes(slurm: Path):
     """Slurm's notice before the time is up: the second start of the same script ends the study."""
     tinysearch(*("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--set", "d_model=32", "--trials", "4"))
     wait_for(lambda: "finished at" in log_text() or has_ended())
@@ -125,7 +125,7 @@ def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
     log = log_text()
     assert state() == "COMPLETED", log
     assert log.count("ending: every trial stops at its next checkpoint") == 1, log
-    assert log.count("queued again; the study goes on from here") == 1, log
+    assert log.count("queued again; the study will resume from here") == 1, log
     assert log.count("4 trials up to 36,000 tokens") == 2, "appended to, not overwritten"
     overview = stored()
     assert overview.is_complete and len(overview.records) == 4
@@ -133,7 +133,7 @@ def test_a_job_that_must_end_drains_is_queued_again_and_goes_on(slurm: Path):
 
 
 @pytest.mark.long
-def test_a_stopped_job_is_not_queued_again_and_submitted_again_it_goes_on(slurm: Path):
+def test_a_stopped_job_is_not_queued_again_and_resumes_when_submitted_again(slurm: Path):
     asked = ("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--trials", "4")
     tinysearch(*asked)
     wait_for(lambda: "finished at" in log_text() or has_ended())

@@ -59,7 +59,7 @@ def test_an_expression_suggests_its_value_under_the_parameters_own_name():
     (advice,) = advise(SPACE, {"num_params": 4e6})
     assert advice.suggest == {"learning_rate": 2.5e-4, "d_model": 256}
     assert advise(SPACE, {"num_gpus": 3})[0].suggest == {"d_model": 128}
-    assert advise(SPACE, {"num_gpus": 2})[0].suggest == {}  # 85.3 is no width
+    assert advise(SPACE, {"num_gpus": 2})[0].suggest == {}  # 85.3 is not a width
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""YAML text as values with lines: numbers, places, and refusal of everything that is no plain space file."""
+"""YAML text as values with lines: numbers, positions, and refusal of everything that is not a plain space file."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_tags_that_say_what_a_value_is_anyway_are_read():
         ("a: &x 1\nb: *x", "s:2: b: anchors and aliases are not supported; write the value again"),
         ("a: &x [*x]", "s:1: a.0: anchors and aliases are not supported; write the value again"),
         ("a: !!python/none 5", "s:1: a: tags such as !!python/none are not supported; quote what is text"),
-        ("a: !!int 5.5", "s:1: a: 5.5 is no int; leave the tag out, or mend the value"),
+        ("a: !!int 5.5", "s:1: a: 5.5 is not int; leave the tag out, or fix the value"),
         ("a: [1, null]", "s:1: a.1: has no value; write what it stands for, such as 0 for off, or leave it out"),
         ("!!python/object/apply:os.system ['x']", "s:1: a space is a mapping, `family: ...` and so on"),
         ("a:\nb: ~\n",
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path):
         ".": "is a folder; give the space's YAML file",
         "a\0b": "embedded null byte",
         "latin.yaml": "byte 8 is not UTF-8",
-        "large.yaml": "is larger than 65,536 bytes; that is no space",
+        "large.yaml": "is larger than 65,536 bytes, too large for a space",
     }.items():
         with pytest.raises(SpaceError) as error:
             read_document(f"{tmp_path}/{name}")

@@ -107,7 +107,7 @@ def test_where_each_name_stands_once_the_interval_is_the_narrowest(text: str, ex
         ("b ** 0.5", "b ** 0.5: a power can have no value: its base can be 0 or less"),
         ("a ** -1", "a ** -1: a power can have no value: its base can be 0 or less"),
         ("c * 1e30", "c * 1e30: it can be beyond 1e+30"),
-        ("'wide'", "'wide': 'wide' is no number"),
+        ("'wide'", "'wide': 'wide' is not a number"),
         ("log2(-c)", "log2(-c): log2 has no value here"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_faulty_expression_says_what_to_write(text: str, message: str):
         ("a + 'b'", "a + 'b': arithmetic on 'b'"),
         ("9 ** 9 ** 9", "9 ** 9 ** 9: exponent 387420489 is beyond 64"),
         ("(9 ** 60) * a", "(9 ** 60) * a: the result is beyond 1e+30"),
-        ("(-8) ** 0.5", "(-8) ** 0.5: -8 ** 0.5 is no real number"),
+        ("(-8) ** 0.5", "(-8) ** 0.5: -8 ** 0.5 is not a real number"),
     ],
 )
 def test_an_expression_without_a_value_says_why(text: str, message: str):

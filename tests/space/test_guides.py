@@ -1,4 +1,4 @@
-"""The facts of the guides (guides/*.yaml here) against the spaces that encode them: nothing is lost or changed.
+"""The facts of the guides (guides/*.yaml here) compared with the spaces that encode them: nothing is lost or changed.
 
 A fact that a space deliberately has otherwise is listed in its guide file, under `deviations`, with the reason.
 """
@@ -72,12 +72,12 @@ def parameter_differences(space: Space, name: str, fact: dict[str, Any]) -> Iter
     values = space.complete(fact.get("where", {}))
     if "default" in fact and not same(values[name], fact["default"]):
         yield f"{place}.default", f"{section}: {fact['default']} in the guide, {values[name]} here"
-    told, encoded = fact.get("effects", {}), parameter.spec.effect
-    for effect in sorted(told.keys() | encoded.keys()):
-        if told.get(effect) != encoded.get(effect):
+    stated, encoded = fact.get("effects", {}), parameter.spec.effect
+    for effect in sorted(stated.keys() | encoded.keys()):
+        if stated.get(effect) != encoded.get(effect):
             yield (
                 f"{place}.effects.{effect}",
-                f"{section}: {told.get(effect)} in the guide, {encoded.get(effect)} here",
+                f"{section}: {stated.get(effect)} in the guide, {encoded.get(effect)} here",
             )
 
 
@@ -182,7 +182,7 @@ def test_the_reference_of_every_guide_fits_the_quick_budget(name: str):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_every_rule_names_the_section_of_the_guide_and_is_told_with_it(name: str):
+def test_every_rule_names_the_section_of_the_guide_and_is_shown_with_it(name: str):
     space = SPACES[name]
     entries = space.spec.rules
     assert [entry.require for entry in entries if not entry.source] == [], "these rules name no section"
@@ -231,7 +231,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("place", CHANGES)
-def test_a_fact_that_is_missing_or_differs_is_found_at_its_place(place: str):
+def test_a_fact_that_is_missing_or_differs_is_found_at_its_path(place: str):
     guide = copy.deepcopy(GUIDES["bdh"])
     *path, last, value = CHANGES[place]
     part = guide

@@ -122,7 +122,7 @@ def test_validate_names_each_preset_that_may_not_be_launched_and_why(tmp_path: P
     assert "not launched: 'middle': d_model: 48 is not 64, to which it is fixed" in out
 
 
-def test_validate_tells_the_reference_that_is_shrunk_where_no_preset_fits(tmp_path: Path):
+def test_validate_shows_the_reference_that_is_shrunk_if_no_preset_fits(tmp_path: Path):
     out = tinysearch("validate", space_file(tmp_path), "--limit", "num_params=15K")[1]
     assert "none of your 2 presets may be launched, so your reference is missing" in out
     assert "'large' shrunk to fit takes its place, with" in out and "instead of 64" in out
@@ -170,7 +170,7 @@ def test_all_reasons_agree_with_those_against_a_proposal():
 def test_the_shrunk_reference_differs_from_the_preset_in_what_must_differ_alone():
     space = parse_space(SPACE)
     budget = limited(space, space.budget(), ["num_params=15K"])
-    led, told = referenced(space, budget)
+    led, note = referenced(space, budget)
     assert list(led.presets) == [SHRUNK, "large", "middle"]
     values, large = led.complete(led.reference.values), space.complete(space.reference.values)
     assert Feasibility.of(space, budget).reasons_against(values) == []
@@ -180,14 +180,14 @@ def test_the_shrunk_reference_differs_from_the_preset_in_what_must_differ_alone(
     for name in changed:  # nothing was changed that could stay
         back = space.complete({**led.reference.values, name: large[name]})
         assert Feasibility.of(space, budget).reasons_against(back), name
-        assert f"{name} {values[name]} instead of {large[name]}" in told
+        assert f"{name} {values[name]} instead of {large[name]}" in note
 
 
 def test_a_preset_that_set_alone_excludes_keeps_all_else():
     space = narrow(parse_space(SPACE), assignments=["n_layers=7"])
-    led, told = referenced(space, space.budget())
+    led, note = referenced(space, space.budget())
     assert led.complete(led.reference.values) == {**space.complete({}), **space.reference.values, "n_layers": 7}
-    assert told.endswith("with n_layers 7 instead of 8")
+    assert note.endswith("with n_layers 7 instead of 8")
 
 
 def test_without_presets_and_with_those_that_fit_nothing_is_said():
@@ -252,7 +252,7 @@ def test_a_study_from_before_there_were_shrunk_references_has_none():
     "reference", [{"preset": 5}, {"preset": "gone"}, {"preset": "x", "values": {"q": 1}}, {"x": 1}, [],
                   {"preset": "x", "values": {"d_model": "wide"}}]
 )  # fmt: skip
-def test_a_reference_that_is_none_is_refused(reference: object):
+def test_an_invalid_reference_is_refused(reference: object):
     storage = InMemoryStorage()
     Study.create(storage, "study", study_settings(()))
     stored = optuna.load_study(study_name="study", storage=storage)
@@ -264,5 +264,5 @@ def test_a_reference_that_is_none_is_refused(reference: object):
 def test_shipped_guides_have_a_reference_under_a_tight_limit():
     space = load_space(SMOKE.parent / "hybrid.yaml")
     budget = limited(space, space.budget("quick"), ["num_params=12K"])
-    led, told = referenced(narrow(space, budget=budget), budget)
-    assert led.reference.name == SHRUNK and "none of the guide's 5 presets" in told
+    led, note = referenced(narrow(space, budget=budget), budget)
+    assert led.reference.name == SHRUNK and "none of the guide's 5 presets" in note

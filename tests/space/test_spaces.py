@@ -1,4 +1,4 @@
-"""Space files: every one that is shipped keeps its promises, every faulty one says what is wrong and where."""
+"""Space files: the shipped ones are valid, and every faulty one says what is wrong and where."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ FAULTY = {
     TOP + "  d_model: {values: [true, 4], default: 4}":
         "3: parameters.d_model.values.0: expected a whole number, got true",
     TOP + "  d_model: {values: [4, 4.0], default: 4}": "3: parameters.d_model.values: lists 4 twice",
-    TOP + "  d_model: {values: [8, 4], default: 6}": "3: parameters.d_model.default: 6 is none of the values 8, 4",
+    TOP + "  d_model: {values: [8, 4], default: 6}": "3: parameters.d_model.default: 6 is not one of the values 8, 4",
     TOP + f"  d_model: {{values: {list(range(1, 300))}, default: 4}}":
         "3: parameters.d_model.values: has 299 entries; at most 200; write min: 1, max: 299",
     TOP + "  d_model: {values: [8, 4]}": "3: parameters.d_model: has no default; give the guide's own value",
@@ -229,12 +229,12 @@ FAULTY = {
         "5: goals.g.lower.0: n_heads is not searched, so a goal cannot move it",
     BASE + "  schedule: {values: [cosine, wsd], default: wsd}\ngoals: {g: {lower: [schedule]}}":
         "5: goals.g.lower.0: schedule is text, not a number; use set",
-    BASE + "goals: {g: {set: {d_model: 48}}}": "4: goals.g: d_model: 48 is none of 32, 64",
+    BASE + "goals: {g: {set: {d_model: 48}}}": "4: goals.g: d_model: 48 is not one of 32, 64",
     BASE + "goals: {g: {set: {d_model: 2 +}}}": "4: goals.g.set.d_model: '2 +' is not an expression",
     BASE + "goals: {g: {set: {d_model: d_model}}}":
         "4: goals.g: d_model is defined by itself; let one of them stand alone",
     # presets
-    BASE + "presets: {p: {d_model: 48}}": "4: presets.p.d_model: 48 is none of 32, 64",
+    BASE + "presets: {p: {d_model: 48}}": "4: presets.p.d_model: 48 is not one of 32, 64",
     BASE + "presets: {p: {d_model: wide}}": "4: presets.p.d_model: expected a whole number, got 'wide'",
     BASE + "presets: {p: {d_modle: 64}}":
         "4: presets.p.d_modle: unknown parameter 'd_modle'. Known: d_model. Did you mean 'd_model'?",
@@ -243,7 +243,7 @@ FAULTY = {
     BASE + "  max_seq: {derive: d_model * 8}\npresets: {p: {max_seq: 8}}":
         "5: presets.p.max_seq: 8, but d_model * 8 gives 256",
     BASE + "  n_heads: {values: [2, 4], default: 2, when: d_model > 32}\npresets: {p: {n_heads: 4}}":
-        "5: presets.p.n_heads: has no place here: d_model > 32 does not hold",
+        "5: presets.p.n_heads: does not belong here: d_model > 32 does not hold",
     BASE + "rules: [{require: d_model < 64, why: slow}]\npresets: {p: {d_model: 64}}":
         "5: presets.p: breaks the rule d_model < 64 (slow); here d_model is 64",
     # aliases
@@ -252,11 +252,11 @@ FAULTY = {
     TOP + "  d_model: {value: 64, aliases: [width]}\n  n_layers: {value: 2, aliases: [width]}":
         "4: parameters.n_layers.aliases.0: width is an alias of d_model",
     TOP + "  d_model: {value: 64, aliases: [model width]}":
-        "3: parameters.d_model.aliases.0: 'model width' is no name; use letters, digits and _",
+        "3: parameters.d_model.aliases.0: 'model width' is not a valid name; use letters, digits and _",
     TOP + "  d_model: {value: 64, aliases: width}": "3: parameters.d_model.aliases: expected a list, got 'width'",
     ALIASED + "presets: {p: {DIM: 64, d_model: 32}}":
         "4: presets.p.d_model: d_model and DIM are one parameter; give one",
-    ALIASED + "presets: {p: {DIM: 48}}": "4: presets.p.DIM: 48 is none of 32, 64",
+    ALIASED + "presets: {p: {DIM: 48}}": "4: presets.p.DIM: 48 is not one of 32, 64",
     ALIASED + "presets: {p: {DIM: wide}}": "4: presets.p.DIM: expected a whole number, got 'wide'",
     ALIASED + "rules: [{require: DIM > 1}]": "4: rules.0.require: DIM > 1: unknown parameter 'DIM'. Known: d_model. "
         "Did you mean 'd_model'?",
@@ -269,7 +269,7 @@ FAULTY = {
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_modle: 64}}]":
         "4: advice.0.suggest.d_modle: unknown parameter 'd_modle'. Known: d_model. Did you mean 'd_model'?",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 48}}]":
-        "4: advice.0.suggest.d_model: 48 is none of 32, 64",
+        "4: advice.0.suggest.d_model: 48 is not one of 32, 64",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: 4.5}}]":
         "4: advice.0.suggest.d_model: expected a whole number, got 4.5",
     BASE + "advice: [{when: tokens > 1, say: x, suggest: {d_model: q + 1}}]":
@@ -301,7 +301,7 @@ FAULTY = {
     BASE + "metrics: [loss, 3]": f"4: metrics.1: expected one of {MEASURED}, got 3",
     BASE + "metrics: [loss]": "4: metrics: names fewer than two measurements; for one write metric",
     BASE + "metrics: [loss, num_params, loss]": "4: metrics.2: loss is listed twice",
-    BASE + "metric: {name: loss}\nmetrics: [loss, num_params]": "5: metrics: stands beside metric; keep one",
+    BASE + "metric: {name: loss}\nmetrics: [loss, num_params]": "5: metrics: is given together with metric; keep one",
     BASE + "limits: {vram: {max: 1}}": f"4: limits.vram: unknown measurement 'vram'. Known: {MEASURED}. "
         "Did you mean 'peak_vram_bytes'?",
     BASE + "limits: {loss: {}}": "4: limits.loss: needs min or max",
@@ -315,7 +315,7 @@ FAULTY = {
     BASE + "budgets: {q: {set: {d_modle: 4}}}": "4: budgets.q.set.d_modle: unknown parameter 'd_modle'. "
         "Known: d_model. Did you mean 'd_model'?",
     BASE + "budget: {set: {d_model: wide}}": "4: budget.set.d_model: expected a whole number, got 'wide'",
-    BASE + "budget: {set: {d_model: 48}}": "4: budget.set.d_model: 48 is none of 32, 64",
+    BASE + "budget: {set: {d_model: 48}}": "4: budget.set.d_model: 48 is not one of 32, 64",
     BASE + "budgets: {q: {trails: 4}}":
         f"4: budgets.q.trails: unknown key 'trails'. Known: {BUDGET_KEYS}. Did you mean 'trials'?",
     # an entry that cannot be read hides no other
@@ -593,7 +593,8 @@ def test_a_goal_keeps_the_part_on_its_side_of_the_default():
         ([], ["n_layers=true"], "--set n_layers=true: n_layers is a whole number, not 'true'"),
         ([], ["beta1=1e999"], "--set beta1=1e999: beta1 is a number, not '1e999'"),
         ([], ["n_layers=9"], "--set n_layers=9: 9 is not in 2 to 8; to search elsewhere, change the space"),
-        ([], ["d_model=40"], "--set d_model=40: 40 is none of 16, 32, 48, 64; to search elsewhere, change the space"),
+        ([], ["d_model=40"],
+         "--set d_model=40: 40 is not one of 16, 32, 48, 64; to search elsewhere, change the space"),
         (["up"], ["n_layers=3"],
          "--set n_layers=3: 3 is not in 4 to 8 (after goal up); to search elsewhere, change the space"),
         ([], ["n_layers=3", "n_layers=4"], "--set n_layers=4: n_layers is set to 3 as well"),
@@ -624,7 +625,7 @@ def test_a_parameter_goes_by_any_of_its_names_in_presets_and_set():
     assert narrowed.complete({}) == {"d_model": 64, "n_layers": 3}
     for wrong, message in {
         ("DIM=64", "d_model=64"): "--set d_model=64: d_model and DIM are one parameter; set one of them",
-        ("DIM=48",): "--set DIM=48: 48 is none of 32, 64; to search elsewhere, change the space",
+        ("DIM=48",): "--set DIM=48: 48 is not one of 32, 64; to search elsewhere, change the space",
     }.items():
         with pytest.raises(ValueError) as error:
             narrow(space, assignments=wrong)

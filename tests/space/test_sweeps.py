@@ -1,4 +1,4 @@
-"""What people write who have written sweeps for other tools: each entry gets one line that says what to write here."""
+"""Sweeps written for other tools: each entry gets one line that says what to write here."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_a_foreign_entry_is_told_as_it_is_written_here(entry: str):
+def test_a_foreign_entry_is_reported_as_it_is_written_here(entry: str):
     space = f"family: transformer\nparameters:\n  wd: {entry}\n  n_layers: {{low: 1}}\n"
     first, *others = faults_of(space)
     assert first[:2] == (3, "parameters.wd") and "write weight_decay: " in first[2] and ENTRIES[entry] in first[2]

@@ -29,17 +29,17 @@ from benchmarks.postgres import PASSWORD, Server
 from search.space.loading import load_space
 from search.storage import lease, retrying
 from search.storage.address import Address
-from search.storage.archive import archive_at
 from search.storage.database import Database
 from search.storage.folder import FAULTS, StudyError, StudyFolder
 from search.storage.lease import DRIVER, Lease
 from search.storage.optuna_database import IdempotentStorage
 from search.storage.retrying import RetryingStorage
+from search.storage.study_store import study_store
 from search.study.settings import StudySettings
 from search.study.study import Study
 from tests.support.paths import ROOT
 from tests.support.searches import QUICK
-from tests.support.simulated import SPACE, Workers, check_whole, described, go_on, settings
+from tests.support.simulated import SPACE, Workers, check_whole, described, resume_study, settings
 from tests.support.tool import printed_json, tinysearch
 from trainer.data import open_corpus
 
@@ -47,8 +47,8 @@ SMOKE = ROOT / "spaces" / "smoke.yaml"
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """The URL of each kind of archive; None is the journal's."""
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """The URL of each kind of study store; None is the journal's."""
     return url_of(request, tmp_path)
 
 
@@ -78,24 +78,24 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def undisturbed() -> list[str]:
     storage = InMemoryStorage()
-    go_on(storage, SPACE, Workers())
+    resume_study(storage, SPACE, Workers())
     return described(storage)
 
 
 def folder_at(url: str | None, runs: Path, name: str = "study") -> StudyFolder:
-    return StudyFolder(runs, name, archive_at(url, runs))
+    return StudyFolder(runs, name, study_store(url, runs))
 
 
 def run(folder: StudyFolder, workers: Workers) -> None:
     with folder.lock(settings(SPACE).directions):
-        go_on(folder.open_storage(), SPACE, workers)
+        resume_study(folder.open_storage(), SPACE, workers)
 
 
-def test_a_study_is_the_same_wherever_it_is_kept(place: str | None, tmp_path: Path):
-    folder, workers = folder_at(place, tmp_path), Workers()
+def test_a_study_is_the_same_wherever_it_is_kept(store_url: str | None, tmp_path: Path):
+    folder, workers = folder_at(store_url, tmp_path), Workers()
     assert folder.find() is None
     run(folder, workers)
-    again = folder_at(place, tmp_path)
+    again = folder_at(store_url, tmp_path)
     assert described(again.open_storage()) == undisturbed()
     check_whole(again.open_storage(), workers)
     assert len(again.load().trials) == 7
@@ -103,10 +103,10 @@ def test_a_study_is_the_same_wherever_it_is_kept(place: str | None, tmp_path: Pa
     assert FAULTS not in again.load().user_attrs
 
 
-def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: Path):
-    assert archive_at(place, tmp_path).names() == []
+def test_the_study_that_was_run_last_is_the_latest(store_url: str | None, tmp_path: Path):
+    assert study_store(store_url, tmp_path).names() == []
     for name in ("first", "second", "first"):
-        folder = folder_at(place, tmp_path, name)
+        folder = folder_at(store_url, tmp_path, name)
         with folder.lock(settings(SPACE).directions):
             if folder.find() is None:
                 study = optuna.create_study(storage=folder.open_storage(), study_name=name, load_if_exists=True)
@@ -114,7 +114,7 @@ def test_the_study_that_was_run_last_is_the_latest(place: str | None, tmp_path: 
                     study.set_user_attr(key, value)
             else:
                 folder.load().set_user_attr("trials", 9)
-    assert archive_at(place, tmp_path).names() == ["second", "first"]
+    assert study_store(store_url, tmp_path).names() == ["second", "first"]
 
 
 def test_looking_for_a_study_writes_nothing(tmp_path: Path, postgres: Server):
@@ -150,9 +150,9 @@ def connected(url: str) -> Iterator[sqlalchemy.Connection]:
 DRIVER_PROCESS = """
 import sys, time
 from pathlib import Path
-from search.storage.archive import archive_at
+from search.storage.study_store import study_store
 from search.storage.folder import StudyFolder
-with StudyFolder(Path(sys.argv[2]), "study", archive_at(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
+with StudyFolder(Path(sys.argv[2]), "study", study_store(sys.argv[1], Path(sys.argv[2]))).lock(["minimize"]):
     print("holds", flush=True)
     time.sleep(600)
 """
@@ -253,7 +253,7 @@ def test_of_many_drivers_at_once_one_gets_the_study(url: str, tmp_path: Path):
 
 
 @pytest.mark.usefixtures("hurried")
-def test_the_end_of_a_driver_waits_for_a_beat_under_way(
+def test_the_end_of_a_driver_waits_for_a_running_beat(
     postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Else the connection of that beat outlives the storage, and nobody closes it."""
@@ -290,10 +290,10 @@ def test_a_driver_that_was_frozen_and_taken_over_ends_and_writes_nothing_more(ur
 
         guard, storage.guard = storage.guard, taken_over
         with pytest.raises(StudyError, match="the study study was taken over by process 7 on elsewhere"):
-            go_on(storage, SPACE, workers)
+            resume_study(storage, SPACE, workers)
         before = described(storage)
         with pytest.raises(StudyError, match="taken over"):
-            go_on(storage, SPACE, workers)
+            resume_study(storage, SPACE, workers)
         assert described(storage) == before
     assert json.loads(lease_of(storage))["token"] == "t"  # the end of the frozen one leaves the other's lease alone
 
@@ -310,7 +310,7 @@ def lease_of(storage: RetryingStorage) -> str:
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("after", [3, 25])  # of its writes: among the first, and while trials are under way
+@pytest.mark.parametrize("after", [3, 25])  # of its writes: among the first, and while trials are running
 def test_a_server_that_crashes_and_comes_back_costs_waiting_and_no_trial(
     after: int, postgres: Server, tmp_path: Path, capfd: pytest.CaptureFixture
 ):
@@ -328,15 +328,15 @@ def test_a_server_that_crashes_and_comes_back_costs_waiting_and_no_trial(
             create(*args)
 
         storage._storage.set_trial_user_attr = crashing
-        go_on(storage, SPACE, workers)
+        resume_study(storage, SPACE, workers)
         restart.join()
     assert described(storage) == undisturbed()
     check_whole(storage, workers)
     (fault,) = folder.load().user_attrs[FAULTS]
     assert fault.startswith("the storage did not answer for ") and fault.endswith(" s")
-    told = capfd.readouterr().err
-    assert told.count("does not answer, waiting") == told.count("answers again after") == 1
-    assert "s3cret" not in told
+    message = capfd.readouterr().err
+    assert message.count("does not answer, waiting") == message.count("answers again after") == 1
+    assert "s3cret" not in message
 
 
 @pytest.mark.usefixtures("hurried")
@@ -356,7 +356,7 @@ def test_what_was_done_although_its_answer_was_lost_is_not_done_twice(
 
     backend.engine.dialect.do_commit = losing
     storage, workers = RetryingStorage(backend, "the storage", str), Workers()
-    go_on(storage, SPACE, workers)
+    resume_study(storage, SPACE, workers)
     assert next(commits) > 100
     assert described(storage) == undisturbed()
     check_whole(storage, workers)
@@ -373,7 +373,7 @@ def test_a_server_that_stays_away_ends_the_driver_with_what_to_do(
         postgres.crash()
         try:
             with pytest.raises(StudyError, match=r"postgresql://tinysearch:\*\*\*@.* did not answer for 0 s") as caught:
-                go_on(storage, SPACE, Workers())
+                resume_study(storage, SPACE, Workers())
             monkeypatch.setattr(retrying, "PATIENCE_SECONDS", 600)  # and yet what follows is not waited for again
             with pytest.raises(StudyError, match="did not answer"):
                 storage.get_all_studies()
@@ -389,20 +389,20 @@ def test_what_waiting_does_not_mend_is_refused_at_once(url: str, tmp_path: Path,
         storage = folder.open_storage()
         execute(url, "drop table trial_intermediate_values")
         with pytest.raises(StudyError, match="refuses: .*trial_intermediate_values"):
-            go_on(storage, SPACE, Workers())
+            resume_study(storage, SPACE, Workers())
     assert "waiting" not in capfd.readouterr().err
 
 
-# What is refused, and that no password is told.
+# What is refused, and that no password is shown.
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("studies.db", "--storage studies.db is no database URL; write sqlite:///FILE, "),
+        ("studies.db", "--storage studies.db is not a database URL; write sqlite:///FILE, "),
         ("oracle://me:hush@host/db", "--storage oracle://me:***@host/db: unknown scheme 'oracle'. Known: sqlite, "),
-        ("postgresql//me:hush@host/db", "no database URL"),
-        ("postgresql://me:hush@host:port/db", "--storage postgresql://me:***@host:port/db is no database URL"),
+        ("postgresql//me:hush@host/db", "not a database URL"),
+        ("postgresql://me:hush@host:port/db", "--storage postgresql://me:***@host:port/db is not a database URL"),
         ("sqlite://", "--storage sqlite:// would be lost with this process; name a file: sqlite:///"),
         ("sqlite:///:memory:", "would be lost with this process"),
         ("postgresql+asyncpg9://me:hush@host/db", "postgresql+asyncpg9://me:***@host/db needs the driver asyncpg9, "),
@@ -436,7 +436,7 @@ def test_a_driver_that_is_missing_is_named_with_its_extra(scheme: str, module: s
     )
 
 
-def test_a_wrong_password_is_refused_and_not_told(postgres: Server):
+def test_a_wrong_password_is_refused_and_not_shown(postgres: Server):
     url = postgres.new_database().replace("s3cret", "wr0ng")
     with pytest.raises(StudyError, match="password authentication failed") as caught:
         Database(url).open("study")
@@ -472,7 +472,7 @@ def test_a_study_of_another_program_is_refused(url: str, tmp_path: Path):
     optuna.create_study(storage=storage, study_name="theirs").set_user_attr("note", "theirs")
     with pytest.raises(StudyError, match="holds an Optuna study 'theirs' that tinysearch did not make"):
         folder_at(url, tmp_path, "theirs").find()
-    assert archive_at(url, tmp_path).names() == []
+    assert study_store(url, tmp_path).names() == []
 
 
 # The commands.
@@ -562,19 +562,19 @@ def test_a_real_search_in_postgresql(postgres: Server, small_text: Path, monkeyp
     assert {trial.state.name for trial in stored.trials} <= {"COMPLETE", "PRUNED"}
     written = [path for path in (small_text / "runs").rglob("*") if path.is_file()]
     assert "space.yaml" in {path.name for path in written}
-    for told in (*outputs, *(path.read_bytes().decode("latin-1") for path in written)):
-        assert "s3cret" not in told
+    for message in (*outputs, *(path.read_bytes().decode("latin-1") for path in written)):
+        assert "s3cret" not in message
 
 
 def test_several_drivers_may_be_the_first_in_a_database(url: str, tmp_path: Path):
-    """Optuna's tables are made by each that finds none; whoever comes second at one of them looks again."""
+    """Every process that finds none of Optuna's tables creates them; if another one was first, it looks again."""
     opened: list[Any] = []
     gate = threading.Barrier(8)
 
     def open_one(number: int) -> None:
         gate.wait()
         try:
-            opened.append(archive_at(url, tmp_path).open(f"study{number}"))
+            opened.append(study_store(url, tmp_path).open(f"study{number}"))
         except StudyError as error:
             opened.append(error)
 

@@ -211,7 +211,7 @@ def sizes(header: bytes) -> tuple[int, int]:
     return about["bytes"], about["lines"]
 
 
-def test_damage_behind_a_snapshot_is_told_by_its_line_of_the_journal(tmp_path):
+def test_damage_after_a_snapshot_is_reported_by_its_line_of_the_journal(tmp_path):
     file = tmp_path / "journal.log"
     large_journal(file)
     read(file)
@@ -288,5 +288,5 @@ def test_a_journal_with_an_operation_that_is_not_known_here_is_read_as_optuna_re
     monkeypatch.setattr(Replay, "__init__", forgetful)
     study = new_reader(file)
     assert whole(study) == whole(as_optuna_reads_it(file))
-    study.set_user_attr("note", 2)  # and goes on
+    study.set_user_attr("note", 2)  # and continues
     assert as_optuna_reads_it(file).user_attrs == new_reader(file).user_attrs == {"note": 2}

@@ -1,4 +1,4 @@
-"""A journal replayed into fewer entries comes to what Optuna makes of all of them."""
+"""A journal replayed into fewer entries gives the same as Optuna reading all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No part of a password is ever told, however odd the URL that it is given in."""
+"""No part of a password is ever shown, however odd the URL that contains it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoded(password: str, how) -> str:
 
 
 def pieces(password: str) -> set[str]:
-    """What must not be told: each part of PIECE letters, as it is and as a URL writes it."""
+    """What must not be shown: each part of PIECE letters, as it is and as a URL writes it."""
     found = {password[i : i + PIECE] for i in range(len(password) - PIECE + 1)}
     return {piece for piece in found if any(letter in "QXZJ9745" for letter in piece)}
 
@@ -55,17 +55,17 @@ def pieces(password: str) -> set[str]:
 )
 @settings(max_examples=40, deadline=None)
 @given(password=PASSWORDS, how=ENCODINGS)
-def test_no_piece_of_a_password_is_told(form: str, password: str, how):
+def test_no_piece_of_a_password_is_shown(form: str, password: str, how):
     url = form.format(encoded(password, how))
-    told = []
+    shown = []
     try:
         address = Address(url)
-        told += [address.shown, str(Database(url))]
+        shown += [address.shown, str(Database(url))]
         for said in (password, encoded(password, quote), repr(password), url, f"{password[1:]}x"):
-            told.append(address.masked(f"cannot connect: {said} is wrong"))
+            shown.append(address.masked(f"cannot connect: {said} is wrong"))
     except StudyError as error:
-        told.append(str(error))
-    for text in told:
+        shown.append(str(error))
+    for text in shown:
         for piece in pieces(password):
             assert piece not in text, (url, text)
 
@@ -73,7 +73,7 @@ def test_no_piece_of_a_password_is_told(form: str, password: str, how):
 @pytest.mark.parametrize("form", ["s3://KEY:{}@bucket/x", "s3://b/x?token={}", "s3://b/x#t={}", "k:{}@b"])
 @settings(max_examples=40, deadline=None)
 @given(password=PASSWORDS)
-def test_no_piece_of_a_key_of_an_object_store_is_told(form: str, password: str):
+def test_no_piece_of_a_key_of_an_object_store_is_shown(form: str, password: str):
     with pytest.raises(ObjectStoreError) as refused:
         check_url(form.format("A" + password))
     for piece in pieces(password):
@@ -104,7 +104,7 @@ def test_no_piece_of_a_key_of_an_object_store_is_told(form: str, password: str):
         ["validate"],
     ],
 )
-def test_no_command_tells_a_password_that_was_given_anywhere(words: list[str], url: str, small_text):
+def test_no_command_shows_a_password_that_was_given_anywhere(words: list[str], url: str, small_text):
     result = CliRunner().invoke(app, [*words, url])
     assert result.exit_code != 0 and isinstance(result.exception, SystemExit)
     for part in ("QXZJ", "9745", "45QZ"):
@@ -125,7 +125,7 @@ def test_a_password_is_not_taken_for_a_port_where_the_host_was_forgotten(passwor
         assert password not in str(refused.value)
 
 
-def test_a_password_in_the_environment_is_not_told(small_text, monkeypatch: pytest.MonkeyPatch):
+def test_a_password_in_the_environment_is_not_shown(small_text, monkeypatch: pytest.MonkeyPatch):
     for url in ("postgresql://me:QXZJ@97:w/45QZ@127.0.0.1:1/db", "postgresql://me:QXZJ45QZ@127.0.0.1:1/db"):
         monkeypatch.setitem(os.environ, "OPTUNA_STORAGE", url)
         result = CliRunner().invoke(app, ["status"])
@@ -144,7 +144,7 @@ def test_a_url_that_can_be_read_in_two_ways_is_refused_with_what_to_write():
     )
 
 
-def test_what_is_not_secret_is_told():
+def test_what_is_not_secret_is_shown():
     address = Address("postgresql://tiny:Qx7-Zj4-Ww@host/db")
     said = 'connection to server at "host" failed: FATAL: no password for user "tiny"'
     assert address.masked(said) == said

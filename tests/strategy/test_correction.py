@@ -1,4 +1,4 @@
-"""What measured peaks do to the estimates that come after them."""
+"""The effect of measured peaks on later estimates."""
 
 from __future__ import annotations
 

@@ -79,14 +79,14 @@ def measurement(values: dict[str, Any], tokens: int) -> dict[str, Any]:
 
 
 def step(study: Study, number: int) -> bool:
-    """Train a trial to its next rung; True if it goes on."""
+    """Train a trial to its next rung; True if it continues."""
     record = study.records[number]
     rung = next(rung for rung in study.rungs if rung > record.rung)
     return study.report(number, measurement(record.values, rung))
 
 
 def run_all(study: Study, *, workers: int = 1) -> None:
-    """Train all there is, with several trials under way at a time, each a rung in its turn."""
+    """Train all trials, with several running at a time, each one rung in turn."""
     running: deque[int] = deque()
     while True:
         while len(running) < workers and (proposal := study.propose()) is not None:
@@ -144,7 +144,7 @@ def test_trials_that_ended_badly_count_as_tried():
     assert "all 4 configurations that may be launched have been tried" in exhausted_line(Overview.of(study))
 
 
-def test_while_trials_are_under_way_no_more_are_waited_for_than_there_can_be():
+def test_while_trials_are_running_no_more_are_waited_for_than_there_can_be():
     storage = InMemoryStorage()
     study = new_study(storage=storage)
     started = [study.propose() for _ in range(4)]
@@ -166,7 +166,7 @@ def test_a_study_opened_again_at_any_moment_reaches_the_same_end():
         study = new_study(SPACE + PRESETS, storage=storage)
         for _ in range(num_steps):
             if (proposal := study.propose()) is not None:
-                step(study, proposal.number)  # and here the driver is killed, the trial under way or not
+                step(study, proposal.number)  # and here the driver is killed, the trial running or not
                 study = reopened(storage)
         run_all(study)
         assert [(r.values, r.outcome) for r in study.records.values()] == [e[:2] for e in expected]
@@ -254,7 +254,7 @@ def test_what_measurements_let_be_launched_is_still_started(ratio: float, num_mo
     peak = estimate(feasibility.train_config(deepest)).peak_vram_bytes
     study = new_study(MEMORY.replace("LIMIT", str(int(peak * 0.99))))
     while study.propose() is not None:
-        pass  # all are under way at once
+        pass  # all are running at once
     assert len(study.records) == 4 and study.exhausted == Exhausted(4, is_exact=True)
     for number, record in list(study.records.items()):
         while not record.has_ended:
@@ -439,7 +439,7 @@ def spaces(draw: st.DrawFn) -> Space:
 
 
 def all_launchable(space: Space) -> set[Any]:
-    """By trying every combination of what Optuna is told."""
+    """By trying every combination of what Optuna gets."""
     feasibility = Feasibility.of(space, space.budget())
     levels = {}
     for name, known in distributions(space).items():

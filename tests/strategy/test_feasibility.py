@@ -1,4 +1,4 @@
-"""What may be launched, and what Optuna is told of a space."""
+"""What may be launched, and what Optuna gets of a space."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_reasons_are_words_that_can_be_counted():
 
 
 @pytest.mark.parametrize(
-    ("entry", "told"),
+    ("entry", "reason"),
     [
         ("", "n_layers < 8"),
         (", why: slow", "n_layers < 8 (slow)"),
@@ -73,10 +73,10 @@ def test_reasons_are_words_that_can_be_counted():
         (", source: row n_layers, why: slow", "n_layers < 8 (Reference, row n_layers: slow)"),
     ],
 )
-def test_a_broken_rule_is_told_with_the_guides_section_and_reason(entry: str, told: str):
+def test_a_broken_rule_is_reported_with_the_guides_section_and_reason(entry: str, reason: str):
     space = parse_space(SPACE.replace("guide:", f"  - {{require: n_layers < 8{entry}}}\nguide:"))
     broken = {**space.complete({}), "n_layers": 8}
-    assert Feasibility.of(space, space.budget()).reasons_against(broken) == [told]
+    assert Feasibility.of(space, space.budget()).reasons_against(broken) == [reason]
     assert parse_space(SPACE.replace("guide: Reference", "")).rules[0].source == "row n_heads"
 
 

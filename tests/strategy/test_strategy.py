@@ -163,7 +163,7 @@ def test_new_configurations_close_in_on_what_is_good_and_may_be_launched():
     assert np.median(distances) < 0.25  # 0.46 for points at random
 
 
-def test_a_paused_trial_that_looks_best_goes_on_and_a_hopeless_one_does_not():
+def test_a_paused_trial_that_looks_best_resumes_and_a_hopeless_one_does_not():
     found = curves(6, 30, 1.0)
     promising = Curve(30, np.array([0.3, 0.31]), {0: 0.0005, 1: 0.0005}, is_paused=True)
     hopeless = Curve(31, np.array([0.95, 0.95]), {0: 4.2, 1: 4.2}, is_paused=True)
@@ -205,7 +205,7 @@ def test_the_best_next_to_what_cannot_be_had_is_still_sought_and_little_is_waste
     assert late.points[~late.has_failed, 0].max() > 0.33
 
 
-def test_where_all_have_failed_so_far_the_search_goes_on_at_random():
+def test_if_all_have_failed_so_far_the_search_continues_at_random():
     failed = [Curve(i, np.full(2, 0.9), {LAST: math.nan}) for i in range(12)]
     assert isinstance(new_strategy().next(failed, can_start=True), Start)
     assert new_strategy().next(failed, can_start=False) is None
@@ -229,7 +229,7 @@ def test_curves_as_arrays_say_what_each_says_alone():
     assert nothing_searched.points.shape == (2, 0) and len(Curves.of([])) == 0
 
 
-def test_what_is_under_way_is_to_be_beaten():
+def test_what_is_running_is_to_be_beaten():
     strategy, found = new_strategy(), curves(8, 30, 1.0)
     leading = Curve(30, np.array([0.3, 0.3]), {0: 0.0, 1: 0.0}, is_running=True)
     seen = Curves.of([*found, leading])

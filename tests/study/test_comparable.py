@@ -95,7 +95,7 @@ def test_a_vocabulary_that_hangs_on_what_is_searched_is_several(entry: str, expe
     assert sizes(space.replace(", set: {vocab_size: 512}", "")) == expected
 
 
-def test_a_vocabulary_that_a_rule_or_a_limit_excludes_is_none_of_a_searchs():
+def test_a_vocabulary_that_a_rule_or_a_limit_excludes_is_not_counted():
     small = TINY.partition("presets:")[0]
     assert sizes(small + "rules: [{require: vocab_size < 4096}]\n") == [512]
     assert sizes(small + "limits: {num_params: {max: 50K}}\n") == [512]
@@ -158,7 +158,7 @@ def a_study(text: str, data: str, *, name: str = "old") -> Study:
     return Study.create(folder.open_storage(), name, settings)
 
 
-def test_a_study_that_was_begun_goes_on_with_a_warning():
+def test_an_existing_study_resumes_with_a_warning():
     study = a_study(TINY.replace("4096", "300").replace("512", "280"), "text")
     while (proposal := study.propose()) is not None:
         while study.report(
@@ -189,7 +189,7 @@ def test_bits_per_byte_of_tokens_is_refused_before_anything_is_written():
     assert not Path("runs").exists()
 
 
-def test_a_study_of_what_cannot_be_measured_does_not_go_on():
+def test_a_study_of_what_cannot_be_measured_does_not_resume():
     tokens_file()
     a_study(BITS + BYTES, "own.bin")
     code, _, message = tinysearch("resume", "old")

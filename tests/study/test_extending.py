@@ -1,4 +1,4 @@
-"""A study that is to go further: to more tokens, to more trials, or until a time."""
+"""Extending a study: to more tokens, to more trials, or until a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from search.driver.amounts import number_of_tokens
 from search.driver.deadline import seconds_until
-from search.driver.launch import _going_on
+from search.driver.launch import _settings_to_resume_with
 from search.driver.options import RunOptions
 from search.report.overview import Overview
 from search.space.loading import parse_space
@@ -76,7 +76,7 @@ def extended(storage: InMemoryStorage, max_tokens: int = 40_000) -> Study:
     return Study(stored(storage), before.extended(max_tokens))
 
 
-def test_finished_trials_go_on_to_more_tokens_and_train_nothing_twice():
+def test_finished_trials_continue_to_more_tokens_and_train_nothing_twice():
     storage = finished_study()
     before = Overview.stored(stored(storage), is_run=False)
     num_finished = before.counts[FINISHED]
@@ -109,7 +109,7 @@ def test_optuna_knows_all_rungs_of_a_trial_that_continues_another():
     assert trial.value == trial.intermediate_values[40_000]
 
 
-def test_an_extended_study_goes_on_after_a_kill_at_any_moment():
+def test_an_extended_study_resumes_after_a_kill_at_any_moment():
     for num_steps in range(1, 8):
         storage = finished_study()
         study = extended(storage)
@@ -135,7 +135,7 @@ def test_the_best_of_the_old_budget_stands_until_one_has_finished_the_new_one():
     assert during.best is not None and best is not None and during.best.number == best.number
     assert len(during.records) == 10 and not during.is_complete
     while study.records[proposal.number].outcome != FINISHED:
-        assert proposal.number == 10, "the guide's own goes on first and is never paused"
+        assert proposal.number == 10, "the reference resumes first and is never paused"
         train(study, proposal)
     assert Overview.of(study).best.number == proposal.number
 
@@ -170,24 +170,24 @@ def options(**more) -> RunOptions:
     return RunOptions(space=Path("x.yaml"), **more)
 
 
-def test_more_tokens_extend_a_study_whoever_asks_for_them():
+def test_more_tokens_extend_a_study_if_the_space_or_the_command_asks_for_them():
     before = settings()
     larger = replace(before, budget=before.budget.model_copy(update={"max_tokens": 27_000}))
-    assert _going_on(before, before, options(max_tokens="27K")).rungs == (1000, 3000, 9000, 27_000)
-    assert _going_on(before, larger, options()).budget.max_tokens == 27_000  # the space file says so
+    assert _settings_to_resume_with(before, before, options(max_tokens="27K")).rungs == (1000, 3000, 9000, 27_000)
+    assert _settings_to_resume_with(before, larger, options()).budget.max_tokens == 27_000  # the space file says so
     assert before.differences(larger) == []
     grown = before.extended(27_000)
-    assert _going_on(grown, before, options()) is grown  # the command that made it
-    assert _going_on(grown, larger, options()) is grown
+    assert _settings_to_resume_with(grown, before, options()) is grown  # the command that made it
+    assert _settings_to_resume_with(grown, larger, options()) is grown
 
 
 def test_a_study_is_never_cut_short():
     grown = settings().extended(27_000)
     smaller = replace(grown, budget=grown.budget.model_copy(update={"max_tokens": 5000}))
     with pytest.raises(StudyError, match="27,000 already"):
-        _going_on(grown, smaller, options())
+        _settings_to_resume_with(grown, smaller, options())
     with pytest.raises(StudyError, match="27,000 already"):
-        _going_on(grown, grown, options(max_tokens="9K"))
+        _settings_to_resume_with(grown, grown, options(max_tokens="9K"))
     for text in ("many", "0", "1.5", "-3"):
         with pytest.raises(ValueError, match="--max-tokens"):
             number_of_tokens(text)

@@ -1,4 +1,4 @@
-"""What breaks on a trial's way: who loses a worker goes on, what keeps breaking ends, and all of it is told."""
+"""Faults during a trial: a trial whose worker is lost resumes, one that keeps breaking ends, and all is reported."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def report(tokens: int, **more: Any) -> TrialReport:
     return TrialReport(tokens=tokens, measurement=measurement, **more)
 
 
-def test_a_trial_whose_worker_is_lost_goes_on_and_its_record_tells_it(driver: Driver):
+def test_a_trial_whose_worker_is_lost_resumes_and_its_record_has_the_fault(driver: Driver):
     driver.bridge.suggest("a")
     assert driver.bridge.on_report("a", report(1000))
     driver.bridge.on_worker_lost("a", KILLED)
@@ -193,7 +193,7 @@ def test_a_trial_for_which_no_slot_is_left_waits_at_its_next_report(driver: Driv
     assert driver.bridge.suggest("c")["request"]["checkpoint"] == "trial-0.pt"
 
 
-def test_a_trial_that_ray_gives_up_too_early_goes_on_as_another_of_rays(driver: Driver):
+def test_a_trial_that_ray_gives_up_too_early_resumes_as_another_of_rays(driver: Driver):
     driver.bridge.suggest("a")
     assert driver.bridge.num_losses_left("a") == 3
     driver.lose_all("a", KILLED, UNAVAILABLE)
@@ -230,7 +230,7 @@ def test_a_worker_that_hung_leaves_where_it_did_with_its_trial(driver: Driver):
     assert driver.stored(0).faults[1].startswith("worker lost: killed or crashed")
 
 
-def test_what_a_worker_mended_itself_is_told_with_its_report(driver: Driver):
+def test_what_a_worker_repaired_itself_is_reported(driver: Driver):
     driver.bridge.suggest("a")
     driver.bridge.on_report("a", report(1000, fault="checkpoint damaged: cut short; trained again"))
     assert driver.stored(0).faults == ["checkpoint damaged: cut short; trained again"]
@@ -248,12 +248,12 @@ def test_a_trial_trained_again_records_no_rung_twice(driver: Driver):
     assert driver.stored(0).outcome == "finished"
 
 
-def test_an_obstacle_stops_the_search_and_its_trials_wait(driver: Driver):
+def test_an_environment_error_stops_the_search_and_its_trials_wait(driver: Driver):
     driver.bridge.suggest("a"), driver.bridge.suggest("b")
     assert not driver.bridge.on_report("a", TrialReport(tokens=0, environment_error="text: no such file or folder"))
     assert isinstance(driver.bridge.fatal, StudyError)
     assert str(driver.bridge.fatal) == "text: no such file or folder; then the same command resumes"
-    assert not driver.bridge.on_report("b", report(1000))  # told, and stopped
+    assert not driver.bridge.on_report("b", report(1000))  # reported, and stopped
     driver.bridge.on_end("b", worker_lost=False)
     driver.bridge.release_all()
     assert driver.stored(0).outcome == WAITING and not driver.stored(1).has_ended
@@ -288,7 +288,7 @@ def test_a_fault_of_a_trial_that_has_ended_is_nobodys(driver: Driver):
     assert driver.stored(0).faults == []
 
 
-def test_a_study_that_ended_for_failures_says_so_readably_and_goes_on_with_other_trials(driver: Driver):
+def test_a_study_that_ended_for_failures_says_so_readably_and_resumes_with_other_trials(driver: Driver):
     for trial_id in "ab":
         driver.bridge.suggest(trial_id)
         driver.bridge.on_report(trial_id, TrialReport(tokens=0, outcome=FAILED, reason="KeyError: 'x'"))
@@ -315,12 +315,12 @@ def tinysearch(*arguments: str) -> str:
     return result.stdout
 
 
-def test_status_and_trials_tell_what_broke(small_text: Path):
+def test_status_and_trials_show_the_faults(small_text: Path):
     space = parse_space(SPACE)
     settings = StudySettings(space=space, budget=space.budget(), corpus={"digest": "d", "about": "text", "paths": []})
-    place = StudyFolder(Path("runs").absolute(), "mine")
-    place.path.mkdir(parents=True)
-    study = Study.create(place.open_storage(), "mine", settings)
+    study_folder = StudyFolder(Path("runs").absolute(), "mine")
+    study_folder.path.mkdir(parents=True)
+    study = Study.create(study_folder.open_storage(), "mine", settings)
     study.propose()
     assert "faults" not in tinysearch("status", "mine")
     study.note_fault(0, "worker lost: killed, after 7 tokens", traceback="where it was")
@@ -340,6 +340,6 @@ def test_status_and_trials_tell_what_broke(small_text: Path):
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf"), 0.4])
-def test_a_time_that_is_none_to_wait_is_refused(minutes: float):
+def test_an_invalid_time_to_wait_is_refused(minutes: float):
     with pytest.raises(ValueError, match="--hang-minutes .*: give 0.5 to 43,200 minutes"):
         run_search(RunOptions(space=Path("none.yaml"), hang_minutes=minutes), None)

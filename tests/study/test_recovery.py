@@ -1,4 +1,4 @@
-"""A driver that is killed between any two writes: the study goes on and ends as if nothing had happened."""
+"""A driver that is killed between any two writes: the study resumes and ends as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.simulated import (
     Workers,
     check_whole,
     described,
-    go_on,
     records_of,
+    resume_study,
     settings,
 )
 from tests.support.thorough import some_of
@@ -67,7 +67,7 @@ def _connection(storage: RDBStorage) -> sqlite3.Connection:
 def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the_same(part: int):
     undisturbed, workers = RDBStorage("sqlite:///:memory:"), Workers()
     images = images_of_database(undisturbed, workers)
-    go_on(undisturbed, SPACE, workers)
+    resume_study(undisturbed, SPACE, workers)
     check_whole(undisturbed, workers)
     expected = described(undisturbed)
     assert {record.outcome for record in records_of(undisturbed)} >= OUTCOMES
@@ -75,7 +75,7 @@ def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the
     storage = RDBStorage("sqlite:///:memory:")  # one for all: its engine remembers the statements it has compiled
     for k, (image, left) in list(enumerate(images))[part::NUM_PARTS]:
         _connection(storage).deserialize(image)
-        go_on(storage, SPACE, left)
+        resume_study(storage, SPACE, left)
         check_whole(storage, left)
         assert described(storage) == expected, f"killed before write {k}"
 
@@ -95,7 +95,7 @@ def test_a_driver_killed_at_any_line_of_a_journal_leaves_a_study_that_ends_the_s
 
     with monkeypatch.context() as patched:
         patched.setattr(JournalFileBackend, "append_logs", photographed)
-        go_on(JournalStorage(Journal(str(tmp_path / "whole.log"))), space, workers)
+        resume_study(JournalStorage(Journal(str(tmp_path / "whole.log"))), space, workers)
     undisturbed = JournalStorage(Journal(str(tmp_path / "whole.log")))
     lines = (tmp_path / "whole.log").read_bytes().splitlines(keepends=True)
     assert len(lines) == len(images)
@@ -103,7 +103,7 @@ def test_a_driver_killed_at_any_line_of_a_journal_leaves_a_study_that_ends_the_s
     for k, left in list(enumerate(images))[part::NUM_PARTS]:
         (tmp_path / f"{k}.log").write_bytes(b"".join(lines[:k]))
         storage = JournalStorage(Journal(str(tmp_path / f"{k}.log")))
-        go_on(storage, space, left)
+        resume_study(storage, space, left)
         check_whole(storage, left)
         assert described(storage) == expected, f"killed before line {k}"
 

@@ -1,4 +1,4 @@
-"""Studies on disk: those that earlier versions wrote stay readable, and a damaged one is refused with what is wrong."""
+"""Studies on disk: those of earlier versions stay readable, and a damaged one is refused with what is wrong."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_commands_read_what_an_earlier_version_wrote(runs: Path, name: str):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_search_of_an_earlier_version_goes_on(runs: Path, name: str):
+def test_a_search_of_an_earlier_version_resumes(runs: Path, name: str):
     stored = StudyFolder(runs, name).load()
     before = {trial.number: trial for trial in stored.trials if trial.state.is_finished()}
     study = Study(stored, StudySettings.of(stored))
@@ -116,11 +116,11 @@ def test_another_or_an_odd_format_version_is_refused(runs: Path, command: str, v
     assert err.strip().endswith(message)
 
 
-def test_a_confirmation_that_is_none_is_refused(runs: Path):
+def test_an_invalid_confirmation_is_refused(runs: Path):
     rewritten(runs, '"confirmed 0 1":{"outcome"', '"confirmed 0 1":{"come"')
     code, out, err = tinysearch(runs, "confirm", "format-1")
     assert (code, out) == (2, "")
-    assert err.startswith("the study format-1 is damaged: its attribute 'confirmed 0 1' is no run: ")
+    assert err.startswith("the study format-1 is damaged: its attribute 'confirmed 0 1' is not a run: ")
 
 
 # Damage.
@@ -142,25 +142,25 @@ def test_a_confirmation_that_is_none_is_refused(runs: Path):
         ('"paths":[]', '"paths":5', "its attribute 'corpus' has no list of paths"),
         ('"trials":24', '"trials":0.5', "its attribute 'trials' is 0.5, not a number from 1"),
         ('"rung 1000":{', '"rung x":{', "trial 0: its attribute 'rung x' names no token count"),
-        ('"rung 1000":{', '"rung 1001":{', "trial 0 is none of this space: "),
+        ('"rung 1000":{', '"rung 1001":{', "trial 0 does not fit its space: "),
         ('"rung 1000":{"tokens":1000,"loss":', '"rung 1000":{"tokens":1000,"loss":"x","l":', "not a mapping of nu"),
         ('"outcome":"finished"', '"outcome":"won"', "trial 0: its attribute 'outcome' is 'won'; known are finished, "),
         ('"preset":"guide"', '"preset":7', "trial 0: its attribute 'preset' is 7, not text"),
         ('"values":{"d_model":', '"values":{"d_model":[],"d":', "'values' holds more than numbers, words and truths"),
-        ('"values":{"d_model":', '"values":{"d_model":77,"d":', "trial 0 is none of this space: "),
+        ('"values":{"d_model":', '"values":{"d_model":77,"d":', "trial 0 does not fit its space: "),
         ('"values":{"d_model":', '"values":{"d_model":Infinity,"d":', "'values' holds more than numbers, words and tr"),
         ('{"environment":{"host":"node",', '{"environment":{"host":NaN,', "'environment' holds more than numbers, w"),
     ],
 )  # fmt: skip
-def test_what_a_study_cannot_have_said_is_refused_with_its_place(runs: Path, old: str, new: str, message: str):
+def test_what_a_study_cannot_have_written_is_refused_with_its_attribute(runs: Path, old: str, new: str, message: str):
     assert message in refusal(rewritten(runs, old, new))
 
 
-def test_a_trial_that_is_to_go_on_must_have_its_whole_configuration(runs: Path):
+def test_a_trial_that_resumes_must_have_its_whole_configuration(runs: Path):
     folder = StudyFolder(runs, "format-1")
     ended, last = folder.journal.read_text().rsplit('"user_attrs":', 1)
     folder.journal.write_text(ended + '"user_attrs":' + last.replace('"n_layers":', '"layers":'))
-    assert refusal(folder) == "the study format-1 is damaged: trial 14 is none of this space: it has no n_layers"
+    assert refusal(folder) == "the study format-1 is damaged: trial 14 does not fit its space: it has no n_layers"
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_a_damaged_line_is_named_with_how_many_are_sound_before_it(runs: Path, l
     lines = folder.journal.read_text().splitlines()
     at = next(i for i, entry in enumerate(lines) if '"trial_id":0,' in entry) + 1
     folder.journal.write_text("\n".join([*lines[:at], line, *lines[at:], ""]))
-    told = refusal(folder)
-    assert told.startswith(f"{folder.journal}:{at + 1}: the journal is damaged here: {message}")
-    assert f"The {at:,} entries before it are sound: restore a backup or" in told
-    assert len(told) < 1000
+    text = refusal(folder)
+    assert text.startswith(f"{folder.journal}:{at + 1}: the journal is damaged here: {message}")
+    assert f"The {at:,} entries before it are sound: restore a backup or" in text
+    assert len(text) < 1000
     code, _, err = tinysearch(runs, "status", "format-1")
-    assert (code, err.strip()) == (2, told)
+    assert (code, err.strip()) == (2, text)
     lines = folder.journal.read_text().splitlines(keepends=True)
     folder.journal.write_text("".join(lines[:at]))  # what the message says to do
     assert len(folder.load().trials) == 1

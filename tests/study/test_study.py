@@ -124,7 +124,7 @@ def test_a_study_opened_again_proposes_what_it_would_have_proposed():
     assert proposals == undisturbed
 
 
-def test_paused_trials_are_taken_up_again_where_they_stood_and_none_is_left_in_the_end():
+def test_paused_trials_resume_where_they_were_and_none_is_left_at_the_end():
     study = new_study()
     rungs_seen: dict[int, list[int]] = {}
     num_resumed = 0
@@ -302,7 +302,7 @@ def test_progress_between_rungs_is_not_a_measurement():
     assert trial_of(study, number).intermediate_values == {}
 
 
-def test_an_interrupted_trial_waits_and_goes_on_under_its_number():
+def test_an_interrupted_trial_waits_and_resumes_under_its_number():
     storage = InMemoryStorage()
     study = new_study(storage)
     proposals = [study.propose(), study.propose()]
@@ -322,7 +322,7 @@ def test_an_interrupted_trial_waits_and_goes_on_under_its_number():
     assert again.records[0].measurements[1000]["loss"] == 2.0
 
 
-def test_a_killed_driver_leaves_trials_that_go_on_and_none_running_in_the_end():
+def test_a_killed_driver_leaves_trials_that_resume_and_none_running_at_the_end():
     storage = InMemoryStorage()
     study = new_study(storage)
     for _ in range(4):
@@ -456,7 +456,7 @@ def test_the_strategy_learns_where_good_configurations_are():
     assert np.mean(distances[-20:]) < 0.5 * np.mean(uniform)
 
 
-def test_a_record_reads_back_what_the_brain_wrote():
+def test_a_record_reads_back_what_the_study_wrote():
     study = new_study()
     run_all(study)
     for number, record in study.records.items():
@@ -602,8 +602,8 @@ def test_an_extended_study_of_several_metrics_opened_again_trains_the_same():
             for rung in study.rungs:
                 if rung > record.rung:
                     rungs.append(rung)
-                    told = {"tokens_per_second": speed_of(record.values)}
-                    if not study.report(record.number, measurement(rung, loss_of(record.values, rung), **told)):
+                    speeds = {"tokens_per_second": speed_of(record.values)}
+                    if not study.report(record.number, measurement(rung, loss_of(record.values, rung), **speeds)):
                         break
             done.append((record.values, rungs))
             if len(done) % reopen_after == 0:
@@ -624,7 +624,7 @@ def test_a_metric_that_is_no_number_ends_the_trial():
     assert pareto_front(study.records.values(), study.metrics) == []
 
 
-def test_metrics_of_the_command_line_take_the_place_of_the_spaces_and_survive_the_storage():
+def test_metrics_of_the_command_line_replace_the_spaces_and_survive_the_storage():
     parsed = parse_space(SPACE)
     asked = replace(settings(), space=narrow(parsed, metrics=["loss", "num_params"]))
     after = StudySettings.of(Study.create(InMemoryStorage(), "study", asked)._study)

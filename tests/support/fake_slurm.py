@@ -200,7 +200,7 @@ def srun(folder: Path, arguments: list[str]) -> int:
     return max(codes)
 
 
-def told(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
+def answer_of(folder: Path, request: dict[str, Any]) -> dict[str, Any]:
     return next(ask(folder, "controller", request))
 
 
@@ -216,17 +216,17 @@ def main() -> int:
     if what == "srun":
         return srun(folder, arguments)
     if what == "squeue":
-        state = told(folder, {"what": "state"})["state"]
+        state = answer_of(folder, {"what": "state"})["state"]
         if state in ("RUNNING", "PENDING") or "--states=all" in arguments:
             print(state)
     elif what == "scontrol":
         assert arguments == ["requeue", str(JOB_ID)], arguments
-        told(folder, {"what": "requeue"})
+        answer_of(folder, {"what": "requeue"})
     elif what == "scancel":
         batch, named, number = arguments
         assert batch == "--batch" and number == str(JOB_ID), arguments
         wanted = re.fullmatch(r"--signal=(\w+)", named)
-        told(folder, {"what": "signal", "signal": getattr(signal, f"SIG{wanted[1]}")})
+        answer_of(folder, {"what": "signal", "signal": getattr(signal, f"SIG{wanted[1]}")})
     return 0
 
 

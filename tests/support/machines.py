@@ -1,4 +1,4 @@
-"""Machines that are namespaces of this one: a network and processes of their own, which end with the first of them."""
+"""Machines that are namespaces of this one: with their own network and processes, which end with the first process."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 RAY = Path(sys.executable).with_name("ray")
-START_SECONDS = 600.0  # a slow machine is no fault
+START_SECONDS = 600.0  # a slow machine is not a fault
 OBJECT_STORE_BYTES = 100_000_000
 UNSHARE = ["unshare", "--uts", "--mount", "--propagation", "private"]
 CAN_UNSHARE = (

@@ -1,4 +1,4 @@
-"""An S3 of this machine's own, for a test."""
+"""A local S3 server for a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small study and its workers, without Ray and training: what a driver does with any storage, from any state."""
+"""A small study and its workers, without Ray and training: a driver with any storage, from any state."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Workers:
     def run(self, study: Study) -> None:
         """Train, one trial at a time, until there is nothing to do."""
         while (proposal := study.propose()) is not None:
-            record, goes_on = study.records[proposal.number], True
-            while goes_on and not record.has_ended:
+            record, continues = study.records[proposal.number], True
+            while continues and not record.has_ended:
                 taken = self.taken.setdefault(proposal.number, [])
                 unreported = [m for m in taken if m["tokens"] not in record.measurements]
                 if not unreported and _does_not_fit(proposal.values):
@@ -58,7 +58,7 @@ class Workers:
                     self.trained.append((proposal.number, rung))
                     taken.append(_measurement(proposal.values, rung))
                     unreported = taken[-1:]
-                goes_on = study.report(proposal.number, {**unreported[0], "environment": {"num_threads": 1}})
+                continues = study.report(proposal.number, {**unreported[0], "environment": {"num_threads": 1}})
 
 
 def _does_not_fit(values: dict[str, Any]) -> bool:
@@ -80,7 +80,7 @@ def settings(space: str) -> StudySettings:
     return StudySettings(space=parsed, budget=parsed.budget(), seed=SEED, corpus=corpus)
 
 
-def go_on(storage: BaseStorage, space: str, workers: Workers) -> None:
+def resume_study(storage: BaseStorage, space: str, workers: Workers) -> None:
     """What `tinysearch run` does to a study, whether it is there, not there, or half made."""
     names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
     stored = whole_study(storage, "study", "the storage") if "study" in names else None

@@ -1,4 +1,4 @@
-"""Cases that show with other values what their neighbours show: they run with `make test-thorough` alone."""
+"""Cases that test the same as others with other values: only `make test-thorough` runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slow and obvious in double precision: what the trainer's fast forms are held against."""
+"""Slow and obvious, in double precision: the trainer's fast forms are compared with this."""
 
 from __future__ import annotations
 

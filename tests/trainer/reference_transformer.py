@@ -1,4 +1,4 @@
-"""The same weights in the GPT-2 and the Llama of Hugging Face's transformers: implementations that are not ours."""
+"""The same weights in the GPT-2 and the Llama of Hugging Face's transformers: independent implementations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint is whole, ours and of this run, or it is refused with one sentence."""
+"""A checkpoint is whole, written by this trainer and for this run, or it is refused with one sentence."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path):
     assert load_checkpoint(path)["tokens"] == 7
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="the checkpoint cannot be written"):
         save_checkpoint(tmp_path / "file" / "run.pt", CONTENTS)
@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     "changes",
     [{"rungs": [10, 20]}, {"num_threads": 2}, {"device": "cuda"}, {"cache_dir": "x"}, {"data": ["moved.txt"]}],
 )
-def test_horizon_place_and_threads_may_differ(changes):
+def test_horizon_location_and_threads_may_differ(changes):
     same_run(changes, digest="a")
 
 

@@ -153,7 +153,7 @@ def test_a_cache_that_says_something_odd_is_rebuilt(tmp_path, cache, old, new):
     assert np.array_equal(open_corpus([path], vocab_size=280).train, train)
 
 
-def test_tokens_that_came_into_the_cache_later_are_told_before_a_model_sees_them(tmp_path, cache):
+def test_tokens_that_came_into_the_cache_later_are_reported_before_a_model_sees_them(tmp_path, cache):
     path = written(tmp_path / "a.txt", TEXT)
     digest = open_corpus([path], vocab_size=280).digest
     for part in ("train", "validation"):
@@ -214,7 +214,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("files", "message"), FAULTS)
-def test_faulty_text_is_refused_with_its_place(tmp_path, files, message):
+def test_faulty_text_is_refused_with_its_position(tmp_path, files, message):
     paths = [written(tmp_path / name, content) for name, content in files.items()] or [str(tmp_path / "missing")]
     if "d/.hidden" in files:
         paths = [str(tmp_path / "d")]
@@ -227,13 +227,13 @@ def test_text_needs_a_vocabulary_of_256(tmp_path):
         open_corpus([written(tmp_path / "a.txt", TEXT)], vocab_size=255)
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path):
     blocked = written(tmp_path / "file", "")
     with pytest.raises(CorpusError, match="the cache folder cannot be written.*set cache_dir or TINYSEARCH_CACHE"):
         open_corpus([written(tmp_path / "a.txt", TEXT)], vocab_size=256, cache_dir=blocked)
 
 
-def test_too_short_a_text_is_told(tmp_path):
+def test_too_short_a_text_is_reported(tmp_path):
     corpus = open_corpus([written(tmp_path / "a.bin", np.zeros(100, np.uint16))], vocab_size=256)
     corpus.require(9)
     with pytest.raises(CorpusError, match="the held-out part has 10 tokens, seq_len 10 needs 11"):

@@ -1,4 +1,4 @@
-"""What no rule of a space forbids can be built and trained: random configurations through the real training loop."""
+"""Every configuration that a space's rules allow can be built and trained: random ones through the real loop."""
 
 from __future__ import annotations
 

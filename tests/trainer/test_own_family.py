@@ -1,4 +1,4 @@
-"""A family of the user's own: a file or module that a space names, from its mistakes to a search on other machines."""
+"""A user's own family: a file or module that a space names, from its mistakes to a search on other machines."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_example_is_causal_and_its_parameters_are_counted_without_a_draw():
     assert not torch.allclose(model(tokens)[:, 11], model(changed)[:, 11])
 
 
-def test_it_trains_and_goes_on_from_a_checkpoint_of_the_same_text_only(tmp_path: Path):
+def test_it_trains_and_resumes_from_a_checkpoint_of_the_same_text_only(tmp_path: Path):
     config = config_of(learning_rate=1e-2)
     whole = TrainingRun(config)
     first, second = whole.advance(256), whole.advance(512)
@@ -153,7 +153,11 @@ BROKEN = {
         ")",
         "{file}:69: TypeError: Family.__init__() missing 1 required keyword-only argument: 'build'",
     ),
-    "name": ('"min_gru"', '"min gru"', "{file}: the descriptor's name 'min gru' is no name; use letters, digits and _"),
+    "name": (
+        '"min_gru"',
+        '"min gru"',
+        "{file}: the descriptor's name 'min gru' is not a valid name; use letters, digits and _",
+    ),
     "not frozen": (
         "@dataclass(frozen=True, kw_only=True)",
         "@dataclass",
@@ -272,7 +276,7 @@ def test_a_limit_on_parameters_holds_before_launch_and_one_on_memory_only_for_wh
         largest_peak(space, space.budget(), {})
 
 
-def test_costs_replace_counting_and_are_held_against_the_model():
+def test_costs_replace_counting_and_are_compared_with_the_model():
     edit("import Family, ModelConfig", "import Cost, Family, ModelConfig")
     formula = "256 * 32 + 2 * (32 + 33 * 128 + 65 * 32) + 32 + 33 * 256"
     cost = f"cost=Cost(num_params=lambda m: {formula}, forward_flops=lambda run: 5.0, live_bytes=lambda run: 0)"

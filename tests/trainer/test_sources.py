@@ -1,4 +1,4 @@
-"""What is read of a folder and of a file, what is left out and told, and what is refused with what to do."""
+"""What is read from a folder and from a file, what is left out and reported, and what is refused with a remedy."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def test_compressed_files_are_read_as_what_is_in_them(tmp_path, suffix, compress
         b"no such thing" + whole,
         whole[: len(whole) // 2] + b"\0" * 40 + whole[len(whole) // 2 :],
     ):
-        told = refusal(written(tmp_path / f"b.jsonl{suffix}", damage))
-        assert f"b.jsonl{suffix}" in told and "compressed file" in told
+        message = refusal(written(tmp_path / f"b.jsonl{suffix}", damage))
+        assert f"b.jsonl{suffix}" in message and "compressed file" in message
 
 
 def test_parquet_is_read_by_its_column(tmp_path):
@@ -124,9 +124,9 @@ def test_the_text_may_be_under_another_key(tmp_path):
     path = written(tmp_path / "a.jsonl", "".join(json.dumps({"c": {"d": text}}) + "\n" for text in STORIES))
     assert sorted(text_of(path, text_key="c.d")) == sorted(STORIES)
     other = written(tmp_path / "b.jsonl", "".join(json.dumps({"title": "t", "body": text}) + "\n" for text in STORIES))
-    told = refusal(other)
-    assert "300 of 300 records cannot be used: line 1: no field 'text'; its fields with text: body, title" in told
-    assert "--text-key" in told and "--skip-bad" in told
+    message = refusal(other)
+    assert "300 of 300 records cannot be used: line 1: no field 'text'; its fields with text: body, title" in message
+    assert "--text-key" in message and "--skip-bad" in message
     assert (
         open_corpus([other], vocab_size=256, text_key="body").digest
         != open_corpus([other], vocab_size=256, text_key="title").digest
@@ -136,9 +136,9 @@ def test_the_text_may_be_under_another_key(tmp_path):
 def test_records_without_text_are_counted_named_and_skipped_only_if_asked(tmp_path):
     bad = ['{"text": null}', '{"tex": "x"}', "{broken", '{"text": "\\ud800"}', "[1]", "7", '{"text": 5}', "\0\0\0"]
     path = written(tmp_path / "a.jsonl", LINES + "\n".join(bad) + "\n")
-    told = refusal(path)
-    assert "8 of 308 records cannot be used: line 301: the field 'text' is null, not a string, line 302: " in told
-    assert "and 5 more" in told
+    message = refusal(path)
+    assert "8 of 308 records cannot be used: line 301: the field 'text' is null, not a string, line 302: " in message
+    assert "and 5 more" in message
     assert left_out(path, skip_bad=True) == {"records without text (--skip-bad)": 8}
     assert sorted(text_of(path, skip_bad=True)) == sorted(STORIES)
     assert "a.jsonl" in refusal(path)  # what was kept with --skip-bad is not taken without it
@@ -174,10 +174,10 @@ def test_the_mark_of_utf8_is_no_text(tmp_path):
 def test_other_encodings_are_refused_by_name(tmp_path, encoding, text, name):
     content = text * 300 if "json" not in name else json.dumps({"text": text * 100}, ensure_ascii=False) + "\n"
     encoded = content.encode(encoding)
-    told = refusal(written(tmp_path / name, gzip.compress(encoded) if name.endswith(".gz") else encoded))
+    message = refusal(written(tmp_path / name, gzip.compress(encoded) if name.endswith(".gz") else encoded))
     expected = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
-    assert expected in told.replace("UTF-16LE", "UTF-16LE UTF-16").replace("UTF-32LE", "UTF-32LE UTF-32")
-    assert "iconv" in told and name in told
+    assert expected in message.replace("UTF-16LE", "UTF-16LE UTF-16").replace("UTF-32LE", "UTF-32LE UTF-32")
+    assert "iconv" in message and name in message
 
 
 @pytest.mark.parametrize("text", ["中文的一行故事，没有空格。\n", "naïve café – déjà vu\n", "日本語のテキスト。\n"])
@@ -192,8 +192,8 @@ def test_text_of_every_script_is_taken_as_utf8_and_its_other_encodings_are_not(t
 def test_nuls_are_no_text(tmp_path):
     text = "\n".join(STORIES).encode()
     for content in (text + b"\0" * 4096, b"\0" * 512 + text, text[:1000] + b"\0" + text[1000:]):
-        told = refusal(written(tmp_path / "a.txt", content))
-        assert "a.txt" in told and "NUL" in told and "byte" in told
+        message = refusal(written(tmp_path / "a.txt", content))
+        assert "a.txt" in message and "NUL" in message and "byte" in message
     assert "byte 7,1" in refusal(written(tmp_path / "a.txt", text + b"\0" * 4096)) or len(text) // 100 != 71
     assert "a.txt: not UTF-8 at byte" in refusal(written(tmp_path / "a.txt", text + "é".encode()[:1]))
 
@@ -245,8 +245,8 @@ def test_a_folder_without_readable_text_is_refused_with_what_it_holds(tmp_path):
     for i in range(3):
         written(tmp_path / "hf" / "data" / f"{i}.arrow", b"ARROW1")
     written(tmp_path / "hf" / "books.zip", b"PK")
-    told = refusal(tmp_path / "hf")
-    assert "formats that are not read: 3 .arrow, 1 .zip" in told and "Parquet" in told
+    message = refusal(tmp_path / "hf")
+    assert "formats that are not read: 3 .arrow, 1 .zip" in message and "Parquet" in message
     written(tmp_path / "hidden" / ".cache" / "a.txt", "text")
     assert "holds no text files; left out: hidden folders: 1 (.cache)" in refusal(tmp_path / "hidden")
     (tmp_path / "empty").mkdir()
@@ -276,8 +276,8 @@ def test_files_that_cannot_be_read_are_left_out_if_asked(tmp_path):
 def test_a_name_that_is_not_utf8_is_shown_with_escapes(tmp_path):
     name = os.fsdecode(b"na\xefve.txt")
     assert sorted(text_of(written(tmp_path / name, "\n".join(STORIES)))) == sorted(STORIES)
-    told = refusal(written(tmp_path / name, b"\xff" * 10))
-    assert "na\\xefve.txt" in told and told.encode("utf-8")
+    message = refusal(written(tmp_path / name, b"\xff" * 10))
+    assert "na\\xefve.txt" in message and message.encode("utf-8")
 
 
 # Tokens.
@@ -304,14 +304,14 @@ def test_tokens_of_another_width_are_refused_with_the_option(tmp_path, stored, a
     assert said in refusal(path, vocab_size=vocab_size, token_dtype=asked)
 
 
-def test_bytes_and_files_that_are_no_tokens_are_told(tmp_path):
+def test_bytes_and_files_that_are_not_tokens_are_reported(tmp_path):
     text = np.random.default_rng(0).choice(np.frombuffer("\n".join(STORIES).encode(), np.uint8), 6000)
     assert "evidently uint8" in refusal(written(tmp_path / "a.bin", text))
     header = np.zeros(256, np.int32)
     header[0] = 20240520
     tokens = np.arange(500, dtype=np.uint16)
-    told = refusal(written(tmp_path / "b.bin", header.tobytes() + tokens.tobytes()), vocab_size=50257)
-    assert "header of 1,024 bytes" in told
+    message = refusal(written(tmp_path / "b.bin", header.tobytes() + tokens.tobytes()), vocab_size=50257)
+    assert "header of 1,024 bytes" in message
     assert "an archive, such as a PyTorch checkpoint" in refusal(written(tmp_path / "c.bin", b"PK\x03\x04" + b"x" * 90))
 
 
@@ -330,5 +330,5 @@ def test_tokens_of_the_width_that_was_said_are_taken(tmp_path, dtype, vocab_size
 def test_tokens_beside_text_are_refused_with_their_names(tmp_path):
     written(tmp_path / "d" / "train.bin", np.zeros(100, np.uint16))
     written(tmp_path / "d" / "input.txt", "text")
-    told = refusal(tmp_path / "d")
-    assert "1 .bin file (train.bin) and 1 text file (input.txt): give one or the other" in told
+    message = refusal(tmp_path / "d")
+    assert "1 .bin file (train.bin) and 1 text file (input.txt): give one or the other" in message

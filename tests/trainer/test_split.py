@@ -1,4 +1,4 @@
-"""The split: a tenth of the bytes, whatever the documents; by names where they ask for it; copies on one side."""
+"""The split: a tenth of the bytes, whatever the documents; by names if they ask for it; copies on one side."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, changes, stop):
     assert torch.equal(weights_of(second), weights_of(whole))
 
 
-def test_train_goes_on_from_its_checkpoint_and_reports_the_last_rung_again(tmp_path):
+def test_train_resumes_from_its_checkpoint_and_reports_the_last_rung_again(tmp_path):
     path = tmp_path / "run.pt"
     whole = losses_of(config_of(rungs=[64, 128, 200]))
 
@@ -382,10 +382,10 @@ def test_clipping_bounds_the_gradient(monkeypatch):
     assert min(norms) > 0.01
 
 
-def test_faults_of_the_user_are_told_before_training():
+def test_faults_of_the_user_are_reported_before_training():
     with pytest.raises(CorpusError, match="seq_len 100 needs 101"):
         TrainingRun(config_of(seq_len=100), corpus_of(300))
-    with pytest.raises(ConfigError, match="device 'gpu' is none that torch knows; use auto, cpu or cuda"):
+    with pytest.raises(ConfigError, match="device 'gpu' is unknown to torch; use auto, cpu or cuda"):
         TrainingRun(config_of(device="gpu"), corpus_of())
     with pytest.raises(ConfigError, match="torch sees .* GPUs"):
         TrainingRun(config_of(device="cuda:99"), corpus_of())
@@ -409,7 +409,7 @@ def test_the_command_prints_a_line_for_each_rung(config_file, capsys):
     assert [json.loads(line)["tokens"] for line in capsys.readouterr().out.splitlines()] == [64, 200]
 
 
-def test_the_command_tells_a_fault_in_one_line_and_exits_2(config_file, capsys):
+def test_the_command_reports_a_fault_in_one_line_and_exits_2(config_file, capsys):
     config_file.write_text(json.dumps({"family": "hybird", "rungs": [1]}))
     assert main([str(config_file)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

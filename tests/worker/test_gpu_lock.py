@@ -1,4 +1,4 @@
-"""Trials that share a GPU take turns on it, so that each has a speed of its own; here the device is the processor."""
+"""Trials that share a GPU use a lock on it, so that each speed is its own; here the device is the CPU."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ print("true")
     assert outputs(processes(tmp_path, *(f"NAME = {name}\n{code}" for name in range(2)))) == [True, True]
 
 
-def test_whoever_measures_is_not_kept_waiting_by_others_who_begin_again_at_once(tmp_path: Path):
-    """Of the two who train, each goes on until the other has begun again, or cannot: the device is never free."""
+def test_a_process_that_measures_does_not_wait_for_others_that_begin_again_at_once(tmp_path: Path):
+    """Of the two who train, each continues until the other has begun again, or cannot: the device is never free."""
     training = """
 turn = num_after = 0
 while num_after < 300 and not Path("measured").exists():
@@ -165,14 +165,14 @@ def test_locks_lie_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: p
         (30, 1000, 10.0, math.inf, 0),
         (20, 1000, 10.0, math.inf, 0),  # what is left
         (1000, 1000, 1e6, math.inf, 750),  # a quarter
-        (1000, 1000, 0.1, math.inf, 992),  # enough steps to tell ...
+        (1000, 1000, 0.1, math.inf, 992),  # enough steps for a speed ...
         (24, 24, 1e6, math.inf, 16),  # ... also where they are more than a quarter
         (1000, 1000, 0.1, 40.0, 996),  # not so long that it would pass for a hang
         (1000, 1000, 0.1, 1.0, 999),
         (1, 1, 10.0, math.inf, 0),
     ],
 )
-def test_as_many_of_the_last_steps_are_trained_alone_as_tell_a_speed(left, all_steps, speed, most, expected):
+def test_as_many_of_the_last_steps_are_trained_alone_as_a_speed_needs(left, all_steps, speed, most, expected):
     asked = {"left": left, "all_steps": all_steps, "steps_per_second": speed, "max_seconds": most}
     assert steps_beside_others(**asked, is_warm=True) == expected
 
@@ -196,7 +196,7 @@ SHARED = {"exclusive": False, "measures_alone": True}
 
 
 def trained(request: TrialRequest, *, is_lost: bool = False) -> tuple[list[dict[str, Any]], int]:
-    """The measurement at each rung, and the number of reports; `is_lost`: each worker is, once it has told any news."""
+    """The measurement at each rung, and the number of reports; `is_lost`: each worker is, after its first news."""
     run, measured, num_reports = TrialRun(request), {}, 0
     while request.rungs[-1] not in measured:
         report = run.step()
@@ -204,7 +204,7 @@ def trained(request: TrialRequest, *, is_lost: bool = False) -> tuple[list[dict[
         measurement = report.measurement
         if measurement is not None and measurement["tokens"] in measured:
             assert measurement["exclusive"] == measured[measurement["tokens"]]["exclusive"]
-            continue  # told again
+            continue  # reported again
         num_reports += 1
         if measurement is not None:
             measured[measurement["tokens"]] = measurement
@@ -316,7 +316,7 @@ def test_whatever_uses_the_device_has_a_turn_also_after_the_worker_was_lost(monk
 
 @pytest.mark.usefixtures("small_text")
 def test_no_checkpoint_lies_within_what_is_trained_alone(monkeypatch: pytest.MonkeyPatch):
-    """So a worker that goes on from one measures no less."""
+    """So a worker that resumes from one measures no less."""
     witness = Witness(monkeypatch)
     save_often(monkeypatch)
     trained(request("shared", [40 * STEP], **SHARED, hang_seconds=1000.0))
@@ -342,7 +342,7 @@ def test_a_trial_without_a_neighbour_takes_no_turns(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("small_text")
-def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatch: pytest.MonkeyPatch):
+def test_between_rungs_the_last_speed_alone_is_reported_once_there_is_one(monkeypatch: pytest.MonkeyPatch):
     Witness(monkeypatch)
     save_often(monkeypatch)
     run = TrialRun(request("shared", [12 * STEP, 60 * STEP], **SHARED, hang_seconds=1000.0))
@@ -356,7 +356,7 @@ def test_between_rungs_the_last_speed_alone_is_told_once_there_is_one(monkeypatc
 
 
 @pytest.mark.usefixtures("small_text")
-def test_without_locks_a_speed_that_matters_is_an_obstacle_and_no_other(monkeypatch: pytest.MonkeyPatch):
+def test_without_locks_only_a_speed_that_matters_is_an_environment_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gpu_lock, "fcntl", None)
     (measured,), _ = trained(request("one", [8 * STEP], exclusive=False))
     assert not measured["exclusive"]

@@ -1,4 +1,4 @@
-"""Checkpoints and text at a URL: a place of which nothing may be lost, and which may be silent for a while."""
+"""Checkpoints and text at a URL, which may not answer for a while: nothing may be lost."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def _server(s3: dict[str, str]) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(params=["s3", "file"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, small_text: Path) -> str:
-    """A place of each kind that nothing else uses."""
+    """A location of each kind that nothing else uses."""
     if request.param == "file":
-        return f"file://{small_text}/shared/place"
+        return f"file://{small_text}/shared/store"
     for name, value in request.getfixturevalue("_server").items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{small_text.name}"
@@ -54,7 +54,7 @@ def store(url: str) -> ObjectStore:
 
 
 class Flaky:
-    """A file system that fails as told before it does what it is asked."""
+    """A file system that fails as given before it does what it is asked."""
 
     def __init__(self, failures: list[Exception]):
         self.failures = failures
@@ -78,7 +78,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def flaky(*failures: Exception, **options: Any) -> ObjectStore:
-    store = ObjectStore("memory://place", **options)
+    store = ObjectStore("memory://store", **options)
     store._files = Flaky(list(failures))
     return store
 
@@ -115,13 +115,13 @@ def test_a_put_that_ends_half_way_leaves_the_object_as_it_was(small_text: Path, 
     assert store.read("x") == file.read_bytes()
 
 
-def test_silence_is_waited_for_and_told_once_it_ends(clock: list[float]):
-    told: list[float] = []
+def test_silence_is_waited_for_and_reported_once_it_ends(clock: list[float]):
+    waits: list[float] = []
     silence = [OSError("connection reset"), TimeoutError(), RuntimeError("503 slow down")]
-    store = flaky(*silence, on_wait=told.append)
+    store = flaky(*silence, on_wait=waits.append)
     assert store.read("x") == b"here"
-    assert clock == [0.5, 1.0, 2.0] and told == [3.5]
-    assert store.read("x") == b"here" and told == [3.5]
+    assert clock == [0.5, 1.0, 2.0] and waits == [3.5]
+    assert store.read("x") == b"here" and waits == [3.5]
 
 
 def test_silence_that_lasts_ends_in_one_located_error(clock: list[float]):
@@ -129,7 +129,7 @@ def test_silence_that_lasts_ends_in_one_located_error(clock: list[float]):
     with pytest.raises(ObjectStoreError) as refused:
         store.read("x")
     assert str(refused.value) == (
-        "memory://place did not answer for 100 s (OSError: connection reset); see that it can be reached"
+        "memory://store did not answer for 100 s (OSError: connection reset); see that it can be reached"
     )
     assert 80 < sum(clock) <= 100
 
@@ -146,9 +146,9 @@ class NoCredentialsError(Exception):
 
 @pytest.mark.parametrize("error", [PermissionError("Access Denied"), NoCredentialsError("none"), ValueError("name")])
 def test_what_will_not_change_is_not_waited_for(error: Exception, clock: list[float]):
-    with pytest.raises(ObjectStoreError, match="memory://place cannot be used: "):
+    with pytest.raises(ObjectStoreError, match="memory://store cannot be used: "):
         flaky(error).read("x")
-    with pytest.raises(ObjectStoreError, match="memory://place is not there: .*; make the bucket first"):
+    with pytest.raises(ObjectStoreError, match="memory://store is not there: .*; make the bucket first"):
         flaky(FileNotFoundError("no bucket")).put(Path("any"), "x")
     assert not clock
 
@@ -156,7 +156,7 @@ def test_what_will_not_change_is_not_waited_for(error: Exception, clock: list[fl
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("runs/shared", "--storage-path runs/shared: no URL; write one such as s3://bucket/folder"),
+        ("runs/shared", "--storage-path runs/shared: not a URL; write one such as s3://bucket/folder"),
         ("sftp://me:pass@host/x", "--storage-path sftp://***@host/x: the study would keep the password or token"),
         ("s3://KEY:a/pass@bucket/x", "--storage-path s3://***@bucket/x: the study would keep the password or token"),
         ("abfs://box@host/x?sig=pass@", "--storage-path abfs://***: the study would keep the password or token"),
@@ -249,23 +249,23 @@ def test_a_text_that_is_damaged_or_gone_is_not_trained_on(store: ObjectStore):
             fetch_corpus(here.digest, store, vocab_size=256, cache_dir="elsewhere")
         return str(refused.value)
 
-    place = f"{store}/{folder}"
+    location = f"{store}/{folder}"
     store.write(good[:-1] + b"?", f"{folder}/train.bin")
-    assert refusal() == f"{place}: its train is damaged or not there; delete the folder"
+    assert refusal() == f"{location}: its train is damaged or not there; delete the folder"
     store.delete(f"{folder}/train.bin")
-    assert refusal() == f"{place}: its train is damaged or not there; delete the folder"
+    assert refusal() == f"{location}: its train is damaged or not there; delete the folder"
     store.write(good, f"{folder}/train.bin")
     for broken in (b"[]", b"{", b'{"parts": {"train": 3}}', listed.replace(b"uint8", b"uint99")):
         store.write(broken, f"{folder}/corpus.json")
-        assert refusal().startswith(f"{place} is damaged: ")
+        assert refusal().startswith(f"{location} is damaged: ")
     store.delete(f"{folder}/corpus.json")
-    assert refusal() == f"{place} is gone: the driver writes it again when it starts"
+    assert refusal() == f"{location} is gone: the driver writes it again when it starts"
     assert not list(Path("elsewhere").glob("building-*"))
     store.write(listed, f"{folder}/corpus.json")
     assert fetch_corpus(here.digest, store, vocab_size=256, cache_dir="elsewhere").digest == here.digest
 
 
-def test_a_cache_that_cannot_be_written_is_told(store: ObjectStore):
+def test_a_cache_that_cannot_be_written_is_reported(store: ObjectStore):
     here = open_corpus(["text"], vocab_size=256)
     share_corpus(here, store)
     Path("file").touch()
@@ -298,7 +298,7 @@ def losses(run: TrialRun, steps: int) -> list[float]:
     return [run.step().measurement["loss"] for _ in range(steps)]
 
 
-def test_a_trial_goes_on_elsewhere_from_its_checkpoint_to_the_same_losses(url: str, store: ObjectStore):
+def test_a_trial_resumes_elsewhere_from_its_checkpoint_to_the_same_losses(url: str, store: ObjectStore):
     corpus = open_corpus(["text"], vocab_size=256)
     share_corpus(corpus, store)
     at_home = TrialRun(TrialRequest(train=config().to_dict(), location="checkpoints", checkpoint=NAME))
@@ -308,7 +308,7 @@ def test_a_trial_goes_on_elsewhere_from_its_checkpoint_to_the_same_losses(url: s
     first.close()
     assert list(store.sizes("study/checkpoints")) == [NAME]
     second = trial(url, corpus.digest)
-    again = losses(second, 3)  # the rungs that it had are told again, for their reports may have been lost
+    again = losses(second, 3)  # its rungs are reported again, for those reports may have been lost
     assert before == undisturbed[:2] and again == undisturbed
     assert not Path("study").exists()
     later = trial(url, corpus.digest, checkpoint="trial-9.pt", continues=NAME)
@@ -331,7 +331,7 @@ def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again(url: str, s
     )
 
 
-def test_a_place_that_is_silent_for_good_is_an_obstacle_and_one_that_comes_back_a_fault(
+def test_a_location_that_stays_silent_is_an_environment_error_and_one_that_comes_back_a_fault(
     url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, clock: list[float]
 ):
     corpus = open_corpus(["text"], vocab_size=256)
@@ -354,21 +354,21 @@ def test_a_place_that_is_silent_for_good_is_an_obstacle_and_one_that_comes_back_
     assert report.measurement["tokens"] == 1024
     assert report.fault == "storage path silent: no answer for 4 s"
     away[:] = [True] * 99
-    obstacle = run.step().environment_error
+    error = run.step().environment_error
     silent = "did not answer for 250 s"  # a quarter of what counts as a hang
     reason = "(OSError: network is unreachable); see that it can be reached"
-    assert obstacle == f"{url}/study/checkpoints {silent} {reason}"
+    assert error == f"{url}/study/checkpoints {silent} {reason}"
     away.clear()
     assert losses(trial(url, corpus.digest), 3)[2]
 
 
 def test_a_worker_on_the_drivers_machine_leaves_its_trace_where_the_driver_looks(small_text: Path):
     trace = small_text / "runs" / "study" / "checkpoints" / "trial-0.hang"
-    elsewhere = trial("memory://place", "digest", trace=trace)._trace
+    elsewhere = trial("memory://store", "digest", trace=trace)._trace
     assert elsewhere.name == trace.name and not elsewhere.is_relative_to(small_text)
-    assert elsewhere.parent != trial("memory://place", "digest", trace=trace)._trace.parent  # each has its own
+    assert elsewhere.parent != trial("memory://store", "digest", trace=trace)._trace.parent  # each has its own
     trace.parent.parent.mkdir(parents=True)
-    assert trial("memory://place", "digest", trace=trace)._trace == trace
+    assert trial("memory://store", "digest", trace=trace)._trace == trace
 
 
 # A study.
@@ -387,13 +387,13 @@ def test_what_is_under_a_studys_name_is_one_studys(store: ObjectStore):
 
 
 def test_only_the_studys_own_checkpoints_are_cleaned_there(url: str, store: ObjectStore):
-    place = checkpoints_at(f"{url}/study/checkpoints", patience_seconds=0)
+    checkpoints = checkpoints_at(f"{url}/study/checkpoints", patience_seconds=0)
     for name in ("a.pt", "b.pt"):
-        with place.to_write(name) as file:
+        with checkpoints.to_write(name) as file:
             file.write_bytes(b"x" * 10)
-    assert place.exists("a.pt") and place.sizes() == {"a.pt": 10, "b.pt": 10}
-    place.delete("a.pt")
-    with place.to_read("a.pt") as gone, place.to_read("b.pt") as there:
+    assert checkpoints.exists("a.pt") and checkpoints.sizes() == {"a.pt": 10, "b.pt": 10}
+    checkpoints.delete("a.pt")
+    with checkpoints.to_read("a.pt") as gone, checkpoints.to_read("b.pt") as there:
         assert gone is None and there is not None and there.read_bytes() == b"x" * 10
     assert not there.exists()  # what passed through this machine does not stay on it
 
@@ -413,7 +413,7 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     assert list(kept) == [f"trial-{trial['trial']}.pt" for trial in sorted(finished, key=lambda t: t["trial"])]
     status = ask(app, ["status", "away"]).output
     assert f"checkpoints in {url}/away/checkpoints: {len(kept)} file" in status
-    # It goes on, to more tokens, from there; without the URL it would be another study.
+    # It continues from there, to more tokens; without the URL it would be another study.
     assert "storage path: " in ask(app, run[:6]).output
     further = ask(app, ["resume", "away", "--max-tokens", "18K"])
     assert further.exit_code == 0, further.output
@@ -422,7 +422,7 @@ def test_a_search_has_its_checkpoints_and_text_at_a_url(url: str, store: ObjectS
     cleaned = json.loads(ask(app, ["clean", "away", "--all", "--json"]).output)
     assert cleaned["files"] and all(f["file"].startswith(f"{url}/away/checkpoints/trial-") for f in cleaned["files"])
     assert list(store.sizes("away/checkpoints")) == [f"trial-{best['trial']}.pt"]
-    # Whoever does not reach the place sees the study, and deletes nothing of it.
+    # A reader without access to the location sees the study, and deletes nothing of it.
     with monkeypatch.context() as away:
         away.setattr(fsspec, "url_to_fs", _not_installed)
         seen = ask(app, ["status", "away"])

@@ -1,4 +1,4 @@
-"""A trial in its worker when its surroundings fail it: damaged checkpoints, full disks, vanished texts, broken GPUs."""
+"""A trial in its worker when its environment fails: damaged checkpoints, full disks, vanished texts, broken GPUs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_damaged_checkpoint_is_deleted_and_the_trial_trained_again_to_the_same
     assert measured == undisturbed  # to the bit
 
 
-def test_a_damage_is_told_once_also_where_the_next_worker_is_lost_before_it_saves(monkeypatch: pytest.MonkeyPatch):
+def test_damage_is_reported_once_even_if_the_next_worker_is_lost_before_it_saves(monkeypatch: pytest.MonkeyPatch):
     CHECKPOINT.parent.mkdir()
     CHECKPOINT.write_bytes(b"damaged")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -71,7 +71,7 @@ def test_a_damage_is_told_once_also_where_the_next_worker_is_lost_before_it_save
     assert trial().step().fault is None
 
 
-def test_a_checkpoint_that_is_none_of_the_trainers_is_replaced_as_well():
+def test_a_checkpoint_that_the_trainer_did_not_write_is_replaced_as_well():
     CHECKPOINT.parent.mkdir()
     CHECKPOINT.write_bytes(b"something else")
     assert trial().step().fault.startswith("checkpoint damaged: not a checkpoint of this trainer; ")
@@ -86,7 +86,7 @@ def test_what_a_killed_worker_left_half_written_is_deleted_and_nothing_of_others
     assert sorted(p.name for p in CHECKPOINT.parent.iterdir()) == ["trial-0.pt", "trial-0.pt.old", "trial-01.pt.17.tmp"]
 
 
-def test_a_text_that_vanished_or_changed_is_an_obstacle_and_no_outcome():
+def test_a_text_that_vanished_or_changed_is_an_environment_error_and_not_an_outcome():
     digest = open_corpus(["text"], vocab_size=256).digest
     assert trial(corpus_digests=("another", digest)).step().measurement is not None
     Path("text/0.txt").write_text("Something else. " * 50)
@@ -110,7 +110,7 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_obstacle_and_the_last_one_stays():
+def test_a_checkpoint_that_cannot_be_written_is_an_environment_error_and_the_last_one_stays():
     run = trial()
     run.step()
     good = CHECKPOINT.read_bytes()
@@ -127,31 +127,31 @@ def test_a_checkpoint_that_cannot_be_written_is_an_obstacle_and_the_last_one_sta
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 200 KiB; only root may make one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("a disk can be mounted by root only")
     try:
-        yield place
+        yield disk
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_on_a_full_disk_the_obstacle_says_how_much_a_checkpoint_takes(tiny_disk: Path):
+def test_on_a_full_disk_the_environment_error_says_how_much_a_checkpoint_takes(tiny_disk: Path):
     run = TrialRun(dataclasses.replace(trial()._request, location=str(tiny_disk)))
     run.step()
     good = (tiny_disk / "trial-0.pt").read_bytes()
     left = os.statvfs(tiny_disk)
     (tiny_disk / "other").write_bytes(b"x" * (left.f_bavail * left.f_frsize - len(good) // 2))
-    told = run.step().environment_error
+    message = run.step().environment_error
     size = f"{len(good) / 2**20:.1f} MiB"
-    assert told.endswith(f"cannot be written: No space left on device; it takes {size}: free some space there")
+    assert message.endswith(f"cannot be written: No space left on device; it takes {size}: free some space there")
     assert (tiny_disk / "trial-0.pt").read_bytes() == good
     assert not list(tiny_disk.glob("*.tmp"))
 
 
-def test_any_other_file_that_a_full_disk_refuses_is_an_obstacle_too(monkeypatch: pytest.MonkeyPatch):
+def test_any_other_file_that_a_full_disk_refuses_is_an_environment_error_too(monkeypatch: pytest.MonkeyPatch):
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded", "/some/where")
 
@@ -261,8 +261,8 @@ def test_a_machine_that_does_not_see_the_studys_folder_takes_no_part(tmp_path: P
     assert there.step().environment_error is None
     for change in (lambda: sentinel.write_text("another"), sentinel.unlink):
         change()
-        told = trial_of(there).step().environment_error
-        assert told.endswith(
+        message = trial_of(there).step().environment_error
+        assert message.endswith(
             f"does not see the study's folder {tmp_path}; give one with --runs that all machines share"
         )
 

@@ -1,1 +1,1 @@
-"""The model families: each is one folder here, with its config, its model, what it costs, and its descriptor."""
+"""The model families: each is one folder here, with its config, its model, its costs, and its descriptor."""

@@ -1,4 +1,4 @@
-"""What a model family is to the trainer: a descriptor with its name, config, model, and costs if they are known.
+"""The interface of a model family: a descriptor with its name, config, model, and costs if they are known.
 
 No torch here: a descriptor is read to check a configuration, which must not take the second that torch needs.
 """
@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from trainer.checks import require
 
-BYTE_VOCAB_SIZE = 256  # a model of this vocabulary reads bytes; any other reads the tokens of a BPE of that size
+BYTE_VOCAB_SIZE = 256  # a model with this vocabulary reads bytes; any other reads the tokens of a BPE of that size
 
 
 class Run(Protocol):
-    """What a family may read of a training run: see `TrainConfig`, which is one."""
+    """What a family may read of a training run; `TrainConfig` is one."""
 
     @property
     def family(self) -> str:
@@ -23,15 +23,15 @@ class Run(Protocol):
 
     @property
     def model(self) -> Any:
-        """The family's own config."""
+        """The family's config."""
 
     @property
     def seq_len(self) -> int:
-        """Tokens of a training window."""
+        """Tokens per training window."""
 
     @property
     def batch_size(self) -> int:
-        """Windows of one forward pass."""
+        """Windows per forward pass."""
 
     @property
     def accumulate_grad_batches(self) -> int: ...
@@ -51,30 +51,30 @@ class ModelConfig:
     """
 
     def faults(self) -> list[str]:
-        """One sentence for each reason why this model cannot be built."""
+        """A sentence for each reason why this model cannot be built."""
         return []
 
     def faults_in(self, run: Run) -> list[str]:
-        """One sentence for each reason why this model, though it can be built, cannot be trained by this run."""
+        """A sentence for each reason why this model can be built but not trained by this run."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What training a family costs, by formulas that need no torch: a search evaluates them thousands of times."""
+    """What training a family costs, by formulas without torch: a search evaluates them thousands of times."""
 
     num_params: Callable[[Any], int]  # of a config; exact
-    forward_flops: Callable[[Any], float]  # of a Run: for one token, forwards
+    forward_flops: Callable[[Any], float]  # of a Run: per token, forward
     live_bytes: Callable[[Any], int]  # of a Run: the most bytes of tensors that a training step holds at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a family of the user's own comes from."""
+    """The origin of a user's own family."""
 
-    location: str  # a file's absolute path, or a module's name
+    location: str  # the absolute path of a file, or the name of a module
     digest: str  # of its text
-    text: str | None  # of a file; a module is installed where it is used
+    text: str | None  # of a file; a module is installed wherever it is used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Family:
       or has more to report: it returns what `hidden` does, a loss to add to training's, and counts by name. Loss and
       counts are sums over the targets that are not negative. Each count's share of the held-out targets is reported at
       the rungs under its name.
-    - `empty_state()`: with it, `model(tokens, state)` goes on where the last call with that state ended. The families
+    - `empty_state()`: with it, `model(tokens, state)` continues where the last call with that state ended. The families
       here have it.
 
     Without `cost`, parameters are counted by building the model without memory, and peak memory is not estimated.
@@ -100,7 +100,7 @@ class Family:
     config: type[ModelConfig]
     build: Callable[[Any], Any]
     cost: Cost | None = None
-    source: Source | None = None  # of a family that is not the trainer's; whoever loads it sets this
+    source: Source | None = None  # of a user's own family; the loader sets this
 
 
 def no_longer_than(run: Run, name: str, limit: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A family of the user's own: one file, or one module, with a config, an nn.Module and a descriptor."""
+"""The user's own family: one file, or one module, with a config, an nn.Module and a descriptor."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class FamilyError(ConfigError):
 
 
 def is_own(word: str) -> bool:
-    """Whether a family's name means a file (`./mine.py`) or a module (`package.module`)."""
+    """Whether the name of a family means a file (`./mine.py`) or a module (`package.module`)."""
     return word.endswith(".py") or ("." in word and all(part.isidentifier() for part in word.split(".")))
 
 
 def located(word: str, folder: Path) -> str:
-    """The location that a file in `folder` means by its word for a family: an absolute path, or a module's name."""
+    """The location that a family's name means in `folder`: an absolute path, or a module's name."""
     return str((folder / word).absolute()) if word.endswith(".py") else word
 
 
@@ -70,7 +70,7 @@ def loaded(location: str, text: str) -> Family:
 
 @contextlib.contextmanager
 def answering_for(family: Family) -> Iterator[None]:
-    """What the code of a user's own family raises meanwhile is a FamilyError that says where; a ConfigError stays."""
+    """Turns errors from the code of a user's own family into a FamilyError that says where; a ConfigError stays."""
     try:
         yield
     except ConfigError:
@@ -78,24 +78,24 @@ def answering_for(family: Family) -> Iterator[None]:
     except Exception as error:
         if family.source is None:
             raise
-        raise FamilyError(told(error, family.source.location)) from None
+        raise FamilyError(error_line(error, family.source.location)) from None
 
 
-def told(error: BaseException, location: str) -> str:
-    """An exception from a family's code in one line, with its place in the family's file if it is there."""
+def error_line(error: BaseException, location: str) -> str:
+    """An exception from a family's code in one line, with its line in the family's file if it was raised there."""
     file = location if location.endswith(".py") else getattr(sys.modules.get(location), "__file__", location)
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}:{error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    place = f"{file}:{lines[-1]}" if lines else location
-    return f"{place}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    where = f"{file}:{lines[-1]}" if lines else location
+    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _file_of(module: str) -> Path:
-    """The file of a module. Raises FamilyError where it cannot be imported."""
+    """The file of a module. Raises FamilyError if it cannot be imported."""
     try:
         spec = importlib.util.find_spec(module)
-    except (Exception, SystemExit) as error:  # a package on the way to it runs its code
+    except (Exception, SystemExit) as error:  # importing a package runs its code
         raise FamilyError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         raise FamilyError(f"there is no module {module}; a file is named as ./file.py, relative to the space")
@@ -103,16 +103,16 @@ def _file_of(module: str) -> Path:
 
 
 def _module(location: str, text: str) -> types.ModuleType:
-    """A module of that text. Its name is its own, so that a changed text is another module."""
+    """A module with that text. Its name is unique, so that a changed text is another module."""
     module = types.ModuleType(f"tinysearch_family_{digest_of(text)}")
     module.__file__ = location
     linecache.cache[location] = (len(text), None, text.splitlines(keepends=True), location)  # for tracebacks
-    sys.modules[module.__name__] = module  # where dataclasses look for the meaning of annotations
+    sys.modules[module.__name__] = module  # dataclasses look here to resolve annotations
     try:
         exec(compile(text, location, "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        raise FamilyError(told(error, location)) from None
+        raise FamilyError(error_line(error, location)) from None
     return module
 
 
@@ -124,10 +124,10 @@ def _imported(name: str) -> types.ModuleType:
 
 
 def _fault_of(family: Any) -> str:
-    """What is wrong with a Family, whose fields may be anything, in a sentence; empty if it is sound."""
+    """What is wrong with a Family, whose fields may be anything, in a sentence; empty if it is valid."""
     config = family.config
     if not isinstance(family.name, str) or not family.name.isidentifier():
-        return f"the descriptor's name {family.name!r} is no name; use letters, digits and _"
+        return f"the descriptor's name {family.name!r} is not a valid name; use letters, digits and _"
     if not isinstance(config, type) or not issubclass(config, ModelConfig) or not _is_frozen(config):
         name, example = (config.__name__,) * 2 if isinstance(config, type) else (f"{config!r:.60}", "MyConfig")
         return (
@@ -138,10 +138,10 @@ def _fault_of(family: Any) -> str:
         return f"build is {family.build!r:.60}, which cannot be called with a config"
     if family.cost is not None and not isinstance(family.cost, Cost):
         return f"cost is {family.cost!r:.60}, not a Cost; leave it out to have the parameters counted"
-    config = family.config  # a dataclass, of which the check above has left only the base
+    config = family.config  # a dataclass; the check above only knows its base
     try:
         types_ = field_types(config)
-    except Exception as error:  # whatever an annotation makes of itself
+    except Exception as error:  # an annotation can raise anything
         return f"the types of {config.__name__} cannot be read: {type(error).__name__}: {error}"
     names = [field.name for field in dataclasses.fields(config)]
     if "vocab_size" not in names:

@@ -1,7 +1,7 @@
-"""A family by its name: one of the folders here, or a file or module of the user's own.
+"""Finds a family by its name: one of the folders here, or a user's file or module.
 
-A configuration names its family by a word that every process can follow: a folder's name, a file's absolute path, or a
-module's name. A file is loaded once in a process and kept with the digest of its text.
+A configuration names its family so that every process finds it: by a folder's name, a file's absolute path, or a
+module's name. A file is loaded once per process and identified by the digest of its text.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trainer.families.family import Family, Run, Source
 from trainer.families.own import FamilyError, digest_of, is_own, loaded, read_text
 
 BUILT_IN = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/family.py")))
-"""The families that the trainer has."""
+"""The trainer's own families."""
 
 _own: dict[str, Family] = {}  # by location
 
 
 def family_of(word: str) -> Family:
-    """The family that a configuration names; one of the user's own as this process loaded it first.
+    """The family that a configuration names; a user's own family as this process loaded it first.
 
-    Raises FamilyError for a name that is none, and for a file or module that holds no family.
+    Raises FamilyError for an unknown name, and for a file or module without a family.
     """
     if word in BUILT_IN:
         return _built_in(word)
@@ -46,9 +46,9 @@ def load(location: str) -> Family:
 
 
 def reopen(location: str, digest: str) -> str:
-    """The word for a family that had this digest once. Raises FamilyError, and runs nothing, if nothing has it now.
+    """The name of a family that had this digest. Raises FamilyError, and runs no code, if nothing has it now.
 
-    That is the file or module at its location, or one that this process has loaded from elsewhere: it may have moved.
+    It is the file or module at its location, or one that this process loaded from elsewhere, because it may have moved.
     """
     for word in _own:
         if word != location and _digest(word) == digest:
@@ -61,9 +61,9 @@ def reopen(location: str, digest: str) -> str:
 
 
 def receive(sent: Source) -> str:
-    """In a worker: take the family that the driver uses. Returns why it cannot be taken; empty if it is.
+    """In a worker: use the family that the driver uses. Returns why that is impossible; empty if it is not.
 
-    A file that is not on this machine is loaded from the text that the driver sent.
+    A file that does not exist on this machine is loaded from the text that the driver sent.
     """
     if _digest(sent.location) == sent.digest:
         return ""
@@ -86,7 +86,7 @@ def receive(sent: Source) -> str:
 
 
 def build(run: Run) -> Any:
-    """A freshly initialised model of a training run, on the CPU, drawn from torch's global generator."""
+    """A freshly initialised model for a training run, on the CPU, from torch's global generator."""
     return family_of(run.family).build(run.model)
 
 
@@ -96,13 +96,13 @@ def _built_in(name: str) -> Family:
 
 
 def _take(location: str, text: str) -> Family:
-    """The family of that text, which is loaded unless it is already."""
+    """The family with that text, loaded unless it is loaded already."""
     if _digest(location) != digest_of(text):
         _own[location] = loaded(location, text)
     return _own[location]
 
 
 def _digest(location: str) -> str:
-    """Of the text that this process has loaded from there; empty where it has not."""
+    """The digest of the text that this process has loaded from there; empty if it has not."""
     known = _own.get(location)
     return "" if known is None or known.source is None else known.source.digest

@@ -1,4 +1,4 @@
-"""All documents of some sources in one file, and what the split has to know of each."""
+"""Collects all documents of some sources in one file, with what the split needs to know of each."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from trainer.text.names import PARTS, parts_by_name
 from trainer.text.sources import LeftOut, Sources
 
 HASH_BYTES = 8
-PROGRESS_BYTES = 256 * 2**20  # of text, from one line of progress to the next
+PROGRESS_BYTES = 256 * 2**20  # of text between two lines of progress
 
 
 @dataclass
 class Documents:
-    """Documents one after another in one file; each one's size in bytes, digest, and the part its name asks for.
+    """Documents one after another in one file; for each its size in bytes, its digest, and the part its name asks for.
 
-    The digest is of the text without the white space around it, so that copies are known in whatever file they are.
+    The digest ignores white space around the text, so that copies are recognised in any file.
     """
 
     sizes: np.ndarray  # (D,), int64
     digests: np.ndarray  # (D,), uint64
-    asked: np.ndarray  # (D,), int8: an index of PARTS; -1 where no name asks
+    asked: np.ndarray  # (D,), int8: an index of PARTS; -1 if no name asks for one
     left_out: LeftOut = field(default_factory=LeftOut)
 
     @cached_property
     def starts_at(self) -> np.ndarray:
-        """Of each document in the file, (D,), int64."""
+        """The offset of each document in the file, (D,), int64."""
         return np.cumsum(self.sizes) - self.sizes
 
 
@@ -47,9 +47,9 @@ def collect(
     skip_bad: bool,
     on_progress: Callable[[str], None] | None = None,
 ) -> Documents:
-    """Write every document that is not empty to `target`, each ending with a line end, which keeps two apart.
+    """Write every document that is not empty to `target`, each with a line end after it.
 
-    Raises CorpusError where there are none, or some cannot be read.
+    Raises CorpusError if there are none, or if some cannot be read.
     """
     collector = _Collector(sources.about, on_progress)
     asked = parts_of(sources)
@@ -95,7 +95,7 @@ class _Collector:
         self._position = self._next_progress = 0
 
     def add(self, chunks: Iterator[bytes]) -> None:
-        """One document; what was written of one that cannot be read to its end is taken back."""
+        """Add one document; if it cannot be read to its end, what was written of it is removed."""
         start, last, digest = self._position, b"", _TextDigest()
         try:
             for chunk in chunks:
@@ -140,7 +140,7 @@ class _TextDigest:
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=HASH_BYTES)
-        self._space = b""  # which belongs to the text if more follows
+        self._space = b""  # part of the text only if more follows
         self.is_empty = True
 
     def update(self, chunk: bytes) -> None:

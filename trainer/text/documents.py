@@ -1,4 +1,4 @@
-"""The documents of some files, as UTF-8: a text file is one, and so is each record of a data set."""
+"""The documents of some files, as UTF-8: a text file is one document, and so is each record of a data set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trainer.text.records import MAX_BAD, NoRecords, read_records
 from trainer.text.sources import LeftOut, SourceFile
 from trainer.text.streams import chunks_of, opened
 
-NUM_NAMED = 3  # of the records that cannot be used
+NUM_NAMED = 3  # names of unusable records in a message
 
 
 def read_documents(file: SourceFile, *, text_key: str, skip_bad: bool, left_out: LeftOut) -> Iterator[Iterator[bytes]]:
-    """Each document as its chunks of text, each chunk ending with a whole character; to be used up one after another.
+    """Each document as chunks of text, each chunk ending with a whole character; read one before the next.
 
-    Records without text are counted, and the error that ends the file names the first of them; with `skip_bad` they
+    Records without text are counted, and the error at the end of the file names the first of them; with `skip_bad` they
     are left out instead. Raises CorpusError.
     """
     try:
@@ -54,13 +54,13 @@ def _records(path: Path, format: Format, text_key: str, skip_bad: bool, left_out
         if len(bad) > MAX_BAD and not skip_bad:
             break
     if bad and not skip_bad:
-        raise CorpusError(_told(path, bad, number, text_key))
+        raise CorpusError(_refusal(path, bad, number, text_key))
     for where, _ in bad:
         left_out.add("records without text (--skip-bad)", f"{path.name} {where}")
 
 
-def _told(path: Path, bad: list[tuple[str, str]], number: int, text_key: str) -> str:
-    """What is said of the records of a file that cannot be used."""
+def _refusal(path: Path, bad: list[tuple[str, str]], number: int, text_key: str) -> str:
+    """The message about the records of a file that cannot be used."""
     remedy = "name the field with text_key (--text-key), or leave such records out with skip_bad (--skip-bad)"
     if len(bad) == 1:
         where, why = bad[0]

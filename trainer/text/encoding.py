@@ -1,4 +1,4 @@
-"""Bytes that are to be UTF-8: checked as they are read, the mark at their start taken off, other encodings named."""
+"""Checks that bytes are UTF-8 as they are read, removes byte order marks, and names other encodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.text.errors import CorpusError
 MARK = codecs.BOM_UTF8
 SAMPLE_BYTES = 2**16
 _MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32LE",  # before UTF-16's, with which it begins
+    codecs.BOM_UTF32_LE: "UTF-32LE",  # before UTF-16's, because it begins with that one
     codecs.BOM_UTF32_BE: "UTF-32BE",
     codecs.BOM_UTF16_LE: "UTF-16LE",
     codecs.BOM_UTF16_BE: "UTF-16BE",
@@ -22,8 +22,8 @@ _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f\v\x1b\b")
 def checked_utf8(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
     """The chunks, each ending with a whole character, without UTF-8's byte order marks at the start of a line.
 
-    Such a mark stands inside a file where several were joined. Raises CorpusError, saying where, for what is not
-    UTF-8, and for what is UTF-8 by chance only: UTF-16 and UTF-32 without a mark, and files padded with NULs.
+    Such a mark is inside a file that was joined from several. Raises CorpusError, saying where, for bytes that are not
+    UTF-8, or only by chance: UTF-16 and UTF-32 without a mark, and files padded with NULs.
     """
     rest, position, at_line_start = b"", 0, True
     for number, chunk in enumerate(chunks):
@@ -49,7 +49,7 @@ def checked_utf8(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
 
 
 def _checked(data: bytes, position: int, where: str) -> int:
-    """How much of the data is whole characters. Raises CorpusError for what is none."""
+    """How many bytes of the data are whole characters. Raises CorpusError for invalid ones."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -62,7 +62,7 @@ def _checked(data: bytes, position: int, where: str) -> int:
 
 
 def fault_of_sample(sample: bytes) -> str:
-    """What speaks against a text that begins like this; empty if nothing does."""
+    """What is wrong with a text that begins like this; empty if nothing is."""
     for mark, encoding in _MARKS.items():
         if sample.startswith(mark):
             return f"the text is {encoding}; {_convert(encoding)}"
@@ -73,7 +73,7 @@ def fault_of_sample(sample: bytes) -> str:
 def _wide_encoding(sample: bytes) -> str:
     """UTF-16 or UTF-32, if this looks like it: every second byte, or three of four, is a control character or NUL.
 
-    So it is with most alphabets, whose letters share the upper byte. A text has hardly any control character otherwise.
+    That is so for most alphabets, whose letters share the upper byte. Other text has hardly any control characters.
     """
     if len(sample) < 8 or sum(map(sample.count, map(bytes, zip(_CONTROLS)))) < len(sample) / 8:
         return ""
@@ -81,7 +81,7 @@ def _wide_encoding(sample: bytes) -> str:
     size = len(sample) // 4
 
     def is_upper(*indexes: int) -> bool:
-        """Whether nearly all bytes of these lanes are of one or a few high parts of letters."""
+        """Whether nearly all bytes of these lanes are one or a few upper bytes of letters."""
         return all(sum(n for byte, n in lanes[i].items() if byte in _CONTROLS) > 0.6 * size for i in indexes)
 
     if all(lanes[i][0] > 0.95 * size for i in (2, 3)) and lanes[0][0] < 0.5 * size:
@@ -101,13 +101,13 @@ def _nulls(data: bytes, position: int, first: int) -> str:
         "a NUL byte" if run == 1 else f"{run:,} NUL bytes or more" if first + run == len(data) else f"{run:,} NUL bytes"
     )
     return (
-        f"{what} at byte {position + first:,}: the file was padded, or is no text; take them out "
+        f"{what} at byte {position + first:,}: the file was padded, or is not text; take them out "
         "(tr -d '\\000' < FILE > NEW) or leave the file out"
     )
 
 
 def _remedy(data: bytes) -> str:
-    """What to do about bytes that are no UTF-8."""
+    """What to do about bytes that are not UTF-8."""
     control = sum(data.count(bytes([byte])) for byte in _CONTROLS)
     if control > len(data) / 20:
         return "it looks like a binary file; leave it out"

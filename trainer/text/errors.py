@@ -1,4 +1,4 @@
-"""What is said of text that cannot be used."""
+"""The error for text that cannot be used, and words for its messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unreadable(path: Path, error: OSError) -> CorpusError:
 
 
 def shown(path: str | Path) -> str:
-    """A path for a message: what is not UTF-8 in it, and what would move the cursor, as escapes."""
+    """A path for a message: bytes that are not UTF-8, and control characters, as escapes."""
     return printable(str(path))
 
 

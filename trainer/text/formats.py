@@ -1,4 +1,4 @@
-"""What a file's name says of its content: text, records, tokens, or something that is not read."""
+"""What a file's name says about its content: text, records, tokens, or a format that is not read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 
 class Format(Enum):
     TEXT = "text"  # one document
-    LINES = "JSON lines"  # a record a line
+    LINES = "JSON lines"  # a record on each line
     JSON = "JSON"  # an array of records, or records one after another
-    PARQUET = "Parquet"  # a record a row
+    PARQUET = "Parquet"  # a record in each row
     TOKENS = "tokens"  # whole numbers without a header
 
 
@@ -29,7 +29,7 @@ _FORMATS = {
     ".bin": Format.TOKENS,
 }
 
-# Formats that may hold the text that somebody means, and which are not read.
+# Formats that may contain the text that the user means, but that are not read.
 _UNREAD_TEXT = {
     "archives": ".7z .rar .tar .tgz .tbz .tbz2 .txz .zip",
     "Arrow files": ".arrow .feather",
@@ -50,7 +50,7 @@ _KINDS = {
     suffix: kind for kinds in (_UNREAD_TEXT, _NO_TEXT) for kind, listed in kinds.items() for suffix in listed.split()
 }
 
-# What people put beside data, and do not mean by it.
+# Files that people put beside data.
 _DOCUMENTATION = ("readme", "license", "licence", "copying", "citation", "notice", "changelog", "datacard")
 _METADATA = ("dataset_info", "dataset_infos", "state", "data_args", "tokenizer", "tokenizer_config", "config", "vocab")
 
@@ -60,17 +60,17 @@ def compression_of(path: Path) -> str | None:
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that the name says, whatever its case and behind a compression; None if it is none that is read."""
+    """The format that the name says, in any case and before a compression suffix; None if it is not read."""
     if compression_of(path) is not None:
         inner = format_of(path.with_suffix(""))
-        # Parquet and tokens are read from where they lie, so they cannot be compressed once more.
+        # Parquet and tokens are read in place, so they cannot be compressed.
         return inner if inner in (Format.TEXT, Format.LINES, Format.JSON) else None
     suffix = path.suffix.lower()
     return None if suffix in _KINDS else _FORMATS.get(suffix, Format.TEXT)
 
 
 def kind_of(path: Path) -> str:
-    """What a file that is not read is called in a list of what was left out."""
+    """The name of a file's kind in a list of what was left out."""
     suffix = path.suffix.lower()
     if suffix in COMPRESSIONS:
         inner = path.with_suffix("").suffix.lower()
@@ -79,7 +79,7 @@ def kind_of(path: Path) -> str:
 
 
 def may_hold_text(path: Path) -> bool:
-    """Whether a file that is not read is of a kind that people keep text in."""
+    """Whether a file that is not read is of a kind that often contains text."""
     return kind_of(path) in _UNREAD_TEXT or path.suffix.lower() in COMPRESSIONS
 
 

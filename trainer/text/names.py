@@ -18,10 +18,10 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def parts_by_name(names: Sequence[tuple[str, ...]]) -> list[str]:
-    """The part of each file, known by its path's components, if the names ask for a split; else "" for it.
+    """The part of each file, given its path's components, if the names ask for a split; else "" for it.
 
-    They do where files or folders that lie in one folder have names with `train` and with `valid`, `dev` or `test`.
-    Where only `train` and `test` stand together, test is what is held out. Files without such a word get "".
+    They do if files or folders in one folder have names with `train` and with `valid`, `dev` or `test`. If only `train`
+    and `test` occur together, test is held out. Files without such a word get "".
     """
     asked = [[_part(component) for component in path] for path in names]
     together: dict[tuple[str, ...], set[str]] = defaultdict(set)
@@ -38,6 +38,6 @@ def parts_by_name(names: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _part(component: str) -> str:
-    """The part that a file's or folder's name says, by its last such word; empty if it says none."""
+    """The part that a file's or folder's name asks for, by its last such word; empty if it has none."""
     words = _WORD.findall(_CAMEL.sub(" ", component))
     return _WORDS[words[-1].lower()] if words else ""

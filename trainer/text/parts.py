@@ -1,4 +1,4 @@
-"""The parts of a split text as files, and the places in the held-out one at which every vocabulary has a token's start.
+"""Writes the parts of a split text, and finds positions in the held-out part where every vocabulary starts a token.
 
 Documents are cut at the end of a line, else of a word, else between two characters.
 """
@@ -16,15 +16,15 @@ from trainer.text.collection import Documents
 from trainer.text.names import PARTS, TRAIN
 from trainer.text.split import Split
 
-CUT_WINDOW = 0.025  # of a document's bytes, before and after the wished place of its cut
+CUT_WINDOW = 0.025  # of a document's bytes, before and after the wanted position of its cut
 MAX_WINDOW_BYTES = 2**16
 COPY_BYTES = 2**20
-SHORT_BYTES = 10  # of a document whose last two bytes would be more than a fifth
-MARK_BYTES = 1024  # from one mark of the held-out text to the next, about
+SHORT_BYTES = 10  # size of a document whose last two bytes would be more than a fifth
+MARK_BYTES = 1024  # between two marks of the held-out text, about
 
 
 def write_parts(everything: Path, documents: Documents, split: Split, targets: dict[str, Path]) -> str:
-    """Write each part's text; returns a digest of all parts, the same for the same parts wherever they came from."""
+    """Write each part's text; returns a digest of all parts, which is the same for the same parts from any source."""
     digest = hashlib.sha256()
     with open(everything, "rb") as source:
         for part, target in targets.items():
@@ -38,7 +38,7 @@ def write_parts(everything: Path, documents: Documents, split: Split, targets: d
 
 
 class _Writer:
-    """Writes stretches of text one after another, a line end between two."""
+    """Writes stretches of text one after another, with a line end between two."""
 
     def __init__(self, file: IO[bytes], hashed: Any) -> None:
         self._file, self._hashed = file, hashed
@@ -60,7 +60,7 @@ class _Writer:
 
 
 def _stretches(documents: Documents, split: Split, part: int, source: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Where in the file the text of a part is; what adjoins in the file is one stretch."""
+    """The offsets of a part's text in the file; adjacent documents form one stretch."""
     is_training = part == PARTS.index(TRAIN)
     begun = ended = 0
     is_there = (split.part == part) | (split.cuts > 0 if is_training else False)
@@ -79,10 +79,10 @@ def _stretches(documents: Documents, split: Split, part: int, source: IO[bytes])
 
 
 def _cut_of(source: IO[bytes], start: int, end: int, wished: int) -> int:
-    """The best place to cut a document near a wished one, in bytes from its start; both sides keep something."""
+    """The best position to cut a document near the wanted one, in bytes from its start; both sides keep something."""
     size = end - start
     if size >= SHORT_BYTES:
-        wished = min(wished, size - 2)  # its last byte is a line end: something else is held out too
+        wished = min(wished, size - 2)  # its last byte is a line end: hold out something else too
     reach = min(MAX_WINDOW_BYTES, int(size * CUT_WINDOW))
     low, high = max(1, wished - reach), min(size - 1, wished + reach)
     origin = max(0, min(low, wished) - 4)
@@ -94,17 +94,17 @@ def _cut_of(source: IO[bytes], start: int, end: int, wished: int) -> int:
         places = places[(places >= low) & (places <= high)]
         if len(places):
             return int(places[np.argmin(np.abs(places - wished))])
-    for place in (*range(wished, origin, -1), *range(wished + 1, origin + len(text))):
-        if 0 < place < size and text[place - origin] & 0xC0 != 0x80:  # 10xxxxxx continues a UTF-8 character
-            return place
+    for position in (*range(wished, origin, -1), *range(wished + 1, origin + len(text))):
+        if 0 < position < size and text[position - origin] & 0xC0 != 0x80:  # 10xxxxxx continues a UTF-8 character
+            return position
     return wished
 
 
 def marks_of(held_out: Path) -> np.ndarray:
     """Byte offsets (M,), int64, in a held-out text at which a token starts in every vocabulary, evenly spaced.
 
-    The pattern before BPE ends a piece wherever white space follows something else, so no token reaches over such a
-    place, and stretches of text between two of them are the same text for every vocabulary.
+    The pattern before BPE ends a piece wherever white space follows something else. So no token spans such a position,
+    and the text between two of them is the same for every vocabulary.
     """
     found: list[int] = []
     size = held_out.stat().st_size
@@ -131,14 +131,14 @@ def marks_in_tokens(tokens: np.ndarray, token_bytes: np.ndarray, marks: np.ndarr
 
 
 def _piece_end(window: bytes) -> int | None:
-    """The first place in a window at which ASCII white space follows a printable ASCII character."""
+    """The first position in a window at which ASCII white space follows a printable ASCII character."""
     view = np.frombuffer(window, np.uint8)
     is_space = (view == 0x20) | (view == 0x0A)
     is_printed = (view > 0x20) & (view < 0x7F)
     places = np.flatnonzero(is_printed[:-1] & is_space[1:])
     if len(places):
         return int(places[0]) + 1
-    # A script without spaces: the end of a line behind a character of several bytes that is no white space.
+    # A script without spaces: a line end after a character of several bytes that is not white space.
     for at in np.flatnonzero(view == 0x0A).tolist():
         text = window[max(0, at - 4) : at].decode("utf-8", "ignore")
         if text and not text[-1].isspace():

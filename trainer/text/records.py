@@ -1,4 +1,4 @@
-"""Records of a data set: JSON lines, JSON arrays and Parquet, each record a document by the field that has its text."""
+"""The records of a data set (JSON lines, JSON arrays, Parquet): the text field of each one is a document."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from trainer.text.errors import CorpusError, shown, unreadable
 from trainer.text.formats import Format
 from trainer.text.streams import CHUNK_BYTES, arrow_for, opened
 
-MAX_RECORD_BYTES = 64 * 2**20  # a document each: it is held in memory several times
-MAX_BAD = 1000  # records that cannot be used; more are not looked for
+MAX_RECORD_BYTES = 64 * 2**20  # a record is a document, held in memory several times
+MAX_BAD = 1000  # unusable records; after that, stop looking for more
 
 Record = tuple[str, Any]
-"""Where it stands (`line 3`, `record 3`), and its value, or a ValueError that says why it has none."""
+"""Where the record is (`line 3`, `record 3`), and its value, or a ValueError that says why it has none."""
 
 
 def read_records(path: Path, format: Format, text_key: str) -> Iterator[tuple[str, str | ValueError]]:
-    """(where, text) of every record, or what keeps it from having one. Raises CorpusError for the file as a whole."""
+    """(where, text) of every record, or why it has no text. Raises CorpusError if the file as a whole is unusable."""
     if format is Format.PARQUET:
         yield from _parquet(path, text_key)
         return
@@ -33,7 +33,7 @@ def read_records(path: Path, format: Format, text_key: str) -> Iterator[tuple[st
 
 
 class NoRecords(CorpusError):
-    """A JSON file that is no data set, such as a configuration."""
+    """A JSON file that is not a data set, such as a configuration."""
 
 
 def _text_of(record: Any, key: str) -> str | ValueError:
@@ -72,7 +72,7 @@ def _peeked(stream: IO[bytes], path: Path) -> _Peek:
 
 
 class _Peek:
-    """A stream whose first bytes were looked at; the mark of UTF-8 is not among what is read."""
+    """A stream whose first bytes were looked at; reading it skips UTF-8's byte order mark."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.start = stream.read(SAMPLE_BYTES)
@@ -106,7 +106,7 @@ def _lines(stream: _Peek, path: Path) -> Iterator[Record]:
 
 
 def _values(stream: _Peek, path: Path, text_key: str) -> Iterator[Record]:
-    """The records of a whole JSON file, read in parts: the entries of an array, or values one after another."""
+    """The records of a whole JSON file, read in parts: the elements of an array, or values one after another."""
     values = _JsonValues(stream, path)
     first = values.next()
     second = _END if first is _END else values.next()
@@ -131,7 +131,7 @@ _END = object()
 
 
 class _JsonValues:
-    """JSON values one after another, parsed as they come; the text before the next one is let go."""
+    """JSON values one after another, parsed as they come; text before the next one is dropped."""
 
     def __init__(self, stream: _Peek, path: Path) -> None:
         self._stream, self._path = stream, path
@@ -144,7 +144,7 @@ class _JsonValues:
         self.is_array = is_array
 
     def next(self) -> Any:
-        """The next value, or _END. Raises CorpusError for what is no JSON."""
+        """The next value, or _END. Raises CorpusError if it is not JSON."""
         character = self._next_character()
         if character == "," and self._number:
             self._at += 1
@@ -174,10 +174,10 @@ class _JsonValues:
             if len(self._text) - self._at > MAX_RECORD_BYTES:
                 raise self._fault(f"it does not end within {MAX_RECORD_BYTES:,} characters")
             self._read(size)
-            size *= 2  # so that a long record is parsed anew only a few times
+            size *= 2  # so that a long record is parsed again only a few times
 
     def _next_character(self) -> str:
-        """The next one that is no white space, still to be read; empty at the end."""
+        """The next character that is not white space, not yet consumed; empty at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
                 self._at += 1
@@ -223,7 +223,7 @@ def _parquet(path: Path, key: str) -> Iterator[tuple[str, str | ValueError]]:
 
 
 def _column(schema: Any, key: str, path: Path, types: Any) -> str:
-    """The name by which Parquet finds the text's column. Raises CorpusError where there is none."""
+    """Parquet's name for the column with the text. Raises CorpusError if there is none."""
 
     def is_text(kind: Any) -> bool:
         kind = kind.value_type if types.is_dictionary(kind) else kind
@@ -242,7 +242,7 @@ def _column(schema: Any, key: str, path: Path, types: Any) -> str:
 
 
 def _flat(column: Any, key: str, name: str) -> Any:
-    """The column's texts, also if they are a field of a structure."""
+    """The column's texts, even if they are a field of a structure."""
     import pyarrow.compute
 
     return (

@@ -1,4 +1,4 @@
-"""The files behind the user's paths, and what of those folders was left out."""
+"""The files behind the user's paths, and what was left out of the folders."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainer.checks import counted
 from trainer.text.errors import CorpusError, shown, some_of, unreadable
 from trainer.text.formats import RECORDS, Format, format_of, is_beside_data, kind_of, may_hold_text
 
-# Folders of Python's standard library whose text is no library: tests, other people's packages, and what the
-# build machine wrote into it, which would give every build a digest of its own.
+# Folders of Python's standard library that are not library text: tests, other people's packages, and output of the
+# build machine, which would give every build another digest.
 STDLIB_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 STDLIB_SKIPPED_PREFIXES = ("config-", "_sysconfigdata")
 
@@ -24,12 +24,12 @@ class SourceFile:
     path: Path
     components: tuple[str, ...]  # of its path as it was given, which may name a part of the split
     format: Format
-    is_named: bool = False  # by the user, so that it is never left out
+    is_named: bool = False  # by the user, so it is never left out
 
 
 @dataclass(kw_only=True)
 class LeftOut:
-    """What is not among the text, by kind: how many, and the first few names."""
+    """What is not part of the text, by kind: how many, and the first few names."""
 
     counts: dict[str, int] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class LeftOut:
             self.names[kind] = (self.names.get(kind, []) + other.names[kind])[:3]
 
     def lines(self) -> list[str]:
-        """`pictures: 12 (a.png, b.png, c.png and 9 more)`, a line a kind."""
+        """`pictures: 12 (a.png, b.png, c.png and 9 more)`, a line for each kind."""
         return [f"{kind}: {count:,} ({some_of(self.names[kind], count)})" for kind, count in self.counts.items()]
 
     def to_dict(self) -> dict[str, object]:
@@ -69,9 +69,9 @@ class Sources:
         return self.files[0].format is Format.TOKENS
 
     def stats(self) -> list[tuple[str, str, int, int, int, int]]:
-        """What changes whenever a file may have: a key to everything once computed from their content.
+        """Values that change whenever a file may have changed: a key to results computed from its content.
 
-        The change time is among it because, unlike the modification time, no tool can set it back.
+        It includes the change time, because no tool can set that back, unlike the modification time.
         """
         rows = []
         for file in self.files:
@@ -88,13 +88,13 @@ class Sources:
 def find_sources(paths: Iterable[str]) -> Sources:
     """The files behind the paths, in an order that does not depend on the machine; no path: the standard library.
 
-    Linked folders are followed, each folder once. Raises CorpusError for a path that is missing or holds no text that
-    is read, and for tokens mixed with text.
+    Linked folders are followed, each folder once. Raises CorpusError for a path that is missing or has no readable
+    text, and for tokens mixed with text.
     """
     paths = tuple(paths)
     if not paths:
         return _standard_library()
-    files: dict[Path, SourceFile] = {}  # by resolved path: what is found twice is read once
+    files: dict[Path, SourceFile] = {}  # by resolved path: each file is read once
     left_out = LeftOut()
     for path in map(Path, paths):
         for file in _found(path, left_out):
@@ -113,7 +113,7 @@ def _found(path: Path, left_out: LeftOut) -> list[SourceFile]:
         return walked.files
     if not path.exists():
         raise CorpusError(f"{shown(path)}: no such file or folder")
-    if not path.is_file():  # a pipe would be waited for, and a device may never end
+    if not path.is_file():  # reading a pipe would wait, and a device may never end
         raise CorpusError(f"{shown(path)}: neither a file nor a folder")
     if (format := format_of(path)) is None:
         raise CorpusError(f"{shown(path)}: {kind_of(path)} are not read; {_CONVERT}")
@@ -124,13 +124,13 @@ _CONVERT = "give the text as plain files, JSON lines or Parquet"
 
 
 class _Walk:
-    """A folder's files by name, and what of it was left out."""
+    """A folder's files by name, and what was left out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[SourceFile] = []
         self.left_out = LeftOut()
-        self._unread: list[str] = []  # of the kinds that may hold the text that is meant
+        self._unread: list[str] = []  # of kinds that may contain the intended text
         self._seen: set[str] = set()
         self._walk(root, (root.absolute().name,))
         self._leave_out_documentation()
@@ -151,7 +151,7 @@ class _Walk:
                     entries = sorted(listing, key=lambda entry: entry.name)
             except OSError as error:
                 raise unreadable(folder, error) from None
-            # Links come last: what lies in a folder itself is found under its own name.
+            # Links come last: what is in a folder itself gets its own name.
             pending += [
                 (Path(entry.path), (*components, entry.name))
                 for entry in reversed(sorted(entries, key=lambda entry: entry.is_symlink()))
@@ -188,7 +188,7 @@ class _Walk:
             self.files.append(SourceFile(path=path, components=components, format=format))
 
     def _leave_out_documentation(self) -> None:
-        """A data set's README.md is not what is meant by its text."""
+        """Leave out a data set's README.md, which is not the text that the user means."""
         data = [file for file in self.files if not is_beside_data(file.path)]
         if not data and self._unread:
             raise CorpusError(f"{shown(self.root)}: {self._what_it_holds()}")
@@ -210,7 +210,7 @@ class _Walk:
 
 
 def _check_one_kind(files: list[SourceFile], about: str) -> None:
-    """Raises CorpusError for tokens beside text, naming some of both."""
+    """Raises CorpusError for tokens together with text, naming some of both."""
     tokens = [file.path.name for file in files if file.format is Format.TOKENS]
     text = [file.path.name for file in files if file.format is not Format.TOKENS]
     if tokens and text:

@@ -1,7 +1,7 @@
-"""Which documents, or stretches of them, are trained on, and which are held out.
+"""Decides which documents, or parts of them, are trained on, and which are held out.
 
-Names decide where they ask for a split (names.py) and most of the text has such a name. Else the content does, so that
-the same documents are split the same way wherever they lie and in whatever order: a tenth of the bytes is held out, in
+Names decide if they ask for a split (names.py) and most of the text has such a name. Otherwise the content does, so
+that the same documents are split the same way wherever they are and in any order: a tenth of the bytes is held out, in
 whole documents chosen by their digests, and the last tenth of each document that is too large to be held out whole.
 """
 
@@ -17,21 +17,21 @@ from trainer.text.errors import CorpusError
 from trainer.text.names import PARTS, TEST, TRAIN, VALIDATION
 
 HELD_OUT = 0.1  # of the bytes
-LARGE = 0.08  # of all bytes: a larger document is cut, for it alone would change the share by too much
+LARGE = 0.08  # of all bytes: a larger document is cut, because it alone would change the share by too much
 NOT_USED = -1
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where each document goes: before its `cut` to the training part, from there to `part`.
+    """Where each document goes: its bytes before its `cut` to the training part, the rest to `part`.
 
-    `part` is an index of PARTS, or NOT_USED for a document of the training part of which a copy is held out.
+    `part` is an index of PARTS, or NOT_USED for a document of the training part with a copy in the held-out part.
     """
 
     part: np.ndarray  # (D,), int8
-    cuts: np.ndarray  # (D,), int64: bytes of the document that are trained on where it is cut; 0 elsewhere
+    cuts: np.ndarray  # (D,), int64: bytes of the document to train on if it is cut; else 0
     is_by_name: bool
-    num_copies: int  # documents left out of the training part since they are held out
+    num_copies: int  # documents left out of the training part because they are held out
 
     @property
     def num_cut(self) -> int:
@@ -39,7 +39,7 @@ class Split:
 
 
 def split_documents(documents: Documents) -> Split:
-    """The split, by names or by content. Raises CorpusError where it would leave nothing to train on."""
+    """The split, by names or by content. Raises CorpusError if it would leave nothing to train on."""
     if _names_decide(documents):
         return _by_name(documents)
     return _by_content(documents)
@@ -53,7 +53,7 @@ def _names_decide(documents: Documents) -> bool:
 
 
 def _by_name(documents: Documents) -> Split:
-    """What names ask for; what has no such name is trained on, unless a copy of it is held out."""
+    """The split that names ask for; documents without such a name are trained on, unless a copy is held out."""
     part = np.where(documents.asked < 0, PARTS.index(TRAIN), documents.asked).astype(np.int8)
     is_training = part == PARTS.index(TRAIN)
     is_copy = is_training & np.isin(documents.digests, documents.digests[~is_training])
@@ -74,7 +74,7 @@ def _by_content(documents: Documents) -> Split:
     cuts = np.zeros(len(sizes), np.int64)
 
     is_large = sizes > LARGE * total
-    kinds, kind_of, num_copies = np.unique(digests, return_inverse=True, return_counts=True)  # in the digests' order
+    kinds, kind_of, num_copies = np.unique(digests, return_inverse=True, return_counts=True)  # ordered by digest
     small_bytes = np.bincount(kind_of, weights=np.where(is_large, 0, sizes), minlength=len(kinds))
     # Copies stay on one side. A text with so many of them that they would be most of what is held out is trained on;
     # if hardly anything else is there, its copies are cut like large documents.
@@ -96,7 +96,7 @@ def _by_content(documents: Documents) -> Split:
     return Split(part, cuts, False, 0)
 
 
-def told(split: Split, documents: Documents) -> str:
+def split_summary(split: Split, documents: Documents) -> str:
     """How the text was split, in a few words."""
     if split.is_by_name:
         copies = (

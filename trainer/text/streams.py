@@ -1,4 +1,4 @@
-"""A file's bytes in order, uncompressed on the way if its name says that they are compressed."""
+"""A file's bytes in order, decompressed if its name says that they are compressed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK_BYTES = 2**20
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file for reading. Raises CorpusError for whatever keeps it from being read to its end, naming it."""
+    """The file for reading. Raises CorpusError, naming the file, if it cannot be read to its end."""
     try:
         with _opened(path, compression_of(path)) as stream:
             yield stream
@@ -28,7 +28,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except zlib.error as error:
         raise CorpusError(f"{shown(path)}: the compressed file is damaged ({error}); fetch it again") from None
     except OSError as error:
-        if error.errno is None:  # what the decompressors say
+        if error.errno is None:  # errors of the decompressors
             raise CorpusError(f"{shown(path)}: the compressed file is damaged ({error}); fetch it again") from None
         raise unreadable(path, error) from None
 
@@ -68,13 +68,13 @@ def _xz(path: Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _zstd(path: Path) -> Iterator[IO[bytes]]:
     pyarrow = arrow_for(path, ".zst")
-    # Opened here, since a path that is not UTF-8 is none to Arrow.
+    # Opened here, because Arrow does not accept a path that is not UTF-8.
     with open(path, "rb") as file, pyarrow.CompressedInputStream(pyarrow.PythonFile(file), "zstd") as stream:
         yield io.BufferedReader(stream, CHUNK_BYTES)
 
 
 def arrow_for(path: Path, what: str) -> Any:
-    """The package pyarrow. Raises CorpusError where it is not installed, as for the trainer alone."""
+    """The package pyarrow. Raises CorpusError if it is not installed, as for the trainer alone."""
     try:
         import pyarrow.parquet
     except ImportError:

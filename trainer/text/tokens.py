@@ -1,4 +1,4 @@
-"""Files of tokens: checked, recognised if they are of another width, and split as text is."""
+"""Files of tokens: checked, recognised if their width is not as given, and split like text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from trainer.text.sources import Sources
 from trainer.text.split import Split
 
 CHUNK_BYTES = 16 * 2**20
-LOOKED_AT = 2**16  # values from which the width is told
-FEWEST = 16  # values that tell it
-ALIKE = 0.2  # the upper and lower bytes of wider tokens differ more in how often each value occurs
+LOOKED_AT = 2**16  # values from which the width is recognised
+FEWEST = 16  # values needed for that
+ALIKE = 0.2  # below this, bytes are alike; the frequencies of upper and lower bytes of wider tokens differ more
 
 _MAGIC = {
     b"PK\x03\x04": "an archive, such as a PyTorch checkpoint",
@@ -30,7 +30,7 @@ _MAGIC = {
     b"\x1f\x8b": "compressed (unpack it)",
     b"\x28\xb5\x2f\xfd": "compressed (unpack it)",
 }
-_HEADERS = (20240520, 20240801)  # llm.c's files of GPT-2 and Llama 3 tokens: 256 whole numbers of 4 bytes stand first
+_HEADERS = (20240520, 20240801)  # llm.c's files of GPT-2 and Llama 3 tokens begin with 256 whole numbers of 4 bytes
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def collect_tokens(sources: Sources, vocab_size: int, dtype: np.dtype[Any]) -> D
 
 
 def stretches_of(sources: Sources, documents: Documents, split: Split, width: int) -> dict[str, list[Stretch]]:
-    """The tokens of each part, a stretch for each file or end of one."""
+    """The tokens of each part: a stretch for each file or end of a file."""
     found: dict[str, list[Stretch]] = {part: [] for part in PARTS}
     for file, size, part, cut in zip(sources.files, documents.sizes, split.part, split.cuts, strict=True):
         last = int(size) // width
@@ -80,7 +80,7 @@ def join(stretches: list[Stretch], dtype: np.dtype[Any], target: Path) -> None:
 
 
 def _check(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any) -> int:
-    """Add a file of tokens to the digest; returns its size in bytes. Raises CorpusError, naming what it looks like."""
+    """Add a file of tokens to the digest; returns its size in bytes. Raises CorpusError, saying what it looks like."""
     size = 0
     try:
         with open(path, "rb") as file:
@@ -108,7 +108,7 @@ def _check(path: Path, vocab_size: int, dtype: np.dtype[Any], digest: Any) -> in
 
 
 def _fault_of_start(chunk: bytes, vocab_size: int, dtype: np.dtype[Any]) -> str:
-    """Why a file that begins like this is not of such tokens; empty if nothing says so."""
+    """Why a file that begins like this does not hold such tokens; empty if nothing indicates it."""
     for magic, what in _MAGIC.items():
         if chunk.startswith(magic):
             return f"the file is {what}, not tokens"
@@ -123,9 +123,9 @@ def _fault_of_start(chunk: bytes, vocab_size: int, dtype: np.dtype[Any]) -> str:
 
 
 def _evident_width(chunk: bytes, vocab_size: int) -> str:
-    """What a file's values show that they are; empty if they are too few or it is not evident.
+    """The type that a file's values indicate; empty if there are too few or it is not evident.
 
-    Wider tokens read as uint16 are lanes of which all but the first hold nothing but what is left of the vocabulary.
+    Wider tokens read as uint16 are lanes, and all but the first contain only what is left of the vocabulary.
     """
     values = np.frombuffer(chunk[: len(chunk) // 2 * 2], "<u2")[:LOOKED_AT]
     if len(values) < FEWEST:
@@ -139,7 +139,7 @@ def _evident_width(chunk: bytes, vocab_size: int) -> str:
         return "uint32"
     wide = np.frombuffer(chunk[: len(chunk) // 4 * 4], "<u4")[:LOOKED_AT]
     if int(wide.max(initial=0)) < vocab_size:
-        return ""  # either may be
+        return ""  # either is possible
     if int(wide.byteswap().max(initial=0)) < vocab_size:
         return "big-endian uint32"
     if max(highest) < vocab_size:

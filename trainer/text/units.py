@@ -1,7 +1,7 @@
-"""Tokens of different vocabularies as the same text: a larger vocabulary has more bytes of text in each token.
+"""Tokens of different vocabularies as amounts of text: each token of a larger vocabulary holds more bytes.
 
-Where a study may have several vocabularies, its rungs and its budget count the tokens of one of them, the reference's.
-A trial with another vocabulary trains as many of its own tokens as hold the same number of bytes.
+If a study may have several vocabularies, its rungs and its budget count tokens of one of them, the reference's. A trial
+with another vocabulary trains as many of its own tokens as hold the same number of bytes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TextUnits:
-    """Bytes of text in a token of each vocabulary that was measured; of others, between those by their logarithm."""
+    """Bytes of text per token for each measured vocabulary; for others, interpolated by their logarithm."""
 
     bytes_per_token: tuple[tuple[int, float], ...]  # by vocabulary, ascending
     reference: int  # the vocabulary whose tokens a study counts
 
     @classmethod
     def of(cls, corpus: Mapping[str, Any]) -> TextUnits | None:
-        """Those of a study's text; None where it has one vocabulary, or tokens without a tokenizer."""
+        """The units of a study's text; None if it has one vocabulary, or tokens without a tokenizer."""
         measured = corpus.get("bytes_per_token")
         if not measured:
             return None
@@ -33,11 +33,11 @@ class TextUnits:
         return cls(tuple(known), int(corpus["reference_vocab_size"]))
 
     def bytes_in(self, tokens: int, vocab_size: int | None = None) -> int:
-        """Bytes of text that so many tokens hold, of the reference's vocabulary unless another is given."""
+        """Bytes of text in this many tokens, of the reference's vocabulary unless another is given."""
         return round(tokens * self._bytes_in_token(self.reference if vocab_size is None else vocab_size))
 
     def own_rungs(self, rungs: Iterable[int], vocab_size: int) -> tuple[int, ...]:
-        """The token counts at which a trial with that vocabulary has trained on the text of each rung; ascending."""
+        """The token counts at which a trial with that vocabulary has trained on each rung's text; ascending."""
         scale = self._bytes_in_token(self.reference) / self._bytes_in_token(vocab_size)
         own: list[int] = []
         for rung in rungs:
@@ -50,7 +50,7 @@ class TextUnits:
 
 
 def study_tokens(own: int, own_rungs: tuple[int, ...], rungs: tuple[int, ...]) -> int:
-    """A trial's own token count in the study's: at a rung exactly that rung, and between two of them between them."""
+    """A trial's own token count in the study's tokens: exact at rungs, interpolated between them."""
     below, own_below = 0, 0
     for rung, own_rung in zip(rungs, own_rungs, strict=True):
         if own < own_rung:

@@ -16,7 +16,7 @@
 #SBATCH --requeue
 #SBATCH --exclusive
 
-# The study is kept in its runs folder: whenever this script starts, it goes on where the last one ended.
+# The study is stored in its runs folder: whenever this script starts, it resumes where the last one ended.
 set -u
 export PATH=/home/ada/tinysearch/.venv/bin:"$PATH"
 scratch=$(mktemp -d)
@@ -65,14 +65,14 @@ wait "$started"
 code=$?
 [ ! -s "$scratch/code" ] || code=$(cat "$scratch/code")
 if [ ! -s "$scratch/driver" ] && [ "$code" -eq 0 ]; then
-    echo "the search was not started; what Ray says of it stands above" >&2
+    echo "the search was not started; see Ray's messages above" >&2
     code=1
 fi
 case $code in 130 | 143) is_draining=1 ;; esac    # Slurm may signal the search itself when it takes the nodes
 # Only a running job is queued again: one that was cancelled must not come back.
 if [ "$code" -ne 0 ] && [ -n "$is_draining" ] && [ -z "$is_stopped" ] &&
     [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-    echo "queued again; the study goes on from here"
+    echo "queued again; the study will resume from here"
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

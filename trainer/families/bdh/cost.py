@@ -6,7 +6,7 @@ from trainer.families.bdh.config import BDHConfig
 from trainer.families.family import Run
 from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
-CHUNK, DENSE_TOKENS = 128, 512  # as in the model, which cannot be asked without torch
+CHUNK, DENSE_TOKENS = 128, 512  # as in the model, which cannot be imported without torch
 
 
 def is_chunked(T: int, D: int) -> bool:
@@ -14,12 +14,12 @@ def is_chunked(T: int, D: int) -> bool:
 
 
 def num_params(m: BDHConfig) -> int:
-    """Whatever the number of heads: they share the latent width out among them."""
+    """Independent of the number of heads, which divide the latent width among them."""
     return 3 * m.mlp_internal_dim_multiplier * m.n_embd**2 + 2 * m.vocab_size * m.n_embd
 
 
 def forward_flops(config: Run) -> float:
-    """Of one token forwards, the same matrices once in every layer; attention in the form that the model takes."""
+    """For one token, forward: the same matrices in every layer, and attention in the form that the model uses."""
     m: BDHConfig = config.model
     D, latent, T = m.n_embd, m.mlp_internal_dim_multiplier * m.n_embd, config.seq_len
     scores = 2 * min(T, CHUNK if is_chunked(T, D) else T) * (latent + m.n_head * D)

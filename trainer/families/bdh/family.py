@@ -11,7 +11,7 @@ from trainer.families.family import Cost, Family
 
 def build(config: BDHConfig) -> Any:
     """A new model, see Family."""
-    from trainer.families.bdh.model import BDH  # with torch, which takes a second
+    from trainer.families.bdh.model import BDH  # imports torch, which takes a second
 
     return BDH(config)
 

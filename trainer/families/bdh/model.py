@@ -43,7 +43,7 @@ DENSE_TOKENS = 512
 
 @dataclass
 class BDHState:
-    """What the tokens so far leave behind: their number, and the memory S of each layer."""
+    """What the model keeps of the tokens so far: their number, and the memory S of each layer."""
 
     num_tokens: int = 0
     memories: list[Tensor | None] = field(default_factory=list)
@@ -69,11 +69,11 @@ class BDH(nn.Module):
         return BDHState(memories=[None] * self.config.n_layer)
 
     def forward(self, tokens: Tensor, state: BDHState | None = None) -> Tensor:
-        """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place."""
+        """Logits (B, T, V); with a state, of tokens that follow those in the state, which is advanced in place."""
         return self.logits(self.hidden(tokens, state))
 
     def hidden(self, tokens: Tensor, state: BDHState | None = None) -> Tensor:
-        """What the head reads, (B, T, D)."""
+        """The head's input, (B, T, D)."""
         B, T = tokens.shape
         D, H, N = self.config.n_embd, self.config.n_head, self.config.latent_width
         dtype = product_dtype(tokens.device, self.encoder.dtype)
@@ -178,7 +178,7 @@ class Gate(torch.autograd.Function):
         d_decoder = torch.bmm((xs * ys).mT, d_y)
         d_gated = torch.bmm(d_y, decoder.mT)
         d_xs = d_gated * ys
-        d_ys = d_gated.mul_(xs).mul_(ys > 0)  # a dropped ys is 0 like one that its relu cut off
+        d_ys = d_gated.mul_(xs).mul_(ys > 0)  # a dropped ys is 0, like one that its relu cut off
         if ctx.dropout > 0:
             d_ys.mul_(1 / (1 - ctx.dropout))
         return d_xs, torch.bmm(d_ys, encoder_v.mT), torch.bmm(a.mT, d_ys), d_decoder, None
@@ -209,14 +209,14 @@ def strictly_causal(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _attend_gradients(R: Tensor, x: Tensor, d_a: Tensor) -> tuple[Tensor, Tensor]:
-    """Of R (H, B, T, N) and, by head, of x (H, B, T, D), among the T tokens themselves."""
+    """The gradients of R (H, B, T, N) and, by head, of x (H, B, T, D), from the T tokens among themselves."""
     d_x = strictly_causal(R, R).mT @ d_a
     d_scores = strictly_causal(d_a, x)
     return (d_scores + d_scores.mT) @ R, d_x
 
 
 def _remember(memory: Tensor | None, R: Tensor, values: Tensor) -> Tensor:
-    """memory + R' values, at least in fp32: it is a sum over the whole text."""
+    """memory + R' values, at least in fp32, because it is a sum over the whole text."""
     added = R.mT @ values
     if memory is None:
         return added.to(torch.promote_types(added.dtype, torch.float32))
@@ -236,8 +236,8 @@ def rotary_turns(first: int, T: int, N: int, device: torch.device, dtype: torch.
 
 
 def rotate(x: Tensor, turns: Tensor, *, back: bool = False) -> Tensor:
-    """x (.., B, T, N), each pair of neighbouring channels a complex number that its position turns, or turns back."""
-    if torch.compiler.is_compiling():  # which has no complex numbers; uncompiled they are several times faster
+    """x (.., B, T, N): each pair of neighbouring channels is a complex number, rotated by its position, or back."""
+    if torch.compiler.is_compiling():  # compile has no complex numbers; uncompiled they are several times faster
         (even, odd), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), turns.unbind(-1)
         sin = -sin if back else sin
         return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -1,1 +1,1 @@
-"""Bytes through Mamba blocks, which bytes that are easy to predict skip."""
+"""Mamba blocks over bytes; bytes that are easy to predict skip them."""

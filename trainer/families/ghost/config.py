@@ -13,7 +13,7 @@ from trainer.families.family import BYTE_VOCAB_SIZE, ModelConfig
 class GhostConfig(ModelConfig):
     """Mamba blocks over bytes, skipped by bytes that are easy to predict (see model.py)."""
 
-    # The published model has no setting for these; they are what its parameter counts imply.
+    # The published model has no setting for these; its parameter counts imply these values.
     d_state: ClassVar[int] = 16
     d_conv: ClassVar[int] = 4
     expand: ClassVar[int] = 2
@@ -25,7 +25,7 @@ class GhostConfig(ModelConfig):
     dim: int = 256
     layers: int = 6
     max_depth: int | None = None  # the most layers that a byte runs; None: all
-    threshold: float = 0.5  # of surprise, above which a byte runs them; 0: every byte does
+    threshold: float = 0.5  # bytes with more surprise run the layers; 0: every byte does
 
     def faults(self) -> list[str]:
         return [

@@ -1,6 +1,6 @@
-"""What training a ghost costs where it keeps every byte (see model.py).
+"""What training a ghost costs if it keeps every byte (see model.py).
 
-How many it skips is known only once it has trained: these are the most that a threshold can cost.
+How many bytes it skips is known only after training: these are upper bounds for every threshold.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from trainer.families.family import Run
 from trainer.families.ghost.config import GhostConfig
 from trainer.families.shared.memory import FP32, LASTING_BYTES_PER_PARAM, fused_loss_bytes, plain_loss_bytes
 
-SEGMENT = 32  # as in the model: moments between the states that it keeps
+SEGMENT = 32  # as in the model: positions between the states that it keeps
 # For each state: step times A, its exponential, what is written, and a product and a sum each to update and to read.
 SCAN_FLOPS = 7
 
@@ -30,7 +30,7 @@ def _mamba_params(m: GhostConfig) -> int:
 
 
 def forward_flops(config: Run) -> float:
-    """Of one token forwards, through every layer that max_depth lets run."""
+    """For one token, forward, through every layer that max_depth allows."""
     m: GhostConfig = config.model
     V, D, S, R = m.vocab_size, m.dim, m.tokenizer_state, m.dt_rank
     E, N = m.expand * D, m.d_state

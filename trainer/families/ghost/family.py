@@ -11,7 +11,7 @@ from trainer.families.ghost.config import GhostConfig
 
 def build(config: GhostConfig) -> Any:
     """A new model, see Family."""
-    from trainer.families.ghost.model import GhostLM  # with torch, which takes a second
+    from trainer.families.ghost.model import GhostLM  # imports torch, which takes a second
 
     return GhostLM(config)
 

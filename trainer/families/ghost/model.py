@@ -72,7 +72,7 @@ class GhostLM(nn.Module):
         return {}
 
     def forward(self, tokens: Tensor, state: dict[Any, Any] | None = None) -> Tensor:
-        """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place."""
+        """Logits (B, T, V); with a state, of tokens that follow those in the state, which is advanced in place."""
         h = self._tokenize(tokens.T, state)
         keep = None
         if self.config.threshold > 0:
@@ -83,9 +83,9 @@ class GhostLM(nn.Module):
     def hidden_aside(
         self, tokens: Tensor, targets: Tensor, *, is_fused: bool
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What the head reads (B, T, D), the quick head's weighted loss, and how many bytes were kept.
+        """The head's input (B, T, D), the quick head's weighted loss, and how many bytes were kept.
 
-        Both are sums over targets of 0 and above.
+        The last two are sums over targets of 0 and above.
         """
         h = self._tokenize(tokens.T, None)
         if is_fused:
@@ -105,7 +105,7 @@ class GhostLM(nn.Module):
         return self.head.weight, self.head.bias
 
     def _tokenize(self, bytes_: Tensor, state: dict[Any, Any] | None) -> Tensor:
-        """What the router and the blocks see of each byte, (T, B, D)."""
+        """The input of the router and the blocks for each byte, (T, B, D)."""
         embedded = self.embedding(bytes_)
         T, B, D = embedded.shape
         h, tail = self.conv(_padded(embedded.flatten(0, 1), B, T, None), _get(state, "conv"), None)
@@ -120,7 +120,7 @@ class GhostLM(nn.Module):
         return self.quick(self._sized(h))
 
     def _sized(self, h: Tensor) -> Tensor:
-        """The quick head's input, brought to size, or it would learn far behind the other head."""
+        """The quick head's input, normalised: otherwise it would learn far more slowly than the other head."""
         return F.rms_norm(h, h.shape[-1:], None, self.config.norm_eps)
 
     def _is_kept(self, guesses: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class GhostLM(nn.Module):
         return -torch.expm1(guesses.amax(-1) - guesses.logsumexp(-1)) > self.config.threshold  # (T, B)
 
     def _hidden(self, bytes_: Tensor, h: Tensor, keep: Tensor | None, state: dict[Any, Any] | None) -> Tensor:
-        """What the head reads, (B, T, D); keep: (T, B), or None where routing is off."""
+        """The head's input, (B, T, D); keep: (T, B), or None if routing is off."""
         T, B, D = h.shape
         if keep is None:
             h = self._deepen(h.flatten(0, 1), bytes_.flatten(), B, T, None, state)
@@ -162,7 +162,7 @@ class GhostLM(nn.Module):
 
 @dataclass(frozen=True)
 class Route:
-    """Where kept bytes go in the shorter sequences that they make."""
+    """Where kept bytes go in the shorter sequences that they form."""
 
     slots: Tensor  # (M,): position among the K * B of the shorter sequences
     counts: Tensor  # (B,): kept bytes of each row
@@ -265,7 +265,7 @@ class Scan(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """y (K, B, E) and each row's last state (B, N, E); raw_step: (K, B, E), before its softplus.
 
-        Past its count a row stands still. A carried state takes no gradient.
+        A row does not change after its last kept byte. A carried state gets no gradient.
         """
         # fp32 even under autocast: a decay near 1 rounds to 1 in bf16, and memory would never fade.
         with torch.autocast(x.device.type, enabled=False):
@@ -291,7 +291,7 @@ def _get(state: dict[Any, Any] | None, key: Any) -> Any:
 
 
 class _ConvSilu(torch.autograd.Function):
-    """Keeps its input alone; autograd's own would keep, or make again, a tensor for each tap."""
+    """Keeps only its input; autograd's own version would keep, or compute again, a tensor for each tap."""
 
     @staticmethod
     def forward(ctx: Any, padded: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class HybridConfig(ModelConfig):
             ),
             *require(
                 0 <= self.attn_layer_idx < self.n_layers,
-                f"attn_layer_idx {self.attn_layer_idx} is no block of {self.n_layers}; use 0 to n_layers - 1",
+                f"attn_layer_idx {self.attn_layer_idx} is not one of the {self.n_layers} blocks; use 0 to n_layers - 1",
             ),
             *require(self.base_decay >= 0, f"base_decay {self.base_decay} is negative"),
             *require(self.context_factor > 0, f"context_factor {self.context_factor} is not positive; 1 is neutral"),

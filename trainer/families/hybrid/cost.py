@@ -20,7 +20,7 @@ def _state_space_params(m: HybridConfig) -> int:
 
 
 def forward_flops(config: Run) -> float:
-    """Of one token forwards; attention as the full square, which is how its time grows."""
+    """For one token, forward; attention as the full square, because its time grows that way."""
     m: HybridConfig = config.model
     V, D, S = m.vocab_size, m.d_model, m.d_state
     attention = 2 * 4 * D * D + 2 * 2 * config.seq_len * D

@@ -11,7 +11,7 @@ from trainer.families.hybrid.config import HybridConfig
 
 def build(config: HybridConfig) -> Any:
     """A new model, see Family."""
-    from trainer.families.hybrid.model import HybridLM  # with torch, which takes a second
+    from trainer.families.hybrid.model import HybridLM  # imports torch, which takes a second
 
     return HybridLM(config)
 

@@ -49,14 +49,14 @@ class HybridLM(nn.Module):
         return [None] * len(self.blocks)
 
     def forward(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
-        """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place.
+        """Logits (B, T, V); with a state, of tokens that follow those in the state, which is advanced in place.
 
-        Raises ValueError when the tokens, with those already in the state, are more than max_seq.
+        Raises ValueError if the tokens, with those already in the state, are more than max_seq.
         """
         return self.logits(self.hidden(tokens, state))
 
     def hidden(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
-        """What the head reads, (B, T, D)."""
+        """The head's input, (B, T, D)."""
         x = self.embedding_norm(self.embedding(tokens))  # (B, T, D)
         for i, block in enumerate(self.blocks):
             x, carried = block(x, None if state is None else state[i])

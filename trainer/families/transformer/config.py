@@ -9,14 +9,14 @@ from trainer.families.family import ModelConfig, Run, no_longer_than
 
 ARCHS = ("gpt2", "llama")
 ROPE_THETA = 10_000.0
-LLAMA_FFN_MULTIPLE = 256  # a llama's feed-forward width, where not given, is rounded up to a multiple of this
+LLAMA_FFN_MULTIPLE = 256  # the default feed-forward width of a llama is rounded up to a multiple of this
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig(ModelConfig):
     """GPT-2 or Llama blocks (see model.py).
 
-    None stands for what the architecture itself does; the properties below say what that is.
+    None means the architecture's default; the properties below give it.
     """
 
     arch: str = "gpt2"
@@ -28,7 +28,7 @@ class TransformerConfig(ModelConfig):
     n_kv_heads: int | None = None  # llama only; None or 0: n_heads
     d_ff: int | None = None
     dropout: float | None = None  # between the two products of the feed-forward part
-    emb_dropout: float | None = None  # None, here and below: as dropout
+    emb_dropout: float | None = None  # None, here and below: same as dropout
     attn_dropout: float | None = None
     resid_dropout: float | None = None
     rope_theta: float = ROPE_THETA  # llama only
@@ -56,7 +56,7 @@ class TransformerConfig(ModelConfig):
         return 1e-6 if self.arch == "llama" else 1e-5
 
     def dropout_rate(self, place: str = "") -> float:
-        """The share that is dropped at "emb", "attn" or "resid", or without a place in the feed-forward part."""
+        """The share that is dropped at "emb", "attn" or "resid"; by default, in the feed-forward part."""
         rate = getattr(self, f"{place}_dropout") if place else self.dropout
         if rate is not None:
             return rate

@@ -21,7 +21,7 @@ def _matrices(m: TransformerConfig) -> int:
 
 
 def forward_flops(config: Run) -> float:
-    """Of one token forwards; attention as the full square, which is how its time grows."""
+    """For one token, forward; attention as the full square, because its time grows that way."""
     m: TransformerConfig = config.model
     return 2 * m.vocab_size * m.d_model + m.n_layers * (2 * _matrices(m) + 2 * 2 * config.seq_len * m.d_model)
 

@@ -11,7 +11,7 @@ from trainer.families.transformer.config import TransformerConfig
 
 def build(config: TransformerConfig) -> Any:
     """A new model, see Family."""
-    from trainer.families.transformer.model import TransformerLM  # with torch, which takes a second
+    from trainer.families.transformer.model import TransformerLM  # imports torch, which takes a second
 
     return TransformerLM(config)
 

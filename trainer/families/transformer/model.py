@@ -49,14 +49,14 @@ class TransformerLM(nn.Module):
         return [None] * len(self.blocks)
 
     def forward(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
-        """Logits (B, T, V); with a state, of tokens that follow those it has seen, and it is advanced in place.
+        """Logits (B, T, V); with a state, of tokens that follow those in the state, which is advanced in place.
 
-        Raises ValueError when the tokens, with those already in the state, are more than context_length.
+        Raises ValueError if the tokens, with those already in the state, are more than context_length.
         """
         return self.logits(self.hidden(tokens, state))
 
     def hidden(self, tokens: Tensor, state: list[Any] | None = None) -> Tensor:
-        """What the head reads, (B, T, D)."""
+        """The head's input, (B, T, D)."""
         past = 0 if state is None or state[0] is None else state[0][0].shape[2]
         end, limit = past + tokens.shape[1], self.config.context_length
         if end > limit:
@@ -115,7 +115,7 @@ class Attention(nn.Module):
         else:
             q_k, v = heads.split([H + G, G], dim=1)
             q, k = rotate(q_k, turns).split([H, G], dim=1)
-            v = v.contiguous()  # so that nothing holds q and k as they were before their rotation
+            v = v.contiguous()  # so that q and k before their rotation can be freed
         past = 0
         if carried is not None:
             past = carried[0].shape[2]
@@ -167,7 +167,7 @@ def make_norm(config: TransformerConfig) -> nn.Module:
 
 
 def rotary_turns(config: TransformerConfig) -> Tensor:
-    """Cosine and sine (context_length, K/2, 2) of position * theta^(-2j/K), by which the j-th pair is turned."""
+    """Cosine and sine (context_length, K/2, 2) of position * theta^(-2j/K), the angle of the j-th pair."""
     K = config.head_width
     frequencies = config.rope_theta ** (-torch.arange(0, K, 2, dtype=torch.float32) / K)
     angles = torch.outer(torch.arange(config.context_length, dtype=torch.float32), frequencies)
@@ -175,9 +175,9 @@ def rotary_turns(config: TransformerConfig) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """x (B, heads, T, K), each pair of neighbouring channels a complex number that its position turns; in fp32."""
+    """x (B, heads, T, K): each pair of neighbouring channels is a complex number, rotated by its position; in fp32."""
     pairs = x.float().unflatten(-1, (-1, 2))
-    if torch.compiler.is_compiling():  # which has no complex numbers; uncompiled they are several times faster
+    if torch.compiler.is_compiling():  # compile has no complex numbers; uncompiled they are several times faster
         (real, imaginary), (cos, sin) = pairs.unbind(-1), turns.unbind(-1)
         turned = torch.stack([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1)
     else:
@@ -186,9 +186,9 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def has_fused_groups(q: Tensor) -> bool:
-    """Whether fused attention lets query heads share keys. On CUDA that takes flash attention, which has no fp32.
+    """Whether fused attention lets query heads share keys. On CUDA that needs flash attention, which has no fp32.
 
-    Without it PyTorch would write out the scores of every pair of positions.
+    Otherwise PyTorch would materialise the scores of every pair of positions.
     """
     return not q.is_cuda or q.dtype in (torch.float16, torch.bfloat16)
 
