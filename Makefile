@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-clusters test-thorough lint check clean
+.PHONY: run test test-benchmarks test-clusters test-thorough lint check clean
 
 run: $(VENV)/.installed ## a real search in minutes, on two CPU cores
 	$(BIN)/tinysearch run spaces/hybrid.yaml --budget quick
 
 test: $(VENV)/.installed ## all tests; those that start Ray mostly wait, so three processes use two cores
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test-benchmarks: $(VENV)/.installed ## the benchmarks from start to end, on small problems
+	$(BIN)/python -m pytest -n 2 -m benchmark
 
 test-clusters: $(VENV)/.installed ## jobs that are stopped, requeued and submitted again: minutes each
 	$(BIN)/python -m pytest -m long

@@ -36,7 +36,7 @@ def service(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.glob("compose*.yaml")), ids=lambda path: path.name)
 def test_compose_files_are_of_the_published_specification(path: Path):
-    schema = json.loads((ROOT / "tests/schemas/compose-spec.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "tests/jobs/schemas/compose-spec.json").read_text(encoding="utf-8"))
     validator = jsonschema.validators.validator_for(schema)
     validator.check_schema(schema)
     assert [error.message for error in validator(schema).iter_errors(load(path))] == []

@@ -39,7 +39,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that all nodes share, with a space and a text."""
     path = Path(tempfile.mkdtemp(prefix="ts-"))  # Ray's sockets want a short path
@@ -49,9 +49,12 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster(folder: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A head and two nodes of one core, whose jobs find an S3 in their environment, and a database if there is one."""
+    """A head and two nodes of one core, whose jobs find an S3 in their environment, and a database if there is one.
+
+    Each test has its own, because it starts and kills nodes.
+    """
     environment = s3_environment()
     with s3_server(environment), running_cluster(folder) as cluster:
         cluster.environment.update(environment)
@@ -119,18 +122,53 @@ def ask(folder: Path, command: str, study: str, *, storage: str | None = None) -
     return json.loads(result.stdout) if result.exit_code == 0 else None
 
 
+def assert_strangers_are_refused(cluster: Cluster) -> None:
+    """Those who have another token."""
+    stranger = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
+    command = [str(RAY), "job", "list", "--address", cluster.jobs]
+    answer = subprocess.run(command, env=stranger, capture_output=True, text=True, timeout=60)
+    assert answer.returncode != 0 and "401" in answer.stderr + answer.stdout or "token" in answer.stderr.lower()
+
+
+def use_its_storage(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let this process read the cluster's S3; returns the URL of its database."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    return cluster.environment["OPTUNA_STORAGE"]
+
+
 def hosts(folder: Path, study: str, **options: Any) -> set[str]:
     """Where trials were measured last."""
     trials = ask(folder, "trials", study, **options) or ()
     return {trial["environment"]["host"] for trial in trials if trial["environment"]}
 
 
+def test_a_search_without_a_common_folder_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(
+    cluster: Cluster, folder: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+):
+    assert_strangers_are_refused(cluster)
+    storage = use_its_storage(cluster, monkeypatch)
+    job = Job(cluster, folder, "alone", trials=14, shares_folder=False)
+    job.wait_for("both nodes to train", lambda: hosts(folder, "alone", storage=storage) >= {"first", "second"})
+    cluster.start("third", num_cpus=1)
+    job.wait_for("the third to train", lambda: "third" in hosts(folder, "alone", storage=storage))
+    cluster.kill("second")
+    output = job.output()
+    assert "from now on 3 trials at a time" in output
+    assert PASSWORD not in output and quote(PASSWORD, safe="") not in output
+    assert ask(folder, "status", "alone", storage=storage)["complete"]
+    trials = ask(folder, "trials", "alone", storage=storage)
+    assert len(trials) == 14 and found_wrong(trials, RUNGS) == {"lost": 0, "double": 0, "running": 0}
+    assert all(fault.startswith("worker lost: its machine ") for trial in trials for fault in trial["faults"])
+    assert not any(trial["outcome"] == "failed" for trial in trials)
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.long
 def test_two_searches_share_a_database_and_an_s3_but_no_folder_while_a_dashboard_reads_them(
     cluster: Cluster, folder: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, cluster.environment[name])
-    storage = cluster.environment["OPTUNA_STORAGE"]
+    storage = use_its_storage(cluster, monkeypatch)
     jobs = {name: Job(cluster, folder, name, trials=6, shares_folder=False) for name in ("one", "other")}
     for name, job in jobs.items():
         job.wait_for("a rung", lambda name=name: bool(hosts(folder, name, storage=storage)))
@@ -166,6 +204,7 @@ def dashboard(storage: str, study: str) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
+@pytest.mark.long
 def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, folder: Path):
     assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
     job = Job(cluster, folder, "grows", trials=24, shares_folder=True)
@@ -180,10 +219,3 @@ def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_ki
     assert written_twice(folder / "runs" / "grows" / "journal.log") == 0
     assert all(fault.startswith("worker lost: its machine ") for trial in trials for fault in trial["faults"])
     assert not any(trial["outcome"] == "failed" for trial in trials)
-
-
-def test_who_has_no_token_is_not_let_in(cluster: Cluster):
-    stranger = {**cluster.environment, "RAY_AUTH_TOKEN": "0" * 64}
-    command = [str(RAY), "job", "list", "--address", cluster.jobs]
-    answer = subprocess.run(command, env=stranger, capture_output=True, text=True, timeout=60)
-    assert answer.returncode != 0 and "401" in answer.stderr + answer.stdout or "token" in answer.stderr.lower()

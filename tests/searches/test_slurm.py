@@ -18,7 +18,7 @@ from search.storage.folder import StudyFolder
 from tests.support.machines import NAMESPACES, can_make_machines, command, descendants
 from tests.support.paths import ROOT
 
-FAKE = ROOT / "tests" / "fake_slurm.py"
+FAKE = ROOT / "tests" / "support" / "fake_slurm.py"
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "scancel")
 PATIENCE_SECONDS = 900  # on a machine that does other things too; alone it is a fraction
 
@@ -41,6 +41,7 @@ presets:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not can_make_machines(), reason="needs root on Linux, unshare and ip, to make three machines"),
     pytest.mark.usefixtures("small_text"),
 ]
@@ -115,7 +116,6 @@ def test_three_nodes_become_one_ray_that_searches_to_the_end(slurm: Path):
     assert "trials at a time" in tinysearch("logs", "tiny")
 
 
-@pytest.mark.long
 def test_a_job_that_must_end_drains_is_queued_again_and_resumes(slurm: Path):
     """Slurm's notice before the time is up: the second start of the same script ends the study."""
     tinysearch(*("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--set", "d_model=32", "--trials", "4"))
@@ -132,7 +132,6 @@ def test_a_job_that_must_end_drains_is_queued_again_and_resumes(slurm: Path):
     assert not any(record.faults for record in overview.records)
 
 
-@pytest.mark.long
 def test_a_stopped_job_is_not_queued_again_and_resumes_when_submitted_again(slurm: Path):
     asked = ("submit", "tiny.yaml", "--to", "slurm", "--data", "text", "--trials", "4")
     tinysearch(*asked)
