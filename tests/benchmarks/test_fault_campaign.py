@@ -55,7 +55,7 @@ def test_a_rung_that_was_written_twice_is_seen_in_the_journal(tmp_path: Path):
     assert written_twice(tmp_path / "j") == 1
 
 
-@pytest.mark.slow  # starts Ray after every strike
+@pytest.mark.benchmark  # starts Ray after every strike
 def test_a_search_that_is_struck_loses_nothing(tmp_path: Path):
     found = run_campaign(tmp_path, rounds=2, seed=4)
     assert found["rounds"] == 2 and found["complete"]

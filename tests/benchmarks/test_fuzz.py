@@ -52,7 +52,7 @@ def test_a_number_is_always_the_same_file():
     assert len({space_file(seed, i) for i in range(20) for seed in (0, 1)}) > 35
 
 
-@pytest.mark.slow  # trains models of a few weights, in a process of its own
+@pytest.mark.benchmark  # trains models of a few weights, in a process of its own
 def test_damaged_files_load_or_are_refused_with_one_located_error():
     command = [sys.executable, "-m", "benchmarks.fuzz", "--spaces", "100", "--files", "40", "--seed", "7", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)

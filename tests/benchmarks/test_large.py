@@ -49,7 +49,7 @@ def test_a_long_table_without_colours_says_what_the_short_one_says(tmp_path: Pat
     assert MAX_TABLE_ROWS > 40
 
 
-@pytest.mark.slow  # runs three commands and two drivers in processes of their own
+@pytest.mark.benchmark  # runs three commands and two drivers in processes of their own
 def test_the_benchmark_prints_one_json_object():
     command = [sys.executable, "-m", "benchmarks.large", "--json", "--trials", "40", "--workers", "4"]
     command += ["--reports", "30"]

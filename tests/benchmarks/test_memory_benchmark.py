@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.slow  # a training of two steps for each kind
+@pytest.mark.benchmark  # a training of two steps for each kind
 def test_estimates_are_near_what_a_step_of_any_family_takes():
     errors = summary([measured(kind, config) for kind, config in drawn_configurations(len(KINDS), 7, device="cpu")])
     assert errors.keys() == {*KINDS, "all"}
@@ -72,7 +72,7 @@ def test_what_takes_more_than_its_limit_is_counted_and_what_takes_more_than_the_
     assert (found["lowest_of_limit"], found["highest_of_limit"]) == (0.5, beyond / limit)
 
 
-@pytest.mark.slow  # a search and two steps for each guide
+@pytest.mark.benchmark  # a search and two steps for each guide
 def test_what_a_search_launches_near_its_limit_takes_no_more_than_that_and_the_margin():
     limit = 128 * 2**20
     rows = list(measured_under(limit, len(GUIDES), 0, device="cpu", trials=12))
@@ -84,7 +84,7 @@ def test_what_a_search_launches_near_its_limit_takes_no_more_than_that_and_the_m
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.slow  # two steps for each kind, twice
+@pytest.mark.benchmark  # two steps for each kind, twice
 def test_a_step_on_fake_tensors_holds_what_a_real_one_does():
     for kind, config in drawn_configurations(len(KINDS), 5, device="cpu"):
         if kind != "ghost":

@@ -33,7 +33,7 @@ def test_a_slot_that_starts_late_is_cold_too():
     assert overhead_seconds([span(1, 0, 1), span(1, 2, 2), span(2, 9, 9)], 2) == [1]
 
 
-@pytest.mark.slow  # starts Ray and two workers for each system
+@pytest.mark.benchmark  # starts Ray and two workers for each system
 def test_the_benchmark_prints_one_json_object_for_both_systems():
     command = [sys.executable, "-m", "benchmarks.overhead", "--json", "--rounds", "1"]
     command += ["--trials", str(NUM_TRIALS), "--slots", str(NUM_SLOTS)]

@@ -372,6 +372,7 @@ def test_the_best_finished_trial_is_counted_beside_what_is_handed_over(table: Ta
     assert any(result.regrets != result.finished_regrets for result in results)
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("name", PARTS)
 def test_a_controller_without_one_of_its_parts_searches_differently(tmp_path: Path, name: str):
     made = arrays(n=100, num_rungs=27)

@@ -43,6 +43,7 @@ def test_a_few_diverge_late():
     assert (ends[ends < NEVER] < 1 / NUM_RUNGS).mean() > 0.5
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_the_share_of_wasted_slots_falls_and_is_below_that_of_random_search(problem: str):
     first, second = np.array(mean_of(problem, "tinysearch")["wasted_slots"]).reshape(2, 2).mean(1)
