@@ -52,11 +52,13 @@ def test_the_share_of_wasted_slots_falls_and_is_below_that_of_random_search(prob
     assert second < 0.6 * at_random
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("problem", ["out of memory", "limit"])
 def test_what_is_handed_over_is_in_the_best_region(problem: str):
     assert mean_of(problem, "tinysearch")["in_best_region"][-1] == 1.0
 
 
+@pytest.mark.benchmark
 def test_at_an_edge_of_divergence_what_is_handed_over_is_better_than_random_search_finds():
     found, at_random = mean_of("diverging", "tinysearch"), mean_of("diverging", "random")
     assert found["regret"][-1] < at_random["regret"][-1]

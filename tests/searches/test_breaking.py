@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from search.driver import amounts
+from search.driver import amounts, bridge
 from search.worker.faults import HOST_OUT_OF_MEMORY, cause_of
-from tests.support.searches import QUICK, environment, use_worker, write_text
+from tests.support.searches import QUICK, use_worker, write_text
 from tests.support.tool import printed_json, succeeds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "folder")]
 
 HANG_SECONDS = 20.0
-OWN_RAY = """
-import ray
-from search.driver import cluster
-with cluster.local_ray(1, 0):
-    print("asks for a token:", ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN)
-"""
 
 
 @pytest.fixture
@@ -55,15 +47,9 @@ def test_a_worker_that_rays_memory_monitor_ends_is_lost_like_any_other():
     assert cause_of(str(seen[0])) == HOST_OUT_OF_MEMORY
 
 
-def test_ray_asks_for_a_token_and_writes_none_to_the_disk(folder: Path):
-    own = environment(folder, HOME=str(folder), RAY_AUTH_TOKEN="")
-    run = subprocess.run([sys.executable, "-c", OWN_RAY], env=own, capture_output=True, text=True, timeout=600)
-    assert run.stdout == "asks for a token: True\n", run.stderr
-    assert run.stderr == "" and not (folder / ".ray").exists()
-
-
 def test_every_trial_resumes_but_the_one_that_breaks_each_time_and_all_is_reported(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(amounts, "MIN_HANG_MINUTES", HANG_SECONDS / 60)
+    monkeypatch.setattr(bridge, "MAX_WORKER_LOSSES", 1)
     use_worker("BreakingTrial", monkeypatch)
     output = succeeds("run", "smoke.yaml", "--data", "text", "--hang-minutes", HANG_SECONDS / 60)
     assert "raylet" not in output, "Ray prints something"
@@ -80,15 +66,15 @@ def test_every_trial_resumes_but_the_one_that_breaks_each_time_and_all_is_report
             lost + then,
             "checkpoint damaged: the checkpoint is damaged or cut short; deleted, and trained again from the start",
         ],
-        4: [lost + then] * 3 + [lost + "given up"],
+        4: [lost + then] + [lost + "given up"],
     }
     assert (trials[4]["outcome"], trials[4]["reason"]) == (
         "failed",
-        "its worker was lost 4 times, the last time: killed or crashed",
+        "its worker was lost 2 times, the last time: killed or crashed",
     )
     assert "workers.py" in trials[1]["traceback"] and "in _advance" in trials[1]["traceback"]
     line = (
-        "faults: 6 workers lost (trials 0, 3, 4), 1 worker hung (trial 1), 1 CUDA error (trial 2), "
+        "faults: 4 workers lost (trials 0, 3, 4), 1 worker hung (trial 1), 1 CUDA error (trial 2), "
         "1 checkpoint damaged (trial 3)"
     )
     assert line in succeeds("status", "smoke").splitlines()

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
 SPACE = """
 family: hybrid
-budget: {trials: 4, min_tokens: 8K, max_tokens: 48K, eta: 10, eval_tokens: 1K}
+budget: {trials: 6, min_tokens: 8K, max_tokens: 48K, eta: 10, eval_tokens: 1K}
 parameters:
   d_model: {values: [32, 64], default: 32}
   n_layers: {value: 4}
@@ -28,7 +28,7 @@ parameters:
 presets:
   reference: {d_model: 64}
 """
-ASKED = ("slow.yaml", "--data", "text", "--name", "study")
+ASKED = ("slow.yaml", "--data", "text", "--name", "study", "--parallel", "1", "--cpus-per-trial", "1")
 JOURNAL = Path("runs/study/journal.log")
 
 
@@ -54,7 +54,7 @@ def more_rungs(num_rungs: int) -> Callable[[], bool]:
 def assert_complete(before: dict[int, dict]) -> None:
     """Every trial has ended, once, every rung below its deepest was measured, and none of those `before` again."""
     found = printed_json("trials", "study")
-    assert [t["trial"] for t in found] == list(range(4))
+    assert [t["trial"] for t in found] == list(range(6))
     assert {t["outcome"] for t in found} <= {"finished", "stopped"}
     assert set(states_in_journal(JOURNAL).values()) <= {1, 2}
     for trial in found:
@@ -64,11 +64,16 @@ def assert_complete(before: dict[int, dict]) -> None:
             assert trial["measurements"][rung] == measured
 
 
+def is_worker(process: psutil.Process) -> bool:
+    return "Trainable" in " ".join(process.cmdline())
+
+
 def measured() -> dict[int, dict]:
     return {t["trial"]: t["measurements"] for t in printed_json("trials", "study")}
 
 
-def test_ctrl_c_drains_a_second_one_ends_at_once_and_the_same_command_resumes(folder: Path):
+def test_a_search_that_is_interrupted_in_every_way_loses_nothing(folder: Path):
+    # Ctrl-C drains.
     with driver(folder, *ASKED) as process:
         wait_for(more_rungs(1), "first rung", process)
         process.send_signal(signal.SIGINT)
@@ -78,33 +83,33 @@ def test_ctrl_c_drains_a_second_one_ends_at_once_and_the_same_command_resumes(fo
     states = states_in_journal(JOURNAL)
     assert 0 not in states.values(), "a trial is left RUNNING"
     assert 4 in states.values(), "no trial waits"
-    before = measured()
+    drained = measured()
+
+    # A search survives the loss of a worker; a second Ctrl-C ends it at once.
     with driver(folder, *ASKED) as process:
-        wait_for(more_rungs(1), "another rung", process)
+        wait_for(more_rungs(1), "rung after Ctrl-C", process)
+        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
+        assert workers
+        workers[0].kill()
+        time.sleep(3)
+        assert process.poll() is None, "the driver did not survive the loss of a worker"
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, output
-    succeeds("run", *ASKED)
-    assert_complete(before)
 
-
-def test_a_killed_worker_and_a_killed_driver_lose_no_trial(folder: Path):
+    # A driver is killed.
     with driver(folder, *ASKED) as process:
-        wait_for(more_rungs(1), "first rung", process)
-        there = psutil.Process(process.pid).children(recursive=True)
-        workers = [p for p in there if "Trainable" in " ".join(p.cmdline())]
-        assert workers
-        workers[0].kill()
-        time.sleep(3)
-        assert process.poll() is None, "the driver did not survive the loss of a worker"
+        wait_for(more_rungs(1), "rung after a second Ctrl-C", process)
         everything = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait(timeout=30)
         kill(everything)  # without its driver a local Ray ends by itself, in its own time
     status = printed_json("status", "study")
     assert status["driver"] is None and status["counts"]["running"] == 0
-    before = measured()
+    killed = measured()
+
     succeeds("run", *ASKED)
-    assert_complete(before)
+    assert_complete(drained)
+    assert_complete(killed)

@@ -17,11 +17,12 @@ from search.storage.folder import StudyError
 from tests.support.paths import ROOT
 
 SEEN = """
-import json, os
+import json, os, ray
 from search.driver import cluster
 with cluster.local_ray(1, 0):
     seen = [[node.cpus for node in cluster.nodes()], sorted(set(cluster.OF_ANOTHER_RAY) & set(os.environ))]
-print(json.dumps([*seen, "RAY_ADDRESS" in os.environ]))
+    mode = ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.TOKEN
+print(json.dumps([*seen, "RAY_ADDRESS" in os.environ, mode]))
 """
 
 
@@ -35,7 +36,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_what_belongs_to_another_ray_is_passed_over(tmp_path: Path):
+def test_what_belongs_to_another_ray_is_ignored_and_ray_asks_for_a_token_that_is_never_written(tmp_path: Path):
     left = tmp_path / "ray"
     (left / "session_latest").mkdir(parents=True)
     (left / "ray_current_cluster").write_text("192.0.2.1:6379")
@@ -48,11 +49,13 @@ def test_what_belongs_to_another_ray_is_passed_over(tmp_path: Path):
         "RAY_OVERRIDE_RESOURCES": '{"CPU": 7}',
         "RAY_AUTH_TOKEN": "",
         "TMPDIR": str(tmp_path),
+        "HOME": str(tmp_path),
     }
     environment = {**os.environ, **foreign, "PYTHONPATH": str(ROOT)}
     run = subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "[[1.0], [], true]"
+    assert run.stdout.splitlines()[-1] == "[[1.0], [], true, true]"
+    assert not (tmp_path / ".ray").exists()
 
 
 def test_ray_is_given_a_new_folder_that_is_gone_afterwards(nowhere: Path):
