@@ -28,7 +28,8 @@ parameters:
 presets:
   reference: {d_model: 64}
 """
-ASKED = ("slow.yaml", "--data", "text", "--name", "study", "--parallel", "1", "--cpus-per-trial", "1")
+ASKED = ("slow.yaml", "--data", "text", "--name", "study", "--cpus-per-trial", "1")
+ALONE = ("--parallel", "1")  # a worker fewer to start
 JOURNAL = Path("runs/study/journal.log")
 
 
@@ -86,7 +87,7 @@ def test_a_search_that_is_interrupted_in_every_way_loses_nothing(folder: Path):
     drained = measured()
 
     # A search survives the loss of a worker; a second Ctrl-C ends it at once.
-    with driver(folder, *ASKED) as process:
+    with driver(folder, *ASKED, *ALONE) as process:
         wait_for(more_rungs(1), "rung after Ctrl-C", process)
         workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
         assert workers
@@ -100,7 +101,7 @@ def test_a_search_that_is_interrupted_in_every_way_loses_nothing(folder: Path):
     assert process.returncode == 130, output
 
     # A driver is killed.
-    with driver(folder, *ASKED) as process:
+    with driver(folder, *ASKED, *ALONE) as process:
         wait_for(more_rungs(1), "rung after a second Ctrl-C", process)
         everything = psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -110,6 +111,6 @@ def test_a_search_that_is_interrupted_in_every_way_loses_nothing(folder: Path):
     assert status["driver"] is None and status["counts"]["running"] == 0
     killed = measured()
 
-    succeeds("run", *ASKED)
+    succeeds("run", *ASKED, *ALONE)
     assert_complete(drained)
     assert_complete(killed)
