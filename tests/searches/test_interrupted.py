@@ -65,8 +65,14 @@ def assert_complete(before: dict[int, dict]) -> None:
             assert trial["measurements"][rung] == measured
 
 
-def is_worker(process: psutil.Process) -> bool:
-    return "Trainable" in " ".join(process.cmdline())
+def workers_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Those that train now; between two trials Ray may start another."""
+    found = []
+    for process in psutil.Process(driver.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "Trainable" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def measured() -> dict[int, dict]:
@@ -89,9 +95,8 @@ def test_a_search_that_is_interrupted_in_every_way_loses_nothing(folder: Path):
     # A search survives the loss of a worker; a second Ctrl-C ends it at once.
     with driver(folder, *ASKED, *ALONE) as process:
         wait_for(more_rungs(1), "rung after Ctrl-C", process)
-        workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
-        assert workers
-        workers[0].kill()
+        wait_for(lambda: bool(workers_of(process)), "worker", process)
+        workers_of(process)[0].kill()
         time.sleep(3)
         assert process.poll() is None, "the driver did not survive the loss of a worker"
         process.send_signal(signal.SIGINT)
