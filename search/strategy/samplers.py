@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler
 
 from search.space.configurations import grid_values
 from search.space.expression import ExpressionError
+from search.space.foreign_search import our_name
 from search.space.space import Space, extremes, rungs_of
 from search.space.spec import CURVES, SAMPLERS, STOPPERS, BudgetSpec, Named
 from search.strategy.choice import Choice, Sampler, SeenTrial, Stopper, Verdict
@@ -123,6 +124,11 @@ def _pair_faults(sampler: Named, stopping: Named, space: Space) -> Iterator[Faul
         )
 
 
+def _unknown(part: str, kind: str, name: str, known: Sequence[str]) -> str:
+    ours = our_name(part, name)
+    return f"{name!r:.60} is called {ours} here." if ours else unknown_name(kind, name[:60], known)
+
+
 # Samplers.
 
 
@@ -139,7 +145,7 @@ def _sampler_faults(sampler: Named) -> Iterator[Fault]:
         faults = [*option_faults(part, name, options, call)]
         yield from faults or _trial_run(part, lambda: _make_own(call, options, 0))
     elif name not in SAMPLERS:
-        yield (part,), unknown_name("sampler", name[:60], SAMPLERS) + " One's own is ./file.py:Class or module:Class."
+        yield (part,), _unknown(part, "sampler", name, SAMPLERS) + " Your own is ./file.py:Class or module:Class."
     elif name in OPTUNAS:
         if (needs := NEEDS.get(name)) and importlib.util.find_spec(needs) is None:
             yield (part,), f"{name} needs the package {needs}; pip install {needs}"
@@ -292,7 +298,7 @@ def _stopper_faults(stopping: Named, rungs: tuple[int, ...]) -> Iterator[Fault]:
         yield from option_faults(part, name, options, _no_options)
         return
     if name not in _MAKERS:
-        yield (part,), unknown_name("kind of early stopping", name[:60], STOPPERS)
+        yield (part,), _unknown(part, "kind of early stopping", name, STOPPERS)
         return
     faults = [*option_faults(part, name, options, _MAKERS[name], apart=_OF_STUDY)]
     yield from faults
