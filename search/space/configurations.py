@@ -143,7 +143,8 @@ def grid_values(parameter: Parameter, low: float, high: float, *, points: int) -
         return [*_values_of_range(parameter, low, high)]
     start, end = (math.log(low), math.log(high)) if parameter.log else (low, high)
     between = [start + (end - start) * i / (points - 1) for i in range(points)] if points > 1 else [(start + end) / 2]
-    values = [min(high, max(low, math.exp(value) if parameter.log else value)) for value in between]
+    values = [float(f"{math.exp(value) if parameter.log else value:.6g}") for value in between]
+    values = [min(high, max(low, value)) for value in values]
     if parameter.step:
         values = [parameter.nth(low, round((value - low) / parameter.step)) for value in values]
     elif parameter.type is int:
