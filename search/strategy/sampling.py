@@ -214,7 +214,9 @@ class Candidates:
             where.setdefault(axis.parameter.name, []).append(float(position))
 
         def value_at(parameter: Parameter, values: Values) -> Value:
-            if parameter.name not in where:
+            if parameter.name not in where:  # one value alone
+                if parameter.is_range:
+                    return self._within(parameter, extremes(self._space, parameter)[0], values)
                 return parameter.choices[0]
             return self._value_at(parameter, where[parameter.name], values)
 

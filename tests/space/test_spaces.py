@@ -76,7 +76,7 @@ def test_a_space_has_a_guide_if_it_names_one_or_its_source():
 TOP = "family: hybrid\nparameters:\n"
 BASE = TOP + "  d_model: {values: [32, 64], default: 32}\n"
 KEYS = (
-    "family, about, source, guide, metric, metrics, limits, budget, budgets, parameters, not_searched, rules, goals, "
+    "family, about, source, guide, metric, metrics, limits, search, budget, budgets, parameters, not_searched, rules, goals, "
     "presets, advice, claims"
 )
 TRAINED = (
