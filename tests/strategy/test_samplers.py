@@ -423,7 +423,7 @@ OFTEN = ["tpe", "cmaes", "qmc", "nsga2", "grid"]
 
 
 @pytest.mark.parametrize("sampler", some_of([*OFTEN, "gp", "random", "nsga3"], always=OFTEN))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(text=spaces(), seed=st.integers(0, 1000))
 def test_a_sampler_proposes_only_what_may_be_launched_and_nothing_twice(sampler: str, text: str, seed: int):
     space = parse_space(text)

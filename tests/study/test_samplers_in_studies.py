@@ -143,7 +143,7 @@ KILLED = {
     + "search: {sampler: {name: nsga2, population_size: 3}, stopping: none}\n",
     "qmc+median": MORE + "search: {sampler: qmc, stopping: {name: median, n_startup_trials: 2}}\n",
 }
-NUM_PARTS = 9  # every ninth write, from two places on
+NUM_PARTS = 12  # every twelfth write
 
 
 def killed_at_lines(space: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Workers]]:
@@ -170,8 +170,8 @@ def told(storage: optuna.storages.BaseStorage) -> list[str]:
     return [re.sub(r"\('cma:optimizer:\d+', '[0-9a-f]+'\)", "", line) for line in described(storage)]
 
 
-@pytest.mark.slow  # some twenty studies each
-@pytest.mark.parametrize("part", some_of(range(NUM_PARTS), always=[4]))
+@pytest.mark.slow  # some fifteen studies each
+@pytest.mark.parametrize("part", some_of(range(NUM_PARTS), always=[5]))
 @pytest.mark.parametrize("pair", KILLED)
 def test_a_driver_killed_at_any_line_leaves_a_study_that_ends_the_same(
     pair: str, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
