@@ -112,7 +112,7 @@ def _search(options: RunOptions, columns: str | None) -> int:
 
 
 @app.command()
-@takes("budget", "goals", "assignments", "limits", "metrics")
+@takes("budget", "goals", "assignments", "limits", "metrics", "sampler", "stopping")
 def validate(space: SpaceFile, options: RunOptions, as_json: Json = False) -> None:
     """Check a space: its keys, rules and presets, and how much of it is feasible."""
     with reporting_errors():

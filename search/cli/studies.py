@@ -113,7 +113,7 @@ def trials(
         table = TrialsTable(overview, overview.ranked(), width=console.width, asked=columns_asked(columns))
         print_trials(console, table, overview.name)
         for record in overview.records:
-            if record.reason and record.outcome not in ("stopped", "finished"):
+            if record.reason and record.outcome not in ("stopped", "paused", "finished"):
                 console.print(f"trial {record.number} {record.outcome}: {record.reason}")
             for fault in record.faults:
                 console.print(f"trial {record.number}: {fault}")

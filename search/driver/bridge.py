@@ -91,6 +91,11 @@ class Bridge:
             self._num_slots = num_slots
             self._listener.on_slots(num_slots)
 
+    @property
+    def may_have_more(self) -> bool:
+        """Whether a running trial's report may bring a proposal although there was none."""
+        return self._study.waits and not self.is_ending
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The configuration of Ray's trial `trial_id`; None if nothing is left or the search is ending."""
         if self.is_ending:
@@ -102,7 +107,7 @@ class Bridge:
             self.fail(error)
             return None
         if proposal is None:
-            for record in paused:  # the study has stopped these
+            for record in paused if not self._study.waits else ():  # the study has stopped these
                 self._listener.on_event(Event.ENDED, record)
             return None
         try:

@@ -121,6 +121,17 @@ class RunOptions:
     metrics: tuple[str, ...] = _option(
         "--metrics", (), metavar="NAME,...", help="What to optimise. Default: the space's metric.", is_listed=True
     )
+    sampler: str | None = _option(
+        "--sampler",
+        metavar="NAME",
+        help="Who proposes: curves, tpe, gp, cmaes, random, qmc, grid, nsga2, nsga3, or FILE.py:CLASS. Default: the "
+        "space's, or curves.",
+    )
+    stopping: str | None = _option(
+        "--stopping",
+        metavar="NAME",
+        help="Who stops trials early: curves, asha, hyperband, median or none. Default: the space's, or curves.",
+    )
     seed: int = _option("--seed", 0, help="Random seed of the search and of training.", check=check_seed)
     gpus_per_trial: float | None = _option(
         "--gpus-per-trial",

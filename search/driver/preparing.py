@@ -14,6 +14,7 @@ from rich.console import Console
 
 from search.driver import hardware
 from search.driver.amounts import number_of_tokens
+from search.driver.choosing import check_sampler, chosen, with_choice
 from search.driver.options import RunOptions
 from search.driver.requests import measures_alone
 from search.space.loading import load_space
@@ -60,6 +61,7 @@ def prepare_space(options: RunOptions) -> AskedSpace:
         budget = budget.model_copy(update={"max_tokens": max_tokens})
     budget = limited(space, budget, options.limits)
     space = narrow(space, budget=budget, goals=options.goals, assignments=options.assignments, metrics=options.metrics)
+    chosen(options, space, budget)  # so that a mistake there is said before anything takes time
     space, note = referenced(space, budget)
     known = [space.complete(preset.values) for preset in space.presets.values() if preset.name == SHRUNK]
     return AskedSpace(space, budget, replace(assess(space, budget, known=known), reference_note=note))
@@ -82,6 +84,7 @@ def prepare_by_space(
     _warn(console, doubts + unestimated(space, budget))
     slots = slots_for(options, stack, space, budget)
     settings = settings_for(options, space, budget, slots, read_for(options, space, console))
+    settings = with_choice(settings, chosen(options, space, budget))
     if stored is not None:
         Study.check_same(stored, settings)
     return Prepared(settings, assessment, slots)
@@ -92,6 +95,7 @@ def prepare_by_name(
 ) -> Prepared:
     """A study that resumes with its own space and text, as `tinysearch resume` asks for it."""
     space, budget = before.space, before.budget
+    check_sampler(before)
     paths = map(Path, before.corpus["paths"])
     doubts = check_metrics(space, budget, paths, is_begun=True, budget_name=before.budget_name)
     _warn(console, doubts + unestimated(space, budget))

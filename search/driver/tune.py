@@ -133,7 +133,10 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # it has no FINISHED
         if self._bridge.is_full and not self._bridge.is_ending:
             return None
-        return self._bridge.suggest(trial_id) or Searcher.FINISHED
+        found = self._bridge.suggest(trial_id)
+        if found is None and self._bridge.may_have_more:
+            return None
+        return found or Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._bridge.on_end(trial_id, worker_lost=error)

@@ -76,6 +76,8 @@ def run_arguments(options: RunOptions, locations: Locations) -> tuple[str, ...]:
         raise ValueError(
             f"--trials {options.trials}: a job that starts again would add as many again; give the total instead"
         )
+    from search.strategy.own_sampler import located  # with Optuna
+
     elsewhere = replace(
         options,
         name=options.study_name,
@@ -83,6 +85,7 @@ def run_arguments(options: RunOptions, locations: Locations) -> tuple[str, ...]:
         data=locations.data,
         address=locations.address,
         storage=None,
+        sampler=options.sampler and located(options.sampler, Path()),
     )
     words = [flag if value is None else f"{flag}={value}" for flag, value in elsewhere.words()]
     return (locations.space, *words, *([f"--storage={locations.storage}"] if locations.storage else []))

@@ -10,12 +10,12 @@ import optuna
 
 from search.report.texts import finite, is_number
 from search.space.space import SHRUNK
-from search.space.spec import MetricSpec
+from search.space.spec import CURVES, MetricSpec
 from search.storage.folder import FAULTS
 from search.study.record import TrialRecord, best_record, leading_record, pareto_front, records_of
 from search.study.settings import Exhausted, StudySettings, exhausted_of, num_trials_of, settled_of
 from search.study.study import Study
-from search.worker.messages import FINISHED, OUTCOMES, RUNNING, WAITING, WASTED
+from search.worker.messages import FINISHED, OUTCOMES, PAUSED, RUNNING, STOPPED, WAITING, WASTED
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Overview:
     faults: tuple[str, ...] = ()  # of the study; each trial has its own list
     exhausted: Exhausted | None = None  # if nothing is left to start; `num_trials` is then the number that exists
     has_guide: bool = False
+    sampler: str = CURVES.name
+    stopping: str = CURVES.name
 
     @classmethod
     def of(cls, study: Study) -> Overview:
@@ -84,6 +86,8 @@ class Overview:
             searched=tuple(settings.space.searched),
             parameters=tuple(settings.space.spec.parameters),
             has_guide=settings.space.has_guide,
+            sampler=settings.sampler.name,
+            stopping=settings.stopping.name,
             faults=tuple(stored.user_attrs.get(FAULTS, ())),
         )
 
@@ -164,6 +168,13 @@ class Overview:
             "trials": finite(self.num_trials),
             "rungs": list(self.rungs),
             "counts": {outcome: self.counts[outcome] for outcome in OUTCOMES},
+            "sampler": self.sampler,
+            "stopping": self.stopping,
+            "proposals": {
+                "by": dict(Counter(record.proposed_by for record in self.records if record.proposed_by)),
+                "moved": sum(bool(record.moved) for record in self.records),
+                "asked_again": sum(record.asks - 1 for record in self.records),
+            },
             "complete": self.is_complete,
             "exhausted": self.exhausted is not None,
             "best": None if best is None else trial_dict(best),
@@ -175,7 +186,7 @@ class Overview:
                 "trials": {str(r.number): r.faults for r in self.records if r.faults},
             },
             "wasted": sum(self.counts[outcome] for outcome in WASTED),
-            "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in ("stopped",))),
+            "reasons": dict(Counter(r.reason for r in self.records if r.reason and r.outcome not in (STOPPED, PAUSED))),
         }
 
 
@@ -185,6 +196,9 @@ def trial_dict(record: TrialRecord) -> dict[str, Any]:
         "trial": record.number,
         "preset": record.preset or None,
         "continues": record.continues,
+        "proposed_by": record.proposed_by or None,
+        "moved": record.moved or None,
+        "asks": record.asks,
         "outcome": record.outcome,
         "reason": record.reason or None,
         "faults": record.faults,

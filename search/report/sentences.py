@@ -87,9 +87,23 @@ def side_lines(overview: Overview) -> list[str]:
         leading_line(overview),
         wasted_line(overview.records),
         faults_line(overview.records, overview.faults),
+        proposals_line(overview.records),
         exhausted_line(overview),
     )
     return [line for line in lines if line]
+
+
+def proposals_line(records: Iterable[TrialRecord]) -> str:
+    """`9 of 38 proposals were moved to values that may be launched, and tpe was asked again 4 times`; or empty."""
+    asked = [record for record in records if record.proposed_by not in ("", "preset", "random", "curves", "grid")]
+    num_moved, num_again = sum(bool(record.moved) for record in asked), sum(record.asks - 1 for record in asked)
+    parts = []
+    if num_moved:
+        was = "was" if num_moved == 1 else "were"
+        parts.append(f"{num_moved:,} of {counted(len(asked), 'proposal')} {was} moved to what may be launched")
+    if num_again:
+        parts.append(f"{asked[0].proposed_by} was asked again {counted(num_again, 'time')}")
+    return ", and ".join(parts)
 
 
 def exhausted_line(overview: Overview) -> str:
@@ -100,7 +114,8 @@ def exhausted_line(overview: Overview) -> str:
     done = "started"
     if overview.is_complete:
         done = "tried" if any(overview.counts[outcome] for outcome in (*WASTED, FAILED)) else "trained"
-    known = f"all {number:,} configurations that may be launched have been {done}"
+    what = "points of the grid" if overview.sampler == "grid" else "configurations"
+    known = f"all {number:,} {what} that may be launched have been {done}"
     if number == 1:
         known = f"the only configuration that may be launched has been {done}"
     if not overview.exhausted.is_exact:

@@ -6,8 +6,9 @@ rules. Each rule is checked as soon as its parameters have values. Limits need w
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,20 @@ class Listing:
     is_whole: bool
 
     @classmethod
-    def of(cls, space: Space, reasons_against: Callable[[Values], list[str]], *, at_most: float = math.inf) -> Listing:
+    def of(
+        cls,
+        space: Space,
+        reasons_against: Callable[[Values], list[str]],
+        *,
+        at_most: float = math.inf,
+        points: int | None = None,
+    ) -> Listing:
         """The launchable configurations of a space. Not the whole if there is a continuous parameter, if there is too
         much to try, or if there are more than `at_most`.
+
+        With `points` it is a grid: ranges with more values than that are represented by so many.
         """
-        search = _Backtracking(space, reasons_against, at_most)
+        search = _Backtracking(space, reasons_against, at_most, points)
         try:
             search.visit(0)
         except _Cut:
@@ -64,6 +74,7 @@ class _Backtracking:
     space: Space
     reasons_against: Callable[[Values], list[str]]
     at_most: float
+    points: int | None = None
     values: dict[str, Value] = field(default_factory=dict)
     found: dict[Identity, dict[str, Value]] = field(default_factory=dict)
     num_steps: int = 0
@@ -102,7 +113,9 @@ class _Backtracking:
             if parameter.derived is not None:
                 options: Iterable[Any] = (parameter.computed(parameter.derived, self.values),)
             elif parameter.is_range:
-                options = _values_of_range(parameter, *parameter.bounds(self.values))
+                low, high = parameter.bounds(self.values)
+                whole = _values_of_range if self.points is None else functools.partial(grid_values, points=self.points)
+                options = whole(parameter, low, high)
             else:
                 options = parameter.choices
         except ExpressionError:
@@ -118,6 +131,25 @@ class _Backtracking:
             self.found.setdefault(identity(complete), complete)
             if len(self.found) > self.at_most:
                 raise _Cut
+
+
+def grid_values(parameter: Parameter, low: float, high: float, *, points: int) -> Sequence[Value]:
+    """All values from `low` to `high` if there are at most `points`; else so many, evenly spaced on the axis."""
+    if low > high:
+        return ()
+    is_discrete = bool(parameter.step) or parameter.type is int
+    number = parameter.num_steps(low, high) + 1 if parameter.step else high - low + 1
+    if low == high or is_discrete and number <= points:
+        return [*_values_of_range(parameter, low, high)]
+    start, end = (math.log(low), math.log(high)) if parameter.log else (low, high)
+    between = [start + (end - start) * i / (points - 1) for i in range(points)] if points > 1 else [(start + end) / 2]
+    values = [float(f"{math.exp(value) if parameter.log else value:.6g}") for value in between]
+    values = [min(high, max(low, value)) for value in values]
+    if parameter.step:
+        values = [parameter.nth(low, round((value - low) / parameter.step)) for value in values]
+    elif parameter.type is int:
+        values = [round(value) for value in values]
+    return [*dict.fromkeys(typed(value, parameter.type) for value in values)]
 
 
 def _values_of_range(parameter: Parameter, low: float, high: float) -> Iterable[Value]:

@@ -108,7 +108,7 @@ def _without(value: dict[str, Any], path: Path_) -> dict[str, Any]:
     if len(path) > 1 and top in PLACEHOLDERS and isinstance(section, list):
         kept = [PLACEHOLDERS.get(str(top)) if i == path[1] else item for i, item in enumerate(section)]
         return {**value, top: kept}  # removing it would shift the others
-    if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget"):
+    if len(path) > 1 and isinstance(section, dict) and top not in ("metric", "budget", "search"):
         return {**value, top: {key: item for key, item in section.items() if key != path[1]}}
     return {key: item for key, item in value.items() if key != top}
 

@@ -21,7 +21,9 @@ MISTAKEN_KEYS = {
     "constraints": "rules", "params": "parameters", "hyperparameters": "parameters", "search_space": "parameters",
     "model": "family", "description": "about", "objective": "metric", "direction": "goal", "mode": "goal",
     "rule": "require", "reason": "why", "increase": "raise", "decrease": "lower", "num_trials": "trials",
-    "objectives": "metrics",
+    "objectives": "metrics", "scheduler": "stopping", "pruner": "stopping", "early_terminate": "stopping",
+    "early_stopping": "stopping", "stopper": "stopping", "method": "sampler", "searcher": "sampler",
+    "search_alg": "sampler", "algorithm": "sampler", "optimizer": "sampler", "tuner": "sampler",
 }  # fmt: skip
 """Keys of other tools, and their names here."""
 

@@ -8,6 +8,8 @@ descriptions below, and a test compares spaces/README.md with them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
@@ -151,6 +153,62 @@ class BudgetSpec(_Entry):
     set: dict[str, Given] = Field({}, description="parameters that have one value in this budget, in presets too")
 
 
+@dataclass(frozen=True)
+class Named:
+    """A sampler or a way of stopping early: its name, and its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ", ".join([self.name, *(f"{name} {given(value)}" for name, value in self.options.items())])
+
+
+def _named(value: Any) -> Named:
+    """`tpe`, or `{name: tpe, multivariate: true}`."""
+    if isinstance(value, Named):
+        return value
+    name, options = value, {}
+    if isinstance(value, dict):
+        name, options = value.get("name"), {key: item for key, item in value.items() if key != "name"}
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"expected a name such as tpe, or {{name: tpe, n_startup_trials: 8}}, got {given(value)}")
+    return Named(name.strip(), options)
+
+
+_Named = Annotated[
+    Named,
+    PlainValidator(_named),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            ]
+        }
+    ),
+]
+SAMPLERS = ("curves", "tpe", "gp", "cmaes", "random", "qmc", "grid", "nsga2", "nsga3", "optunahub")
+STOPPERS = ("curves", "asha", "hyperband", "median", "none")
+CURVES = Named("curves")
+
+
+class SearchSpec(_Entry):
+    """Who proposes configurations, and who stops them early."""
+
+    example: ClassVar = "{sampler: tpe, stopping: asha}"
+
+    sampler: _Named = Field(
+        default_factory=lambda: CURVES,
+        description=f"who proposes: {', '.join(SAMPLERS)}, or your own class as ./file.py:Class or module:Class; with "
+        "options as {name: tpe, n_startup_trials: 8}",
+    )
+    stopping: _Named = Field(
+        default_factory=lambda: CURVES,
+        description=f"who stops trials early: {', '.join(STOPPERS)}; with options as {{name: asha, kind: stop}}",
+    )
+
+
 class ParameterSpec(_Entry):
     """A parameter of the guide: a range, a list of values, one value, or a formula."""
 
@@ -258,6 +316,9 @@ class SpaceSpec(_Entry):
         json_schema_extra={"minItems": 2, "uniqueItems": True},
     )
     limits: Limits = Field({}, description="bounds on measurements; a trial beyond one is infeasible")
+    search: SearchSpec = Field(
+        default_factory=SearchSpec, description="who proposes configurations, and who stops them early"
+    )
     budget: BudgetSpec = Field(BudgetSpec(), description="how much to train when no other budget is named")
     budgets: dict[str, BudgetSpec] = Field(
         {}, max_length=MAX_ENTRIES, description="named budgets, taken with --budget NAME"

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from search.space.document import Faults, Path_, parse_number
+from search.space.foreign_search import about_search, is_schedule
 from search.space.synonyms import advice_for, note_of, synonym
 from search.space.translation import PARTS, TELLING, Ours, as_ours, translated
 from trainer.config import parameter_types
 from trainer.families.registry import BUILT_IN
 
 OUT = "leave it out"
-CHOSEN = f"a model of all trials so far chooses what is trained next; {OUT}"
-PAUSED = f"the search itself pauses weak trials, at the budget's rungs (min_tokens, eta); {OUT}"
 NAMED = f"a study is named on the command line, by --name; {OUT}"
 NO_PROGRAM = f"no program of yours is run: family names the model, and the trainer trains it; {OUT}"
 NO_ACCOUNT = f"studies are kept in the folder runs/, or in a database (--storage); {OUT}"
@@ -26,8 +25,6 @@ MACHINE = f"the command line shares out the machine: --parallel, --gpus-per-tria
 UNTIL = f"give it as --until 8h, or as tokens of a trial: budget: {{max_tokens: N}}; {OUT}"
 
 FOREIGN_KEYS: dict[str, str] = {
-    **dict.fromkeys(("early_terminate", "pruner", "assessor", "early_stopping", "stopper"), PAUSED),
-    **dict.fromkeys(("sampler", "search_alg", "searcher", "tuner", "algorithm", "advisor"), CHOSEN),
     **dict.fromkeys(("name", "study_name", "experiment_name", "experimentName", "sweep_name", "experiment"), NAMED),
     **dict.fromkeys(
         ("program", "command", "entrypoint", "script", "trial_command", "trialCommand", "trialCodeDirectory", "codeDir",
@@ -103,12 +100,8 @@ def parameters_of(family: str) -> dict[str, type]:
 
 def _about_key(key: str, entry: Any, names: dict[str, type]) -> str | None:
     """What to do about a top-level key; None if it may be valid here, or is unknown to all tools."""
-    if key == "method" and entry == "grid":
-        return f"there is no grid: {CHOSEN.partition(';')[0]}; budget: {{trials: N}} says how many; {OUT}"
-    if key in ("method", "search_strategy"):
-        return CHOSEN
-    if key == "scheduler" and (isinstance(entry, dict) or str(entry).lower() not in ("constant", "cosine", "wsd")):
-        return PAUSED
+    if (key != "scheduler" or not is_schedule(entry)) and (advice := about_search(key, entry)):
+        return advice
     if key in COUNTS:
         is_number = isinstance(entry, (int, float)) and not isinstance(entry, bool)
         return f"write budget: {{trials: {entry if is_number else 'N'}}}"

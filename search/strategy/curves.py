@@ -19,6 +19,17 @@ class Curve:
     values: dict[int, float] = field(default_factory=dict)  # index of the rung -> value
     is_running: bool = False
     is_paused: bool = False
+    is_waiting: bool = False  # interrupted: it will run again
+
+    @property
+    def deepest(self) -> int:
+        """The index of the deepest rung with a value; -1 before the first."""
+        return max(self.values, default=-1)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it may still report, without anybody's decision."""
+        return self.is_running or self.is_waiting
 
 
 @dataclass(frozen=True)

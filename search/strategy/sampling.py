@@ -57,7 +57,8 @@ class Candidates:
 
     def __init__(self, space: Space, reasons_against: Callable[[Values], list[str]], seed: int):
         self._space = space
-        self._against = reasons_against
+        self.reasons_against = self._against = reasons_against
+        self.version = 0  # of the limits; other configurations may be launched after a change
         self._seed = seed
         self._axes = [axis for parameter in space.searched.values() for axis in _axes_of(space, parameter)]
         ranges = {p.name: p for p in space.searched.values() if p.is_range}
@@ -85,6 +86,7 @@ class Candidates:
     def limits_changed(self) -> None:
         """The limits have changed, so other configurations may be launched."""
         self.nothing_new = self._listing = None
+        self.version += 1
 
     def random(self, rng: np.random.Generator) -> dict[str, Value]:
         """A random new configuration that may be launched. Raises NothingFeasible or NothingNew.
@@ -141,6 +143,33 @@ class Candidates:
                     near.append(values)
         return [*self._pool, *near], np.vstack([self._pool_points, self._points(near)])
 
+    def nearest(self, proposed: Values) -> dict[str, Value] | None:
+        """What a sampler proposed, as a configuration: each parameter moved to the nearest value that it can have.
+
+        Optuna's samplers know neither bounds that depend on other parameters nor conditions. None if an expression has
+        no value there.
+        """
+
+        def value_for(parameter: Parameter, values: Values) -> Value:
+            name = parameter.name
+            if not parameter.is_range:
+                value = proposed.get(name, parameter.choices[0])
+                return value if value in parameter.choices else parameter.choices[0]
+            value = proposed[name] if name in proposed else extremes(self._space, parameter)[0]
+            return self._within(parameter, float(value), values)
+
+        try:
+            return self._space.filled(value_for)
+        except ExpressionError:
+            return None
+
+    def around(self, values: Values, size: float, rng: np.random.Generator) -> dict[str, Value] | None:
+        """A configuration near `values`, with a random step of this size (in units of an axis); None if there is none
+        there.
+        """
+        step = size * rng.normal(size=self.num_dims)
+        return self._at(np.clip(self.point(values) + step, 0, 1))
+
     def may_launch(self, values: Values) -> bool:
         """Whether a configuration is new and may be launched; reasons against it are counted in `rejections`."""
         against = self._against(values)
@@ -185,7 +214,9 @@ class Candidates:
             where.setdefault(axis.parameter.name, []).append(float(position))
 
         def value_at(parameter: Parameter, values: Values) -> Value:
-            if parameter.name not in where:
+            if parameter.name not in where:  # one value alone
+                if parameter.is_range:
+                    return self._within(parameter, extremes(self._space, parameter)[0], values)
                 return parameter.choices[0]
             return self._value_at(parameter, where[parameter.name], values)
 
@@ -201,7 +232,10 @@ class Candidates:
             return _levels(parameter)[round(where[0] * (len(parameter.choices) - 1))]
         start, end = self._ends[parameter.name]
         value = start + where[0] * (end - start)
-        value = math.exp(value) if parameter.log else value
+        return self._within(parameter, math.exp(value) if parameter.log else value, values)
+
+    def _within(self, parameter: Parameter, value: float, values: Values) -> Value:
+        """The nearest value to `value` that a range has, given the parameters before it."""
         low, high = self._bounds.get(parameter.name) or parameter.bounds(values)
         if parameter.step and high >= low:
             value = parameter.nth(low, round((value - low) / parameter.step))

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Protocol
 
 import numpy as np
 
 from search.space.parameter import Values
+from search.strategy.choice import RANDOM, Continue, Origin, SeenTrial, Start, Verdict
 from search.strategy.curves import Curve, Curves
 from search.strategy.success import SuccessModel
 from search.strategy.surrogate import CurveModel, Observations, Posterior
@@ -40,20 +40,6 @@ REFIT_GROWTH = 1.15  # growth of the observations since the last fit that makes 
 NUM_LEADERS = 6
 MIN_SUCCESS = 0.7  # minimum chance of success for a new configuration, if any has that much
 CEILING, SOFTNESS = 0.7, 0.3  # standardised values above the ceiling are all simply bad
-
-
-@dataclass(frozen=True)
-class Start:
-    """Train a new configuration."""
-
-    values: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Continue:
-    """Train a paused trial to its next rung."""
-
-    number: int
 
 
 class Candidates(Protocol):
@@ -92,13 +78,37 @@ class Strategy:
             self.model.restore(np.array(state["theta"], dtype=float), int(state["fits"]))
             self._num_fitted = int(state["fitted"])
 
+    def learn(self, trial: SeenTrial) -> None:
+        """Does nothing: the curves say everything that the model needs."""
+
+    def forget(self, number: int) -> None:
+        """As `learn`."""
+
+    def judge(self, curves: Sequence[Curve], number: int) -> Verdict:
+        """Nothing: every trial at a rung is weighed against all other choices, by `next`."""
+        return None
+
+    def why(self, curves: Sequence[Curve], number: int) -> str:
+        """Nothing: a value among many values has no short reason."""
+        return ""
+
+    def propose(self, curves: Sequence[Curve]) -> Start:
+        """The new configuration that `next` would weigh against the paused trials."""
+        seen = Curves.of(curves)
+        rng = np.random.default_rng([self._seed, len(seen), len(seen.values)])
+        if len(seen) < NUM_FIRST or not np.isfinite(seen.values).any():
+            return Start(self._candidates.random(rng), Origin(RANDOM))
+        posterior, best = self._posterior(seen, rng)
+        mean, _ = posterior.at_last_rung(seen.points, seen.numbers)
+        return Start(self._new(seen, posterior, mean, self._incumbent(seen, mean, best), rng)[0])
+
     def next(self, curves: Sequence[Curve], *, can_start: bool) -> Start | Continue | None:
         """What a free worker should do; None if nothing may start and no paused trial is worth its training."""
         seen = Curves.of(curves)
         rng = np.random.default_rng([self._seed, len(seen), len(seen.values)])
         has_seen = np.isfinite(seen.values).any()
         if can_start and (len(seen) < NUM_FIRST or not has_seen):
-            return Start(self._candidates.random(rng))
+            return Start(self._candidates.random(rng), Origin(RANDOM))
         if not has_seen:
             return None
         posterior, best = self._posterior(seen, rng)

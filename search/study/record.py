@@ -44,8 +44,15 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "tokens": (int, "a whole number"),
     "continues": (int, "a trial's number"),
     "faults": (list, "a list"),
+    "proposed_by": (str, "text"),
+    "proposal_moved": (str, "text"),
+    "proposal_asks": (int, "a whole number"),
+    "stopping": (int, "a token count"),
 }
 """The attributes of a trial in its Optuna record, besides `rung N`."""
+
+OWN_ATTRS = ("constraints", "fixed_params", "tinysearch:token")
+"""System attributes of a trial that no sampler wrote."""
 
 STATE_OF = {
     FINISHED: TrialState.COMPLETE,
@@ -74,6 +81,10 @@ class TrialRecord:
     faults: list[str] = field(default_factory=list)  # what went wrong on the way, see search/worker/faults.py
     environment: dict[str, Any] = field(default_factory=dict)  # of the worker that reported last
     continues: int | None = None  # the trial with a smaller budget whose training this one continues
+    proposed_by: str = ""  # a sampler, or `preset`; empty in studies from before this was kept
+    moved: str = ""  # how the sampler's proposal was changed; empty if it was not
+    asks: int = 1  # how often the sampler was asked
+    sampler_attrs: dict[str, Any] = field(default_factory=dict)  # what the sampler wrote, by Optuna's own keys
 
     @property
     def has_ended(self) -> bool:
@@ -123,6 +134,10 @@ class TrialRecord:
             faults=list(attrs.get("faults", ())),
             environment=attrs.get("environment", {}),
             continues=attrs.get("continues"),
+            proposed_by=attrs.get("proposed_by", ""),
+            moved=attrs.get("proposal_moved", ""),
+            asks=attrs.get("proposal_asks", 1),
+            sampler_attrs={name: value for name, value in trial.system_attrs.items() if name not in OWN_ATTRS},
         )
         record.tokens = max(record.rung, attrs.get("tokens", 0))
         record.tokens_per_second = record.measured("tokens_per_second")

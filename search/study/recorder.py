@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.space.spec import MetricSpec
 from search.storage.journal import Journal
 from search.storage.optuna_private import backend_of, storage_of, study_id_of, trial_id_of
+from search.strategy.choice import Origin
 from search.study.record import STATE_OF, TrialRecord
 from search.worker.messages import FINISHED
 
@@ -50,9 +51,12 @@ class Recorder:
             self._running[number] = optuna.Trial(self._study, trial_id)
         return self._running[number]
 
-    def start(self, values: Mapping[str, Any], *, preset: str = "") -> TrialRecord:
-        """A new running trial."""
-        return self._create({"values": values, **({"preset": preset} if preset else {})}, {})
+    def start(self, values: Mapping[str, Any], origin: Origin, *, preset: str = "") -> TrialRecord:
+        """A new running trial, with who proposed it and what the sampler remembers of it, in one write."""
+        attrs: dict[str, Any] = {"values": values, **({"preset": preset} if preset else {}), "proposed_by": origin.by}
+        attrs |= {"proposal_moved": origin.moved} if origin.moved else {}
+        attrs |= {"proposal_asks": origin.asks} if origin.asks > 1 else {}
+        return self._create(attrs, {}, origin.attrs)
 
     def start_from(self, before: TrialRecord) -> TrialRecord:
         """A new trial that continues one that had finished, with all measurements: Optuna cannot reopen a trial."""
@@ -61,17 +65,21 @@ class Recorder:
             "values": before.values,
             "continues": before.number,
             **({"preset": before.preset} if before.preset else {}),
+            **({"proposed_by": before.proposed_by} if before.proposed_by else {}),
         }
         attrs |= {f"rung {tokens}": measured for tokens, measured in before.measurements.items()}
         attrs |= {name: last[name] for name in HEADLINES if name in last}
         has_values = len(self._metrics) == 1
-        return self._create(attrs, {rung: self._value(before, rung) for rung in before.measurements if has_values})
+        shown = {rung: self._value(before, rung) for rung in before.measurements if has_values}
+        return self._create(attrs, shown, before.sampler_attrs)
 
     def resume(self, number: int, *, was_paused: bool) -> None:
         """Set a waiting trial running again."""
         trial = self.trial(number)
         if was_paused:
             trial.set_user_attr("paused", False)
+            if trial.user_attrs.get("reason"):
+                trial.set_user_attr("reason", "")
 
     def write_rung(self, record: TrialRecord) -> None:
         """Write the deepest rung's measurement; everything but this attribute can be written again from it."""
@@ -95,12 +103,19 @@ class Recorder:
             self._storage.set_trial_intermediate_value(trial_id_of(trial), record.rung, value)
 
     def will_pause(self, record: TrialRecord, tokens: int) -> None:
-        """Note that a trial pauses at a rung, before the rung is written: so a stored rung always has its decision."""
-        self.trial(record.number).set_user_attr("paused", tokens)
+        """Note that a trial pauses at a rung, and why, before the rung is written: so a stored rung always has its
+        decision.
+        """
+        trial = self.trial(record.number)
+        if record.reason:
+            trial.set_user_attr("reason", record.reason)
+        trial.set_user_attr("paused", tokens)
 
-    def will_not_pause(self, number: int) -> None:
-        """Take `will_pause` back: the driver was killed before it wrote the rung."""
-        self._storage.set_trial_user_attr(self._id(number), "paused", False)
+    def will_stop(self, record: TrialRecord, tokens: int) -> None:
+        """As `will_pause`, for a trial that ends at a rung before the last."""
+        trial = self.trial(record.number)
+        trial.set_user_attr("reason", record.reason)
+        trial.set_user_attr("stopping", tokens)
 
     def wait(self, number: int) -> None:
         """Set the trial waiting: paused or interrupted."""
@@ -129,7 +144,9 @@ class Recorder:
         self.note(frozen.number, reason="not a trial of this search: it has no configuration")
         self._storage.set_trial_state_values(trial_id_of(frozen), TrialState.FAIL)
 
-    def _create(self, attrs: dict[str, Any], values: Mapping[int, float]) -> TrialRecord:
+    def _create(
+        self, attrs: dict[str, Any], values: Mapping[int, float], system_attrs: Mapping[str, Any]
+    ) -> TrialRecord:
         """A running trial, in one write. Parameters whose condition does not hold are not in its record."""
         chosen = {name: attrs["values"][name] for name in self._distributions if name in attrs["values"]}
         template = optuna.trial.create_trial(
@@ -137,6 +154,7 @@ class Recorder:
             params=chosen,
             distributions={name: self._distributions[name] for name in chosen},
             user_attrs=attrs,
+            system_attrs=dict(system_attrs),
             intermediate_values=dict(values),
         )
         trial_id = self._storage.create_new_trial(study_id_of(self._study), template_trial=template)

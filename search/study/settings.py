@@ -13,7 +13,7 @@ from search.space.loading import parse_space
 from search.space.narrowing import narrow
 from search.space.parameter import checked_value, shown
 from search.space.space import Preset, Space, rungs_of
-from search.space.spec import BudgetSpec
+from search.space.spec import CURVES, BudgetSpec, Named
 from search.storage.folder import FORMAT_VERSION, Direction, StudyError
 from trainer.config import TrainConfig
 from trainer.families.own import FamilyError
@@ -38,9 +38,10 @@ ATTRIBUTES: dict[str, tuple[type, str]] = {
     "earlier_ends": (list, "a list"),
     "reference": (dict, "a mapping"),
     "family": (dict, "a mapping"),
+    "search": (dict, "a mapping"),
 }
 """The attributes of a study, as `to_attrs` names them. OPTIONAL ones are empty if they are missing."""
-OPTIONAL = ("metrics", "earlier_ends", "reference", "family")
+OPTIONAL = ("metrics", "earlier_ends", "reference", "family", "search")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,9 @@ class StudySettings:
     run: dict[str, Any] = field(default_factory=dict)  # fields of TrainConfig, the same for every trial
     corpus: dict[str, Any] = field(default_factory=dict)  # the text: paths, digest, about
     earlier_ends: tuple[int, ...] = ()  # the last rungs before the study was extended to more tokens
+    sampler: Named = CURVES  # who proposes configurations
+    stopping: Named = CURVES  # who stops trials early
+    sampler_digest: str = ""  # of the file of the user's own sampler
     storage_path: str = ""  # the URL below which its checkpoints and its text are; empty for its own folder
     storage_id: str = ""  # identifies the study's objects at that URL
 
@@ -112,11 +116,20 @@ class StudySettings:
             **self.extent(),
             "seed": self.seed,
             "run": self.run,
+            "search": self._kept_search(),
             "corpus": self.corpus,
             "storage_path": self.storage_path,
             "storage_id": self.storage_id,
             "format_version": FORMAT_VERSION,  # written last: a study that has it is complete
         }
+
+    def _kept_search(self) -> dict[str, Any]:
+        """What a study stores about its sampler and its stopping; nothing if a model of curves decides on both."""
+        if self.sampler == self.stopping == CURVES:
+            return {}
+        parts = {"sampler": self.sampler, "stopping": self.stopping}
+        kept: dict[str, Any] = {name: {"name": p.name, "options": dict(p.options)} for name, p in parts.items()}
+        return {**kept, **({"digest": self.sampler_digest} if self.sampler_digest else {})}
 
     def extent(self) -> dict[str, Any]:
         """The attributes that change when the study is extended, in the order in which to write them."""
@@ -144,6 +157,7 @@ class StudySettings:
             raise _damaged(study, "seed", f"is {attrs['seed']}, below 0")
         goals, assignments = tuple(attrs["goals"]), tuple(attrs["assignments"])
         family = _family_of(study)
+        search = _search_of(study)
         name = "space"
         try:
             space = parse_space(attrs["space"], attrs["space_source"], family)
@@ -171,6 +185,7 @@ class StudySettings:
             run=attrs["run"],
             corpus=attrs["corpus"],
             earlier_ends=tuple(attrs.get("earlier_ends", ())),
+            **search,
             storage_path=storage_path_of(study),
             storage_id=str(attrs.get("storage_id", "")),
         )
@@ -184,6 +199,12 @@ class StudySettings:
         for name in ("goals", "assignments", "seed", "run"):
             if getattr(self, name) != getattr(other, name):
                 found.append(f"{name}: {getattr(self, name)!r} before, {getattr(other, name)!r} now")
+        for name in ("sampler", "stopping"):
+            if (now := getattr(other, name)) != (before_ := getattr(self, name)):
+                found.append(f"{name}: {before_} before, {now} now")
+        if self.sampler == other.sampler and self.sampler_digest != other.sampler_digest:
+            digests = f"{self.sampler_digest} before, {other.sampler_digest} now"
+            found.append(f"the text of the sampler {self.sampler.name}: digest {digests}")
         metrics = [", ".join(m.name for m in s.space.spec.objectives) for s in (self, other)]
         if metrics[0] != metrics[1]:
             found.append(f"metrics: {metrics[0]} before, {metrics[1]} now")
@@ -228,7 +249,7 @@ def _in_words(value: Any) -> str:
 
 def _differences_of_spaces(before: Space, now: Space) -> list[str]:
     """The keys of a space file that differ, except its budgets and metrics."""
-    apart = {"budget", "budgets", "metric", "metrics"}
+    apart = {"budget", "budgets", "metric", "metrics", "search"}
     ours, theirs = (space.spec.model_dump(exclude=apart) for space in (before, now))
     found = []
     for key in ours:
@@ -317,6 +338,20 @@ def _family_of(study: optuna.Study) -> str:
             f"the family of the study {study.study_name!r} is not what it was: {error}; bring back what it was (the "
             "folder of the study has a copy of a file), or give a new search another --name"
         ) from None
+
+
+def _search_of(study: optuna.Study) -> dict[str, Any]:
+    """The sampler and the stopping of a stored study, as fields of StudySettings. Studies of before had no choice."""
+    kept = study.user_attrs.get("search") or {}
+    found: dict[str, Any] = {}
+    for part in ("sampler", "stopping"):
+        entry = kept.get(part, {"name": CURVES.name, "options": {}})
+        is_whole = isinstance(entry, dict) and entry.keys() == {"name", "options"}
+        if not is_whole or not isinstance(entry["name"], str) or not isinstance(entry["options"], dict):
+            raise _damaged(study, "search", f"has {entry!r:.60} as its {part}, not a name and options")
+        found[part] = Named(entry["name"], entry["options"])
+    found["sampler_digest"] = str(kept.get("digest", ""))
+    return found
 
 
 def _led(space: Space, reference: dict[str, Any]) -> Space:

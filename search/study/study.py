@@ -21,9 +21,11 @@ from search.space.configurations import MAX_CHECKS, Listing, identity, same_pres
 from search.space.space import next_rung
 from search.storage.folder import StudyError
 from search.storage.optuna_private import storage_of
+from search.strategy.choice import Choice, Continue, GoOn, Origin, Start, Stop, Wait
 from search.strategy.feasibility import Feasibility
+from search.strategy.samplers import Choosing, Decider, strategy_of
 from search.strategy.sampling import Candidates, NothingNew, distributions
-from search.strategy.strategy import Continue, Start, Strategy
+from search.strategy.strategy import Strategy
 from search.study.decisions import Decisions
 from search.study.record import TrialRecord, records_of
 from search.study.recorder import Recorder, one_step
@@ -73,13 +75,13 @@ class Study:
         *,
         trials: float | None = None,
         feasibility: Feasibility | None = None,
-        strategy: type[Strategy] = Strategy,
+        strategy: type[Strategy] | None = None,
     ):
         """`trials` is the total number of configurations to train; None: the last number asked for, or the budget's.
 
         It may be infinite, and is then not stored. `settings` may end at more tokens than the study's own: trials that
         had finished then resume if they are worth it. `feasibility` says what may be launched (default: by the space
-        and the trainer), and `strategy` decides what is trained.
+        and the trainer), and `strategy` decides what is trained (default: the sampler and the stopping of `settings`).
         """
         self.settings = settings
         self.space = settings.space
@@ -97,7 +99,8 @@ class Study:
         self._candidates = Candidates(self.space, self.feasibility.reasons_against, settings.seed)
         if self.exhausted and not self.exhausted.is_exact:  # draws found nothing, so do not draw again
             self._candidates.nothing_new = NothingNew(is_exact=False)
-        decides = strategy(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        self.waits = False  # whether the last `propose` returned None although paused trials may still continue
+        decides = self._strategy(strategy)
         try:
             decides.restore(study.user_attrs.get(STRATEGY, {}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -133,7 +136,7 @@ class Study:
         *,
         trials: float | None = None,
         feasibility: Feasibility | None = None,
-        strategy: type[Strategy] = Strategy,
+        strategy: type[Strategy] | None = None,
     ) -> Study:
         """A new study in `storage`, or one whose creation was cut off. The options are those of Study itself."""
         metrics = settings.space.spec.objectives
@@ -168,13 +171,15 @@ class Study:
         Interrupted trials come first, under their own numbers, then the guide's presets, then the strategy's choice: a
         new configuration or a paused trial's next rung. No configuration is started twice; once none is left, the
         search continues as after its last trial. When it returns None, the trials that are still paused have been
-        stopped. Raises NothingFeasible if no configuration may be launched at all.
+        stopped; unless `waits` says that they may continue once a running trial has reported. Raises NothingFeasible if
+        no configuration may be launched at all, and SamplerError.
         """
+        self.waits = False
         if self._interrupted:
             return self._resume(self._interrupted.popleft())
         if self._can_start and self._presets:
             preset, values = self._presets.popleft()
-            return self._start(values, preset)
+            return self._start(values, Origin("preset"), preset)
         if self.settings.earlier_ends and (
             reference := next(
                 (r for r in self.records.values() if self._may_continue(r) and self._is_reference(r)), None
@@ -182,10 +187,13 @@ class Study:
         ):
             return self._resume(reference.number)
         match self._choose():
-            case Start(values):
-                return self._start(values)
+            case Start(values, origin):
+                return self._start(values, origin)
             case Continue(number):
                 return self._resume(number)
+            case Wait():
+                self.waits = True
+                return None
         for record in self.records.values():
             if record.outcome == PAUSED:
                 self._stop(record)
@@ -212,9 +220,15 @@ class Study:
             self._end(record, *ending)
             self._check_failures()
             return False
-        continues = False
+        verdict = GoOn() if self._is_reference(record) else self._decisions.judge(number)
+        if isinstance(verdict, Stop):
+            record.reason = verdict.reason
+            self._recorder.will_stop(record, tokens)
+            self._recorder.write_rung(record)
+            return self._end(record, STOPPED, verdict.reason)
+        continues = isinstance(verdict, GoOn)
         try:
-            continues = self._continues(record)
+            continues = continues or self._is_chosen(record)
         finally:  # a measurement is kept even if nothing else may be launched
             if not continues:
                 self._recorder.will_pause(record, tokens)
@@ -318,6 +332,13 @@ class Study:
 
     # Details.
 
+    def _strategy(self, made: type[Strategy] | None) -> Decider:
+        settings = self.settings
+        if made is not None:
+            return made(self._candidates.num_dims, self.rungs, self._candidates, seed=settings.seed)
+        needed = Choosing(self.space, self._candidates, self.rungs, settings.budget.eta, settings.seed)
+        return strategy_of(settings.sampler, settings.stopping, needed)
+
     @property
     def _can_start(self) -> bool:
         return self._num_started < self.num_trials
@@ -329,9 +350,9 @@ class Study:
         """Whether a trial finished before the study was extended, and no other trial continues it."""
         return record.outcome == FINISHED and record.rung < self.rungs[-1] and record.number not in self._continued
 
-    def _start(self, values: dict[str, Any], preset: str = "") -> Proposal:
+    def _start(self, values: dict[str, Any], origin: Origin, preset: str = "") -> Proposal:
         """A new trial."""
-        record = self._recorder.start(values, preset=preset)
+        record = self._recorder.start(values, origin, preset=preset)
         self.records[record.number] = record
         self._num_started += 1
         self._candidates.start(values)
@@ -347,7 +368,7 @@ class Study:
         self._learn(record)
         return Proposal(record.number, record.values, is_resumed=True)
 
-    def _choose(self) -> Start | Continue | None:
+    def _choose(self) -> Choice:
         """The strategy's choice. What it has learned is stored, so that it decides the same when opened again."""
         if self._decisions.is_made:
             return self._decisions.choose(can_start=self._can_start)
@@ -387,13 +408,12 @@ class Study:
             record.traceback = traceback
             self._recorder.note(record.number, traceback=traceback)
 
-    def _continues(self, record: TrialRecord) -> bool:
-        """Whether a trial at a rung continues at once. If not, its outcome becomes `paused`."""
-        if self._is_reference(record):
-            return True
+    def _is_chosen(self, record: TrialRecord) -> bool:
+        """Whether a trial at a rung is what to train next. If not, its outcome becomes `paused`."""
         record.outcome = PAUSED
         self._learn(record)
         if self._choose() != Continue(record.number):
+            record.reason = self._decisions.why(record.number)
             return False
         record.outcome = RUNNING
         self._learn(record)
@@ -401,7 +421,8 @@ class Study:
 
     def _stop(self, record: TrialRecord) -> bool:
         aim = "to become the best" if len(self.metrics) == 1 else "to reach the front"
-        return self._end(record, STOPPED, f"hardly a chance {aim}, after {record.rung:,} tokens")
+        why = self._decisions.why(record.number) or f"hardly a chance {aim}, after {record.rung:,} tokens"
+        return self._end(record, STOPPED, why)
 
     def _end(self, record: TrialRecord, outcome: str, reason: str) -> bool:
         record.outcome, record.reason = outcome, reason
@@ -454,7 +475,7 @@ class Study:
         if outcome := frozen.user_attrs.get("outcome"):
             self._end(record, outcome, record.reason)
             return
-        paused_at = frozen.user_attrs.get("paused")
+        paused_at, stops_at = frozen.user_attrs.get("paused"), frozen.user_attrs.get("stopping")
         is_running = frozen.state == TrialState.RUNNING
         if record.rung and is_running:
             self._recorder.repeat_rung(record)
@@ -466,7 +487,17 @@ class Study:
                 record.outcome = PAUSED
                 self._recorder.wait(record.number)
             else:  # it was about to be paused at a rung that was never recorded
-                self._recorder.will_not_pause(record.number)
+                self._take_back(record, paused=False)
+        elif is_running and stops_at:
+            if stops_at == record.rung:
+                self._end(record, STOPPED, record.reason)
+            else:  # likewise
+                self._take_back(record, stopping=0)
+
+    def _take_back(self, record: TrialRecord, **decision: Any) -> None:
+        """Forget the decision about a rung that was never written."""
+        self._recorder.note(record.number, **decision, **({"reason": ""} if record.reason else {}))
+        record.reason = ""
 
     def _resume(self, number: int) -> Proposal:
         """Resume a waiting or paused trial."""
@@ -474,7 +505,7 @@ class Study:
         if self._may_continue(record):
             return self._continue(record)
         self._recorder.resume(number, was_paused=record.outcome == PAUSED)
-        record.outcome = RUNNING
+        record.outcome, record.reason = RUNNING, ""
         self._learn(record)
         return Proposal(number, record.values, is_resumed=True)
 

@@ -222,6 +222,7 @@ EVERYTHING = [
     *("--set", "d_model=128", "--set", "n_heads=2", "--metrics", "loss,num_params", "--limit", "num_params=2M"),
     *("--storage-path", "s3://bucket/a b", "--trials-per-gpu", "2", "--gpu-kind", "A100"),
     *("--cpus-per-trial", "2", "--parallel", "3", "--hang-minutes", "5"),
+    *("--sampler", "./mine.py:Mine", "--stopping", "asha"),
 ]
 
 
@@ -239,7 +240,8 @@ def test_a_job_runs_with_every_option_that_was_given(monkeypatch: pytest.MonkeyP
     assert tinysearch(*words)[::2] == (0, "")
     asked, submitted = seen
     here = Path.cwd()
-    assert submitted == dataclasses.replace(asked, runs=here / "runs", data=(Path("/texts/a b"), here / "-c"))
+    absolute = {"data": (Path("/texts/a b"), here / "-c"), "sampler": f"{here}/mine.py:Mine"}
+    assert submitted == dataclasses.replace(asked, runs=here / "runs", **absolute)
     changed = {f.name for f in dataclasses.fields(asked) if getattr(asked, f.name) != f.default}
     assert {f.name for f in dataclasses.fields(RunOptions)} - changed == {
         "runs",

@@ -32,6 +32,7 @@ from search.space.spec import (
     ParameterSpec,
     PresetSpec,
     RuleSpec,
+    SearchSpec,
     SpaceSpec,
 )
 from tests.support.paths import ROOT
@@ -39,7 +40,8 @@ from tests.support.paths import ROOT
 README = (ROOT / "spaces" / "README.md").read_text(encoding="utf-8")
 SPACES = sorted((ROOT / "spaces").glob("*.yaml"))
 MODELS = (
-    SpaceSpec, MetricSpec, LimitSpec, BudgetSpec, ParameterSpec, RuleSpec, GoalSpec, PresetSpec, AdviceSpec, ClaimSpec
+    SpaceSpec, SearchSpec, MetricSpec, LimitSpec, BudgetSpec, ParameterSpec, RuleSpec, GoalSpec, PresetSpec, AdviceSpec,
+    ClaimSpec,
 )  # fmt: skip
 KEYS = {field.alias or name for model in MODELS for name, field in model.model_fields.items()}
 
@@ -124,6 +126,10 @@ BASE = "family: hybrid\nparameters:\n  d_model: {values: [32, 64], default: 32}\
         BASE + "metrics: [loss, accuracy]",
         BASE + "limits: {vram: {max: 12 GiB}}",
         BASE + "limits: {loss: {max: twelve}}",
+        BASE + "search: tpe",
+        BASE + "search: {sampler: 5}",
+        BASE + "search: {sampler: {multivariate: true}}",
+        BASE + "search: {pruner: asha}",
         BASE + "budget: {trials: 0}",
         BASE + "budget: {min_tokens: -5K}",
         BASE + "budget: {max_tokens: lots}",

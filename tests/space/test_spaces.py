@@ -76,8 +76,8 @@ def test_a_space_has_a_guide_if_it_names_one_or_its_source():
 TOP = "family: hybrid\nparameters:\n"
 BASE = TOP + "  d_model: {values: [32, 64], default: 32}\n"
 KEYS = (
-    "family, about, source, guide, metric, metrics, limits, budget, budgets, parameters, not_searched, rules, goals, "
-    "presets, advice, claims"
+    "family, about, source, guide, metric, metrics, limits, search, budget, budgets, parameters, not_searched, rules, "
+    "goals, presets, advice, claims"
 )
 TRAINED = (
     "accumulate_grad_batches, attn_layer_idx, base_decay, batch_size, beta1, beta2, compile, context_factor, d_model, "

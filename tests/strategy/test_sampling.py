@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from search.space.loading import load_space, parse_space
+from search.space.narrowing import narrow
 from search.strategy.feasibility import Feasibility
 from search.strategy.sampling import NUM_NEAR, POOL_SIZE, Candidates, NothingFeasible, distributions
 
@@ -83,3 +84,22 @@ def test_a_space_of_which_nothing_may_be_launched_says_why():
     candidates = Candidates(space, lambda values: ["too large for this machine"], 0)
     with pytest.raises(NothingFeasible, match="too large for this machine"):
         candidates.random(np.random.default_rng(0))
+
+
+def test_a_range_that_has_only_one_value_is_there_in_candidates_near_others():
+    space = narrow(parse_space(ONE_VALUE), assignments=["n_layers=1"])
+    candidates = Candidates(space, lambda values: [], seed=0)
+    rng = np.random.default_rng(0)
+    found = candidates.around(space.complete({}), 0.2, rng)
+    assert found is not None and found["attn_layer_idx"] == 0
+    assert candidates.nearest({"attn_layer_idx": 3, "learning_rate": 1.0})["learning_rate"] == 0.1
+
+
+ONE_VALUE = """
+family: hybrid
+parameters:
+  d_model: {values: [16, 32], default: 16}
+  n_layers: {min: 1, max: 4, default: 1}
+  attn_layer_idx: {min: 0, max: n_layers - 1, default: 0}
+  learning_rate: {min: 1e-4, max: 1e-1, log: true, default: 1e-3}
+"""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from search.storage.journal import Journal
 from search.study.study import Study
 from search.worker.messages import FAILED, OUT_OF_MEMORY
+from tests.support.killed import connection_of, images_of_database
 from tests.support.simulated import (
     OUTCOMES,
     PARETO,
@@ -30,36 +28,9 @@ from tests.support.simulated import (
 )
 from tests.support.thorough import some_of
 
-WRITES = [
-    "create_new_study",
-    "_create_new_trial",
-    "set_study_user_attr",
-    "set_study_system_attr",
-    "set_trial_user_attr",
-    "set_trial_system_attr",
-    "set_trial_intermediate_value",
-    "set_trial_state_values",
-]
 # Every fifth write; the others are of the same kinds.
 NUM_PARTS = 5
 every_part = pytest.mark.parametrize("part", some_of(range(NUM_PARTS), always=[0]))
-
-
-def images_of_database(storage: RDBStorage, workers: Workers) -> list[tuple[bytes, Workers]]:
-    """Fills while `storage` is written to: what a kill right before each write leaves there, and of the workers."""
-    images: list[tuple[bytes, Workers]] = []
-
-    def photographed(write: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        images.append((_connection(storage).serialize(), copy.deepcopy(workers)))
-        return write(*args, **kwargs)
-
-    for name in WRITES:
-        setattr(storage, name, functools.partial(photographed, getattr(storage, name)))
-    return images
-
-
-def _connection(storage: RDBStorage) -> sqlite3.Connection:
-    return storage.engine.raw_connection().driver_connection
 
 
 @pytest.mark.slow  # some 20 studies each
@@ -74,7 +45,7 @@ def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the
     assert len(images) > 80
     storage = RDBStorage("sqlite:///:memory:")  # one for all: its engine remembers the statements it has compiled
     for k, (image, left) in list(enumerate(images))[part::NUM_PARTS]:
-        _connection(storage).deserialize(image)
+        connection_of(storage).deserialize(image)
         resume_study(storage, SPACE, left)
         check_whole(storage, left)
         assert described(storage) == expected, f"killed before write {k}"

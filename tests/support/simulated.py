@@ -77,7 +77,15 @@ def _measurement(values: dict[str, Any], tokens: int) -> dict[str, Any]:
 def settings(space: str) -> StudySettings:
     parsed = parse_space(space)
     corpus = {"digest": "d", "about": "text", "paths": []}
-    return StudySettings(space=parsed, budget=parsed.budget(), seed=SEED, corpus=corpus)
+    search = parsed.spec.search
+    return StudySettings(
+        space=parsed,
+        budget=parsed.budget(),
+        seed=SEED,
+        corpus=corpus,
+        sampler=search.sampler,
+        stopping=search.stopping,
+    )
 
 
 def resume_study(storage: BaseStorage, space: str, workers: Workers) -> None:
