@@ -10,9 +10,4 @@ import pytest
 
 def some_of(values: Iterable[Any], always: Sequence[Any]) -> list[Any]:
     """The values as parameters of a test; those that are not in `always` are for the thorough run."""
-    return [value if value in always else _thorough(value) for value in values]
-
-
-def _thorough(value: Any) -> Any:
-    """A value, or a tuple of them for several parameters, for the thorough run alone."""
-    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.thorough)
+    return [value if value in always else pytest.param(value, marks=pytest.mark.thorough) for value in values]
