@@ -34,7 +34,7 @@ SHARED = f"s3://{BUCKET}/shared"
 RUNGS = [8_000, 24_000, 72_000]
 
 pytestmark = [
-    pytest.mark.slow,  # starts Ray, several times
+    pytest.mark.long,
     pytest.mark.skipif(not CAN_UNSHARE, reason="nodes on one machine take namespaces, which take root"),
 ]
 
@@ -162,7 +162,6 @@ def test_a_search_without_a_common_folder_uses_every_node_and_outlives_one_that_
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.long
 def test_two_searches_share_a_database_and_an_s3_but_no_folder_while_a_dashboard_reads_them(
     cluster: Cluster, folder: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ):
@@ -202,7 +201,6 @@ def dashboard(storage: str, study: str) -> Iterator[str]:
         process.communicate(timeout=60)
 
 
-@pytest.mark.long
 def test_a_search_uses_every_node_and_one_that_joins_and_outlives_one_that_is_killed(cluster: Cluster, folder: Path):
     assert cluster.run("status", "--address", f"127.0.0.1:{cluster.port}").returncode == 0
     job = Job(cluster, folder, "grows", trials=24, shares_folder=True)

@@ -33,6 +33,7 @@ NUM_PARTS = 5
 every_part = pytest.mark.parametrize("part", some_of(range(NUM_PARTS), always=[0]))
 
 
+@pytest.mark.thorough  # tests/study/test_samplers_in_studies.py kills one in a database in every run
 @pytest.mark.slow  # some 20 studies each
 @every_part
 def test_a_driver_killed_at_any_write_to_a_database_leaves_a_study_that_ends_the_same(part: int):
