@@ -38,6 +38,7 @@ ENTRANTS = {
 }
 
 PARTS = {
+    "expected_cost": Entrant("parts:ExpectedCost"),
     "without_expected_leader": Entrant("parts:WithoutExpectedLeader"),
     "without_fidelity": Entrant("parts:WithoutFidelity"),
     "without_model_of_new": Entrant("parts:WithoutModelOfNew"),

@@ -1,13 +1,10 @@
 """What to train next: a new configuration, or the next rung of a trial that was paused.
 
 At every rung the model of all curves seen so far (surrogate.py) gives each choice an acquisition value: the
-improvement that is expected over the incumbent, divided by the training that it is expected to cost. A trial trains on
-while no other choice has a larger value. Others are paused, with their checkpoints, and resume when their value is the
-largest: nothing is stopped for good before the search ends.
-
-Most trials do not cost all the training that is left, because weak ones pause at their next rung. How many do depends
-on how well that rung predicts the last one, which the model has learned: see `_expected_costs`. So where early rungs
-tell the truth, many configurations are tried a little, and where they do not, few are trained far.
+improvement that is expected over the incumbent, for each unit of training that is left. A trial trains on while no
+other choice has a larger value. Others are paused, with their checkpoints, and resume when their value is the largest:
+nothing is stopped for good before the search ends. A new configuration is started in place of a paused trial only if
+its value is more than twice as large, because it is the largest of hundreds of guesses.
 
 The first few configurations are random, so that a model can be learned at all. The incumbent is the best finished value
 or, if that is lower, the value that the best running trial is expected to reach. Without it the first running trials
@@ -35,6 +32,7 @@ from search.strategy.surrogate import CurveModel, Observations, Posterior
 
 NUM_FIRST = 6  # random configurations before the model proposes any
 RANDOM_SHARE = 0.1  # of the new configurations, drawn at random in any case
+PREFERENCE = 0.5  # weight of a new configuration's acquisition value beside a paused trial's
 MIN_CHANCE = 0.02  # of becoming the best; once nothing new can start, a paused trial below it does not resume
 MAX_OBSERVATIONS = 128  # for the model; more say little more, and the time grows with their third power
 MAX_RUNNING = 128  # running trials, the best expected, that count as if they had ended
@@ -123,7 +121,7 @@ class Strategy:
         incumbent = self._incumbent(seen, mean, best)
         acquisitions, _ = self._of_paused(seen, paused, mean, sd, incumbent)
         values, acquisition = self._new(seen, posterior, mean, incumbent, rng)
-        if len(paused) and acquisitions.max() >= acquisition / self._expected_costs()[0]:
+        if len(paused) and acquisitions.max() >= PREFERENCE * acquisition:
             return Continue(int(seen.numbers[paused[np.argmax(acquisitions)]]))
         return Start(values)
 
@@ -148,26 +146,13 @@ class Strategy:
         finished = seen.values[seen.rungs == self._last]
         return self.model.given(seen), float(finished.min()) if len(finished) else CEILING
 
-    def _expected_costs(self) -> np.ndarray:
-        """The training that a trial is expected to take from after each number of rungs, (R,), in full trainings.
-
-        A rung lets a trial pass with the chance 1 - c, where c is the correlation of its values with those of the last
-        rung: where it says nothing all pass, and where it says everything only the best one does.
-        """
-        steps = np.diff(self._share_done)
-        passing = 1 - self.model.correlations()
-        costs = steps.copy()
-        for rung in reversed(range(len(steps) - 1)):
-            costs[rung] += passing[rung] * costs[rung + 1]
-        return costs
-
     def _of_paused(
         self, curves: Curves, paused: np.ndarray, mean: np.ndarray, sd: np.ndarray, best: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each paused trial, its acquisition value and its chance of becoming the best."""
         mean, sd = mean[paused], sd[paused]
-        costs = self._expected_costs()[curves.deepest[paused] + 1]
-        return expected_improvement(mean, sd, best) / costs, _normal_cdf((best - mean) / sd)
+        left = 1 - self._share_done[curves.deepest[paused] + 1]
+        return expected_improvement(mean, sd, best) / left, _normal_cdf((best - mean) / sd)
 
     def _new(
         self, curves: Curves, posterior: Posterior, mean: np.ndarray, best: float, rng: np.random.Generator

@@ -127,11 +127,6 @@ class CurveModel:
         z = (theta - self._prior) / self._spread
         return float(loss + 0.5 * z @ z), gradient + z / self._spread
 
-    def correlations(self) -> np.ndarray:
-        """Of a new trial's values at each rung with that at the last, (R,), as learned so far."""
-        across, own, _ = self.rung_kernels(self.theta)
-        return (across[:, -1] + own[:, -1]) / (across[-1, -1] + own[-1, -1])
-
     def rung_kernels(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Covariances over pairs of rungs: of what configurations explain, of a trial's own part, of the mean level."""
         d, steps = self.num_dims, self._steps

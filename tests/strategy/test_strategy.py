@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from search.strategy.curves import Curve, Curves
-from search.strategy.strategy import (
-    NUM_FIRST,
-    Continue,
-    Start,
-    Strategy,
-    expected_improvement,
-    standardised,
-)
+from search.strategy.strategy import NUM_FIRST, Continue, Start, Strategy, expected_improvement, standardised
 from search.strategy.success import SuccessModel
 from search.strategy.surrogate import CurveModel, Observations
 
@@ -177,47 +170,6 @@ def test_a_paused_trial_that_looks_best_resumes_and_a_hopeless_one_does_not():
     strategy = new_strategy()
     assert strategy.next([*found, promising, hopeless], can_start=False) == Continue(30)
     assert strategy.next([*found, hopeless], can_start=False) is None
-
-
-def test_a_trial_is_expected_to_cost_less_the_better_early_rungs_predict_the_last(monkeypatch: pytest.MonkeyPatch):
-    strategy = new_strategy()
-    correlations = np.array([0.0, 0.0, 0.0, 1.0])
-    monkeypatch.setattr(strategy.model, "correlations", lambda: correlations)
-    assert strategy._expected_costs() == pytest.approx([1, 26 / 27, 24 / 27, 18 / 27])  # all that is left
-    correlations = np.ones(4)  # all but the best stop at the next rung
-    assert strategy._expected_costs() == pytest.approx([1 / 27, 2 / 27, 6 / 27, 18 / 27])
-    correlations = np.array([0.0, 0.0, 1.0, 1.0])  # such as a warm-up that ends after the second rung
-    assert strategy._expected_costs() == pytest.approx([9 / 27, 8 / 27, 6 / 27, 18 / 27])
-    correlations = np.array([0.5, 0.75, 1.0, 1.0])
-    assert strategy._expected_costs()[0] == pytest.approx((1 + 0.5 * (2 + 0.25 * 6)) / 27)
-
-
-def test_the_correlations_that_are_learned_are_those_of_the_trials():
-    truthful, noisy = (CurveModel(2, RUNGS) for _ in range(2))
-    for model, early_says in ((truthful, 1.0), (noisy, 0.0)):
-        for _ in range(4):
-            model.fit(observations(curves(3, 40, early_says)))
-    for model in (truthful, noisy):
-        found = model.correlations()
-        assert found[-1] == pytest.approx(1) and (np.diff(found) > 0).all() and (found > 0).all()
-    assert truthful.correlations()[0] > 0.8 > 0.3 > noisy.correlations()[0]
-
-
-def test_more_configurations_are_started_where_early_rungs_predict_the_last():
-    """Of the same trials, paused at the first rung, and new ones: how many are started before one continues."""
-
-    def num_started(early_says: float) -> int:
-        found, strategy = curves(6, 12, early_says), new_strategy()
-        for number in range(12, 40):
-            choice = strategy.next(found, can_start=True)
-            if isinstance(choice, Continue):
-                return number - 12
-            point = np.array([choice.values["x"], choice.values["y"]])
-            end = float(((point - 0.3) ** 2).sum() * 5)
-            found = [*found, Curve(number, point, {0: end}, is_paused=True)]
-        return 28
-
-    assert num_started(1.0) > num_started(0.0)
 
 
 def test_a_few_failures_show_where_the_edge_lies_and_none_is_feared_without_them():
