@@ -85,6 +85,17 @@ class SeenTrial:
     attrs: Mapping[str, Any] = field(default_factory=dict)  # `Origin.attrs` of its proposal
 
 
+class Stateless:
+    """A part of a strategy that keeps nothing: what it needs is stored with the trials."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Does nothing."""
+
+
 class Sampler(Protocol):
     """Proposes new configurations."""
 

@@ -7,14 +7,13 @@ launched, and random values would gather at the bounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from search.space.configurations import Listing, identity
 from search.space.parameter import Value
 from search.space.space import Space
-from search.strategy.choice import RANDOM, Origin, SeenTrial, Start
+from search.strategy.choice import RANDOM, Origin, SeenTrial, Start, Stateless
 from search.strategy.curves import Curve
 from search.strategy.sampling import Candidates, NothingFeasible, NothingNew
 
@@ -22,28 +21,18 @@ GRID = "grid"
 MAX_POINTS = 10_000  # of a grid; each is checked against rules and limits
 
 
-class Draws:
+class Draws(Stateless):
     """What samplers without a memory have in common."""
 
     def __init__(self, candidates: Candidates, seed: int):
         self._candidates, self._seed = candidates, seed
         self._next_number = 0
 
-    @property
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Does nothing: the trials say everything."""
-
     def learn(self, trial: SeenTrial) -> None:
         self._next_number = max(self._next_number, trial.number + 1)
 
     def forget(self, number: int) -> None:
         """Does nothing."""
-
-    def propose(self, curves: Sequence[Curve]) -> Start:
-        raise NotImplementedError
 
 
 class Random(Draws):

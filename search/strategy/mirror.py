@@ -68,6 +68,10 @@ class Mirror(BaseStorage):
             intermediate_values={t: v[0] for t, v in sorted(seen.measured.items())} if has_rungs else {},
         )
 
+    def __contains__(self, number: int) -> bool:
+        """Whether a trial with this number is shown."""
+        return number in self._trials
+
     def drop(self, number: int) -> None:
         self._trials.pop(number, None)
 

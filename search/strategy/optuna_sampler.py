@@ -23,7 +23,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from search.space.parameter import Values
-from search.strategy.choice import Origin, SeenTrial, Start
+from search.strategy.choice import Origin, SeenTrial, Start, Stateless
 from search.strategy.curves import Curve
 from search.strategy.mirror import Mirror
 from search.strategy.sampling import Candidates
@@ -43,7 +43,7 @@ class SamplerError(RuntimeError):
     """The sampler failed; the message says where. Nothing of the study is lost."""
 
 
-class OptunaSampler:
+class OptunaSampler(Stateless):
     """A sampler as `search.strategy.choice.Sampler`."""
 
     def __init__(
@@ -69,14 +69,6 @@ class OptunaSampler:
         self._sampler: BaseSampler | None = None
         self._ended: dict[int, FrozenTrial | None] = {}  # trials that have ended; None once the sampler knows
 
-    @property
-    def state(self) -> dict[str, Any]:
-        """Nothing: what samplers remember is stored with the trials."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """As `state`."""
-
     def learn(self, trial: SeenTrial) -> None:
         """Mirror a trial. Raises ValueError if it is stored with attributes that are damaged."""
         self._check(trial.attrs)
@@ -84,9 +76,8 @@ class OptunaSampler:
         of_study = attrs.pop(OF_STUDY, {})
         if not isinstance(of_study, dict):
             raise ValueError(f"its attribute {OF_STUDY!r} is {of_study!r:.60}, not a mapping")
-        for key, value in of_study.items():
-            if not self._is_known(trial.number):
-                self._mirror.study_attrs[key] = value
+        if trial.number not in self._mirror:
+            self._mirror.study_attrs.update(of_study)
         self._mirror.put(SeenTrial(trial.number, trial.values, trial.state, trial.measured, attrs))
         frozen = self._mirror.get_trial(trial.number)
         if frozen.state.is_finished():
@@ -132,14 +123,6 @@ class OptunaSampler:
         now = self._mirror.study_attrs
         changed = {key: value for key, value in now.items() if key not in before or before[key] != value}
         return {**attrs, **({OF_STUDY: changed} if changed else {})}
-
-    def _is_known(self, number: int) -> bool:
-        """Whether the mirror has this trial, so that what it says of the study has been read."""
-        try:
-            self._mirror.get_trial(number)
-        except KeyError:
-            return False
-        return True
 
     def _ask(self, number: int, attempt: int) -> FrozenTrial:
         """What the sampler proposes, as a trial of the mirror. Raises SamplerError."""

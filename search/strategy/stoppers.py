@@ -7,27 +7,16 @@ one that did not fit or broke a limit, count as the worst.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from search.strategy.choice import Continue, GoOn, Stop, Verdict, Wait
+from search.strategy.choice import Continue, GoOn, Stateless, Stop, Verdict, Wait
 from search.strategy.curves import Curve
 
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole parts, are spread evenly
 _FRACTIONS = {2: "half", 3: "third", 4: "quarter", 5: "fifth"}
-
-
-class Stateless:
-    """A part that computes everything from the curves."""
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Does nothing."""
 
 
 class Brackets:
@@ -85,11 +74,12 @@ class Promoting(Stateless):
         return f"{_place(own, number, self._rungs)}; the best {_fraction(self._eta)} is promoted"
 
 
-class Judging(Stateless):
+class Judging(Stateless, ABC):
     """A stopper that decides at once whether a trial at a rung trains on or ends there."""
 
+    @abstractmethod
     def judge(self, curves: Sequence[Curve], number: int) -> Verdict:
-        raise NotImplementedError
+        """As `search.strategy.choice.Stopper`, but never None."""
 
     def resume(self, curves: Sequence[Curve], *, can_start: bool) -> Continue | Wait | None:
         """Trials that finished before the study was extended continue if they would have trained on."""

@@ -12,24 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.searches import PATIENCE_SECONDS, driver, kill, states_in_journal, wait_for, write_text
+from tests.support.searches import PATIENCE_SECONDS, SLOW, driver, kill, states_in_journal, wait_for, write_text
 from tests.support.tool import printed_json, succeeds
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray")]
 
-SPACE = """
-family: hybrid
-budget: {trials: 6, min_tokens: 8K, max_tokens: 48K, eta: 10, eval_tokens: 1K}
-parameters:
-  d_model: {values: [32, 64], default: 32}
-  n_layers: {value: 4}
-  n_heads: {value: 2}
-  seq_len: {value: 32}
-  batch_size: {value: 4}
-  learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
-presets:
-  reference: {d_model: 64}
-"""
 ASKED = ("slow.yaml", "--data", "text", "--name", "study", "--cpus-per-trial", "1")
 ALONE = ("--parallel", "1")  # a worker fewer to start
 JOURNAL = Path("runs/study/journal.log")
@@ -40,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder, the present one, with a small text and a space whose trials take seconds."""
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path)
-    Path("slow.yaml").write_text(SPACE)
+    Path("slow.yaml").write_text(SLOW)
     return tmp_path
 
 

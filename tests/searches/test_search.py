@@ -23,6 +23,7 @@ from tests.support.paths import ROOT
 from tests.support.searches import (
     PATIENCE_SECONDS,
     QUICK,
+    SLOW,
     command,
     environment,
     states_in_journal,
@@ -34,19 +35,6 @@ from tests.support.tool import printed_json, succeeds, tinysearch
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "folder")]
 
 ALONE = ("--parallel", "1", "--cpus-per-trial", "1")  # one worker to start
-TWO = """
-family: hybrid
-budget: {trials: 4, min_tokens: 1K, max_tokens: 2K, eta: 10, eval_tokens: 1K}
-parameters:
-  d_model: {values: [32, 64], default: 32}
-  n_layers: {value: 4}
-  n_heads: {value: 2}
-  seq_len: {value: 32}
-  batch_size: {value: 4}
-  learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
-presets:
-  reference: {d_model: 64}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +111,7 @@ def test_a_search_with_two_metrics_prints_a_front_of_finished_trials_and_is_comp
 
 
 def test_a_search_of_fewer_configurations_than_trials_ends_and_resume_says_so_too():
-    Path("two.yaml").write_text(TWO)
+    Path("two.yaml").write_text(SLOW.replace("8K, max_tokens: 48K", "1K, max_tokens: 2K"))
     asked = (
         "run",
         "two.yaml",

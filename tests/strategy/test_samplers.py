@@ -29,20 +29,9 @@ from search.strategy.own_sampler import digest_at, load_class, located
 from search.strategy.pickles import check_optimizers
 from search.strategy.samplers import OPTUNAS, Choosing, search_faults, strategy_of
 from search.strategy.sampling import Candidates, NothingNew, distributions
+from tests.strategy.test_sampling import SPACE
 from tests.support.thorough import some_of
 
-SPACE = """
-family: hybrid
-budget: {trials: 12, min_tokens: 1000, max_tokens: 9000, eta: 3}
-parameters:
-  d_model: {values: [16, 32, 64], default: 32}
-  n_layers: {min: 2, max: 6, default: 3}
-  attn_layer_idx: {min: 0, max: n_layers - 1, default: 1}
-  n_heads: {values: [1, 2, 4, 8], default: 2}
-  learning_rate: {min: 1e-4, max: 1e-1, log: true, default: 1e-3}
-rules:
-  - {require: d_model // n_heads >= 8, why: heads of at least eight channels}
-"""
 TWO = SPACE.replace("budget:", "metrics: [loss, tokens_per_second]\nbudget:")
 RUNGS = (1000, 3000, 9000)
 ONE_CLASS = "import optuna\n\nclass Mine(optuna.samplers.RandomSampler):\n    pass\n"

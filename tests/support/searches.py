@@ -21,6 +21,20 @@ from tests.support.paths import ROOT, SMOKE
 
 QUICK = SMOKE.read_text(encoding="utf-8").replace("min_tokens: 4K, max_tokens: 36K", "min_tokens: 1K, max_tokens: 9K")
 """The text of the smoke test's space, but for a quarter of the training."""
+SLOW = """
+family: hybrid
+budget: {trials: 6, min_tokens: 8K, max_tokens: 48K, eta: 10, eval_tokens: 1K}
+parameters:
+  d_model: {values: [32, 64], default: 32}
+  n_layers: {value: 4}
+  n_heads: {value: 2}
+  seq_len: {value: 32}
+  batch_size: {value: 4}
+  learning_rate: {min: 1e-4, max: 1e-2, log: true, default: 1e-3}
+presets:
+  reference: {d_model: 64}
+"""
+"""A space whose trials take seconds; with a fixed learning rate it has two configurations."""
 PATIENCE_SECONDS = 900  # for what should end by itself; a slow machine is no fault
 
 

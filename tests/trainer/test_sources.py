@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 import trainer.data
+from tests.support.files import written
 from trainer.data import open_corpus
 from trainer.text.errors import CorpusError
 from trainer.text.sources import LeftOut
@@ -26,14 +27,6 @@ STORIES = [f"story number {i} of a cat" for i in range(300)]
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYSEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(trainer.data, "UNSETTLED_NS", 0)
-
-
-def written(path: Path, content: str | bytes | np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, np.ndarray):
-        content = content.tobytes()
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def text_of(*paths: Path, **options: object) -> list[str]:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import trainer.data
+from tests.support.files import written
 from trainer.corpus import Corpus
 from trainer.data import open_corpus
 from trainer.text.errors import CorpusError
@@ -26,14 +27,6 @@ WORDS = "a few words of an article here and there with ship sail wind rain sun m
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TINYSEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(trainer.data, "UNSETTLED_NS", 0)
-
-
-def written(path: Path, content: str | bytes | np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, np.ndarray):
-        content = content.tobytes()
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def article(key: object, size: int) -> str:

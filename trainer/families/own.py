@@ -55,7 +55,7 @@ def read_text(location: str) -> str:
 
 def loaded(location: str, text: str) -> Family:
     """The family of a file with this text, or of a module. Runs its code. Raises FamilyError."""
-    module = _module(location, text) if location.endswith(".py") else _imported(location)
+    module = module_of(location, text)
     found = {name: value for name, value in vars(module).items() if isinstance(value, Family)}
     if not found:
         raise FamilyError(f"{location} has no descriptor; write {EXAMPLE} at its end")
@@ -102,9 +102,14 @@ def _file_of(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _module(location: str, text: str) -> types.ModuleType:
+def module_of(location: str, text: str) -> types.ModuleType:
+    """The module of a file with this text, or of a module's name. Runs its code. Raises FamilyError."""
+    return _run(location, text) if location.endswith(".py") else _imported(location)
+
+
+def _run(location: str, text: str) -> types.ModuleType:
     """A module with that text. Its name is unique, so that a changed text is another module."""
-    module = types.ModuleType(f"tinysearch_family_{digest_of(text)}")
+    module = types.ModuleType(f"tinysearch_own_{digest_of(text)}")
     module.__file__ = location
     linecache.cache[location] = (len(text), None, text.splitlines(keepends=True), location)  # for tracebacks
     sys.modules[module.__name__] = module  # dataclasses look here to resolve annotations
