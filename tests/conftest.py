@@ -139,6 +139,7 @@ def shared_ray(_ray: dict[str, str]) -> Iterator[None]:
     """
     from search.driver import cluster
 
+    assert cluster.ray.is_initialized(), "a test has ended the Ray that tests share; Tune would start another one"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _ray.items():
             patch.setenv(name, value)

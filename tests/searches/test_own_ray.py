@@ -107,6 +107,7 @@ def test_what_keeps_ray_from_starting_is_one_sentence(error: Exception, sentence
         raise error
 
     monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)  # it would end the Ray that tests share
     with pytest.raises(StudyError, match="Ray does not start on this machine: ") as refused, cluster.local_ray(1, 0):
         pass
     assert str(refused.value).endswith(sentence)
